@@ -60,7 +60,8 @@ fn until(source: &impl Source, kind: EventKind) -> Event {
                 return event;
             }
         }
-        let left = deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kind:?} came"));
+        let left =
+            deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kind:?} came"));
         source.wait_for_event(left);
     }
 }
@@ -195,7 +196,13 @@ fn a_broadcast_caused_by_a_request_follows_its_response() {
     let watcher = join(&place, "n");
     session.request(5, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
     let (token, _) = request(&host);
-    host.publish("n", &[], &[json!({"event": "kernel_status", "status": "starting", "cell_id": null})], token).unwrap();
+    host.publish(
+        "n",
+        &[],
+        &[json!({"event": "kernel_status", "status": "starting", "cell_id": null})],
+        token,
+    )
+    .unwrap();
     // The others see it at once.
     until(&watcher, EventKind::Broadcast);
     host.respond(token, &json!({"result": "ok"})).unwrap();
@@ -310,7 +317,10 @@ fn garbage_disturbs_only_its_own_connection() {
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         peer.write_all(bytes).unwrap();
         let end = peer.read(&mut [0; 16]);
-        assert!(end.as_ref().is_ok_and(|count| *count == 0) || end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+        assert!(
+            end.as_ref().is_ok_and(|count| *count == 0)
+                || end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+        );
     }
     session.request(1, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
     let (token, _) = request(&host);
@@ -329,7 +339,11 @@ fn a_refused_room_and_a_missing_daemon_are_told() {
     until(&host, EventKind::RoomWanted);
     host.refuse_room("n").unwrap();
     assert_eq!(until(&session, EventKind::Closed).code, -2);
-    let slow = Session::open(&place.socket(), "n", SessionOptions { connect_timeout: Some(1), ..Default::default() });
+    let slow = Session::open(
+        &place.socket(),
+        "n",
+        SessionOptions { connect_timeout: Some(1), ..Default::default() },
+    );
     assert_eq!(until(&slow.unwrap(), EventKind::Closed).text, "Connection timeout");
 }
 
@@ -370,7 +384,8 @@ fn the_descriptor_is_readable_exactly_while_something_waits() {
     };
     while session.next_event().unwrap().is_some() {}
     assert!(!readable(session.fd()));
-    host.publish("n", &[], &[json!({"event": "kernel_status", "status": "idle", "cell_id": null})], 0).unwrap();
+    host.publish("n", &[], &[json!({"event": "kernel_status", "status": "idle", "cell_id": null})], 0)
+        .unwrap();
     assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Event);
     assert!(readable(session.fd()));
     until(&session, EventKind::Broadcast);

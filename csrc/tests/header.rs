@@ -16,7 +16,7 @@ fn parse(path: &Path) -> syn::File {
     syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The files of the ABI: `abi/mod.rs`, then its modules in the order in which it lists them.
+/// The files of the ABI: the result codes, `abi/mod.rs`, then its modules in the order in which it lists them.
 fn abi_files() -> Vec<PathBuf> {
     let dir = root().join("src/abi");
     let module_list = dir.join("mod.rs");
@@ -25,7 +25,7 @@ fn abi_files() -> Vec<PathBuf> {
         _ => None,
     });
     let modules: Vec<_> = modules.collect();
-    std::iter::once(module_list).chain(modules).collect()
+    [root().join("src/code.rs"), module_list].into_iter().chain(modules).collect()
 }
 
 fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
@@ -57,7 +57,7 @@ fn generate() -> String {
     let mut config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml");
     config.export.include = enum_names(&files);
     // cbindgen follows the modules that mod.rs lists.
-    let builder = cbindgen::Builder::new().with_config(config).with_src(&files[0]);
+    let builder = cbindgen::Builder::new().with_config(config).with_src(&files[0]).with_src(&files[1]);
     let mut out = Vec::new();
     builder.generate().expect("cbindgen").write(&mut out);
     let text = String::from_utf8(out).unwrap();

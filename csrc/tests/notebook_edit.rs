@@ -28,9 +28,7 @@ fn one_list_is_one_change() {
     assert_eq!(notebook.heads().len(), 1);
     let before = notebook.heads();
     notebook
-        .edit(&ops(
-            r#"[{"op":"set_source","cell_id":"a","source":"x"},{"op":"delete_cell","cell_id":"c"}]"#,
-        ))
+        .edit(&ops(r#"[{"op":"set_source","cell_id":"a","source":"x"},{"op":"delete_cell","cell_id":"c"}]"#))
         .unwrap();
     let change = automerge::Change::from_bytes(notebook.save_since(&before)).unwrap();
     assert_eq!(change.deps(), before);
@@ -67,8 +65,7 @@ fn each_edit() {
         assert!(notebook.edit(&ops(json)).unwrap(), "{json}");
         notebook.clone()
     };
-    let n =
-        edit(r#"[{"op":"splice_source","cell_id":"a","index":3,"delete":1,"insert":"e\u0301"}]"#);
+    let n = edit(r#"[{"op":"splice_source","cell_id":"a","index":3,"delete":1,"insert":"e\u0301"}]"#);
     assert_eq!(n.source("a").unwrap(), "aé中e\u{301}z");
     let n = edit(r#"[{"op":"set_source","cell_id":"a","source":"a\r\nz"}]"#);
     assert_eq!(n.source("a").unwrap(), "a\r\nz");
@@ -89,8 +86,7 @@ fn each_edit() {
     assert_eq!(n.cell("a"), whole);
     let n = edit(r#"[{"op":"move_cell","cell_id":"a","index":99}]"#);
     assert_eq!(n.cell_ids(), ["b", "c", "a"]);
-    let n =
-        edit(r#"[{"op":"insert_cell","cell_id":"d","cell_type":"code","source":"","index":1}]"#);
+    let n = edit(r#"[{"op":"insert_cell","cell_id":"d","cell_type":"code","source":"","index":1}]"#);
     assert_eq!(n.cell_ids(), ["b", "d", "c", "a"]);
     let n = edit(r#"[{"op":"delete_cell","cell_id":"b"}]"#);
     assert_eq!(n.cell_ids(), ["d", "c", "a"]);
@@ -107,34 +103,16 @@ fn a_failing_edit_takes_the_others_with_it() {
     for (bad, not_found) in [
         (r#"{"op":"delete_cell","cell_id":"x"}"#, true),
         (r#"{"op":"set_source","cell_id":"a","source":""}"#, true),
-        (
-            r#"{"op":"set_execution_count","cell_id":"x","execution_count":1}"#,
-            true,
-        ),
-        (
-            r#"{"op":"append_outputs","cell_id":"x","outputs":[]}"#,
-            true,
-        ),
-        (
-            r#"{"op":"insert_cell","cell_id":"d","cell_type":"code","source":""}"#,
-            false,
-        ),
-        (
-            r#"{"op":"splice_source","cell_id":"c","index":2,"delete":0,"insert":""}"#,
-            false,
-        ),
-        (
-            r#"{"op":"splice_source","cell_id":"c","index":1,"delete":1,"insert":""}"#,
-            false,
-        ),
+        (r#"{"op":"set_execution_count","cell_id":"x","execution_count":1}"#, true),
+        (r#"{"op":"append_outputs","cell_id":"x","outputs":[]}"#, true),
+        (r#"{"op":"insert_cell","cell_id":"d","cell_type":"code","source":""}"#, false),
+        (r#"{"op":"splice_source","cell_id":"c","index":2,"delete":0,"insert":""}"#, false),
+        (r#"{"op":"splice_source","cell_id":"c","index":1,"delete":1,"insert":""}"#, false),
         (
             r#"{"op":"splice_source","cell_id":"c","index":0,"delete":18446744073709551615,"insert":""}"#,
             false,
         ),
-        (
-            r#"{"op":"replace_output","cell_id":"b","index":1,"output":""}"#,
-            false,
-        ),
+        (r#"{"op":"replace_output","cell_id":"b","index":1,"output":""}"#, false),
     ] {
         let error = notebook.edit(&ops(&format!("[{good},{bad}]"))).unwrap_err();
         match error {
@@ -148,10 +126,7 @@ fn a_failing_edit_takes_the_others_with_it() {
     // And then it still works.
     assert!(notebook.edit(&ops(&format!("[{good}]"))).unwrap());
     assert_eq!(notebook.cell_ids(), ["c", "b", "d"]);
-    assert_eq!(
-        NotebookError::CellNotFound("x".into()).to_string(),
-        "Cell not found: x"
-    );
+    assert_eq!(NotebookError::CellNotFound("x".into()).to_string(), "Cell not found: x");
 }
 
 #[test]
@@ -161,10 +136,7 @@ fn a_replica_that_has_not_joined_refuses() {
         r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":""}]"#,
         r#"[{"op":"set_metadata","key":"k","value":"v"}]"#,
     ] {
-        assert!(matches!(
-            notebook.edit(&ops(json)),
-            Err(NotebookError::BadOp(_))
-        ));
+        assert!(matches!(notebook.edit(&ops(json)), Err(NotebookError::BadOp(_))));
         assert!(notebook.is_empty());
     }
 }
@@ -178,11 +150,9 @@ fn writing_to_odd_documents() {
     let mut bare = Notebook::load(&bytes).unwrap();
     assert!(bare.cells().is_empty());
     assert!(bare.metadata().is_empty());
-    bare.edit(&ops(
-        r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":"x"},
-            {"op":"set_metadata","key":"k","value":"v"}]"#,
-    ))
-    .unwrap();
+    bare.edit(&ops(r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":"x"},
+            {"op":"set_metadata","key":"k","value":"v"}]"#))
+        .unwrap();
     assert_eq!(bare.cell_ids(), ["a"]);
     assert_eq!(bare.metadata()["k"], "v");
 
@@ -232,8 +202,6 @@ fn the_first_of_two_cells_with_one_id_is_meant() {
     let mut twice = Notebook::load(&doc.save()).unwrap();
     assert_eq!(twice.cells().len(), 2);
     assert_eq!(twice.cell_type("a").unwrap(), "0");
-    twice
-        .edit(&ops(r#"[{"op":"delete_cell","cell_id":"a"}]"#))
-        .unwrap();
+    twice.edit(&ops(r#"[{"op":"delete_cell","cell_id":"a"}]"#)).unwrap();
     assert_eq!(twice.cell_type("a").unwrap(), "1");
 }

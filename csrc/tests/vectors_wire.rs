@@ -29,20 +29,11 @@ const WIRE_KINDS: [(&str, usize); 10] = [
 ];
 
 /// The kinds of the storeys above the wire.
-const OTHER_KINDS: [&str; 6] = [
-    "sync_message",
-    "sync_conversation",
-    "document",
-    "manifest",
-    "content_ref",
-    "derived",
-];
+const OTHER_KINDS: [&str; 6] =
+    ["sync_message", "sync_conversation", "document", "manifest", "content_ref", "derived"];
 
 fn vectors() -> Vec<Value> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/vectors-v2.json"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/vectors-v2.json");
     let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let vectors = file["vectors"].as_array().unwrap().clone();
     assert_eq!(file["count"], vectors.len());
@@ -61,9 +52,7 @@ fn each(kind: &str, check: impl Fn(&str, &Value)) {
 }
 
 fn text<'a>(vector: &'a Value, member: &str) -> &'a str {
-    vector[member]
-        .as_str()
-        .unwrap_or_else(|| panic!("{member} of {vector}"))
+    vector[member].as_str().unwrap_or_else(|| panic!("{member} of {vector}"))
 }
 
 fn bytes(vector: &Value, member: &str) -> Vec<u8> {
@@ -196,11 +185,7 @@ fn typed_frames() {
             Ok(parts) => parts,
             Err(error) => return assert_eq!(expect["error"], error.class(), "{id}"),
         };
-        assert_eq!(
-            expect["frame_type"],
-            format!("0x{:02x}", kind as u8),
-            "{id}"
-        );
+        assert_eq!(expect["frame_type"], format!("0x{:02x}", kind as u8), "{id}");
         let again = frame::encode_typed(kind, inner).unwrap();
         assert_eq!(again, bytes(vector, "frame_hex"), "{id}");
         if expect.get("payload_hex").is_some() {
@@ -228,11 +213,7 @@ fn check_handshake(id: &str, expect: &Value, found: Result<Handshake, MessageErr
     let json = handshake.to_json();
     let written = value(&json);
     assert_eq!(written["channel"], expect["channel"], "{id}");
-    assert_eq!(
-        written.get("notebook_id"),
-        expect.get("notebook_id"),
-        "{id}"
-    );
+    assert_eq!(written.get("notebook_id"), expect.get("notebook_id"), "{id}");
     let protocol = match expect["mode"].as_str() {
         Some("v2") => Protocol::V2,
         _ => Protocol::V1,
@@ -294,10 +275,9 @@ fn first_frames() {
                 assert_eq!(capabilities.to_json(), inner, "{id}");
             }
             // The sync decoder accepts the frame or finds that it is none.
-            FirstFrame::V1 => assert!(
-                expect["mode"] == "v1" || expect["error"] == "bad_sync_message",
-                "{id}"
-            ),
+            FirstFrame::V1 => {
+                assert!(expect["mode"] == "v1" || expect["error"] == "bad_sync_message", "{id}")
+            }
         }
     });
 }
@@ -346,11 +326,7 @@ fn json_messages() {
         let typed = text(vector, "channel") == "notebook_sync v2";
         let inner = if typed {
             let (kind, inner) = split(&whole).unwrap();
-            assert_eq!(
-                vector["frame_type"],
-                format!("0x{:02x}", kind as u8),
-                "{id}"
-            );
+            assert_eq!(vector["frame_type"], format!("0x{:02x}", kind as u8), "{id}");
             inner
         } else {
             &whole
@@ -380,10 +356,8 @@ fn again_typed(whole: &[u8]) -> Vec<u8> {
 #[test]
 fn conversations() {
     each("conversation", |id, vector| {
-        let (from_client, from_daemon) = (
-            bytes(vector, "client_stream_hex"),
-            bytes(vector, "daemon_stream_hex"),
-        );
+        let (from_client, from_daemon) =
+            (bytes(vector, "client_stream_hex"), bytes(vector, "daemon_stream_hex"));
         let client = payloads(&from_client);
         let daemon = payloads(&from_daemon);
         let handshake = Handshake::parse(&client[0]).unwrap();
@@ -427,17 +401,9 @@ fn conversations() {
 fn event_sequences() {
     each("event_sequence", |id, vector| {
         let request = vector["request"].to_string();
-        assert_eq!(
-            again::<Request>(request.as_bytes()),
-            request.as_bytes(),
-            "{id}"
-        );
+        assert_eq!(again::<Request>(request.as_bytes()), request.as_bytes(), "{id}");
         let response = vector["response"].to_string();
-        assert_eq!(
-            again::<Response>(response.as_bytes()),
-            response.as_bytes(),
-            "{id}"
-        );
+        assert_eq!(again::<Response>(response.as_bytes()), response.as_bytes(), "{id}");
 
         let stream = bytes(vector, "broadcast_stream_hex");
         let broadcasts = vector["broadcasts"].as_array().unwrap();

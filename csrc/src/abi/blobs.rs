@@ -22,7 +22,11 @@ pub struct rtd_blobs {
 /// \return RTD_OK; RTD_E_IO; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_blobs_open(dir: *const c_char, len: usize, out: *mut *mut rtd_blobs) -> rtd_result {
+pub unsafe extern "C" fn rtd_blobs_open(
+    dir: *const c_char,
+    len: usize,
+    out: *mut *mut rtd_blobs,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {

@@ -259,7 +259,11 @@ pub unsafe extern "C" fn rtd_conn_request(
 /// \return RTD_OK; RTD_E_STATE on the client side or before RTD_EV_ROOM_WANTED; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_conn_join(conn: *const rtd_conn, capabilities: *const u8, len: usize) -> rtd_result {
+pub unsafe extern "C" fn rtd_conn_join(
+    conn: *const rtd_conn,
+    capabilities: *const u8,
+    len: usize,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(capabilities, len, "capabilities")?) };
@@ -308,7 +312,11 @@ pub unsafe extern "C" fn rtd_conn_respond(
 /// \return RTD_OK; RTD_E_ARG; RTD_E_STATE on the client side; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_conn_broadcast(conn: *const rtd_conn, json: *const u8, len: usize) -> rtd_result {
+pub unsafe extern "C" fn rtd_conn_broadcast(
+    conn: *const rtd_conn,
+    json: *const u8,
+    len: usize,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };

@@ -184,7 +184,9 @@ pub unsafe extern "C" fn rtd_doc_cell(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_metadata(doc: *const rtd_doc, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { read(doc, out, |notebook| Ok(serde_json::json!(notebook.metadata()).to_string().into_bytes())) })
+    guard(|| unsafe {
+        read(doc, out, |notebook| Ok(serde_json::json!(notebook.metadata()).to_string().into_bytes()))
+    })
 }
 
 /// Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON

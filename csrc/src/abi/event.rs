@@ -133,7 +133,8 @@ pub enum rtd_channel {
 }
 
 /// Called by dispatch, on the thread that called dispatch.
-pub type rtd_event_fn = Option<unsafe extern "C" fn(userdata: *mut std::ffi::c_void, event: *const rtd_event)>;
+pub type rtd_event_fn =
+    Option<unsafe extern "C" fn(userdata: *mut std::ffi::c_void, event: *const rtd_event)>;
 /// Called from any thread when events wait. Returns at once, calls nothing of this library.
 pub type rtd_wakeup_fn = Option<unsafe extern "C" fn(userdata: *mut std::ffi::c_void)>;
 
@@ -191,7 +192,9 @@ pub(super) unsafe fn check_event(out: *const rtd_event) -> Result<(), Failure> {
     match size {
         None => Err(Failure::new(rtd_code::RTD_E_NULL, "event is NULL")),
         Some(size) if size == size_of::<rtd_event>() => Ok(()),
-        Some(size) => Err(Failure::new(rtd_code::RTD_E_VERSION, format!("struct_size {size} of rtd_event is unknown"))),
+        Some(size) => {
+            Err(Failure::new(rtd_code::RTD_E_VERSION, format!("struct_size {size} of rtd_event is unknown")))
+        }
     }
 }
 

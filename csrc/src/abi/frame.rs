@@ -91,7 +91,11 @@ pub unsafe extern "C" fn rtd_decoder_new(limit: usize, out: *mut *mut rtd_decode
 /// \return RTD_OK; RTD_E_NULL
 /// \threads any, one call at a time counts: bytes must come in order
 #[no_mangle]
-pub unsafe extern "C" fn rtd_decoder_push(decoder: *const rtd_decoder, data: *const u8, len: usize) -> rtd_result {
+pub unsafe extern "C" fn rtd_decoder_push(
+    decoder: *const rtd_decoder,
+    data: *const u8,
+    len: usize,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         let (decoder, data) = unsafe { (handle(decoder, "decoder")?, bytes(data, len, "data")?) };

@@ -127,10 +127,12 @@ fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        host.close();
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            host.close();
+            Ok(())
+        })
+    })
 }
 
 /// Closes and releases a host. NULL is fine. In a forked child nothing is touched.
@@ -205,10 +207,12 @@ pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        host.wake();
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            host.wake();
+            Ok(())
+        })
+    })
 }
 
 /// Delivers waiting events to a function, on the calling thread. Does not wait.
@@ -253,10 +257,12 @@ pub unsafe extern "C" fn rtd_host_set_wakeup(
     finalizer: rtd_wakeup_fn,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
+            Ok(())
+        })
+    })
 }
 
 /// Opens a room and lets the peers in that wait for it. With a journal, the document is loaded from it
@@ -279,11 +285,13 @@ pub unsafe extern "C" fn rtd_host_open_room(
     path_len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        let id = text(notebook_id, id_len, "notebook_id")?;
-        let path = text(journal_path, path_len, "journal_path")?;
-        Ok(host.open_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            let id = text(notebook_id, id_len, "notebook_id")?;
+            let path = text(journal_path, path_len, "journal_path")?;
+            Ok(host.open_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
+        })
+    })
 }
 
 /// Disconnects the peers that wait for a room which will not be opened.
@@ -346,20 +354,22 @@ pub unsafe extern "C" fn rtd_host_publish(
     cause: u64,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        let id = text(notebook_id, id_len, "notebook_id")?;
-        let ops = match bytes(ops, ops_len, "ops")? {
-            [] => Vec::new(),
-            json => parse_ops(json)?,
-        };
-        let broadcasts: Vec<Value> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
-            [] => Vec::new(),
-            json => serde_json::from_slice(json).map_err(|error| {
-                Failure::new(rtd_code::RTD_E_ARG, format!("broadcasts: not a JSON array: {error}"))
-            })?,
-        };
-        Ok(host.publish(id, &ops, &broadcasts, cause)?)
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            let id = text(notebook_id, id_len, "notebook_id")?;
+            let ops = match bytes(ops, ops_len, "ops")? {
+                [] => Vec::new(),
+                json => parse_ops(json)?,
+            };
+            let broadcasts: Vec<Value> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
+                [] => Vec::new(),
+                json => serde_json::from_slice(json).map_err(|error| {
+                    Failure::new(rtd_code::RTD_E_ARG, format!("broadcasts: not a JSON array: {error}"))
+                })?,
+            };
+            Ok(host.publish(id, &ops, &broadcasts, cause)?)
+        })
+    })
 }
 
 /// Answers a request event. Identifiers and the order of answers are the library's work.
@@ -378,9 +388,11 @@ pub unsafe extern "C" fn rtd_host_respond(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        Ok(host.respond(token, &Value::Object(object(bytes(json, len, "json")?, "response")?))?)
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            Ok(host.respond(token, &Value::Object(object(bytes(json, len, "json")?, "response")?))?)
+        })
+    })
 }
 
 /// The cells of a room, as in rtd_doc_cells().
@@ -399,7 +411,9 @@ pub unsafe extern "C" fn rtd_host_cells(
     out: *mut rtd_buf,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| fill(out, cells_json(&host.cells(text(notebook_id, len, "notebook_id")?)?))) })
+    guard(|| unsafe {
+        with(host, |host| fill(out, cells_json(&host.cells(text(notebook_id, len, "notebook_id")?)?)))
+    })
 }
 
 /// One cell of a room, as in rtd_doc_cells().
@@ -422,10 +436,13 @@ pub unsafe extern "C" fn rtd_host_cell(
     out: *mut rtd_buf,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        let cell = host.cell(text(notebook_id, id_len, "notebook_id")?, text(cell_id, cell_len, "cell_id")?)?;
-        fill(out, cell.to_json().to_string().into_bytes())
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            let cell =
+                host.cell(text(notebook_id, id_len, "notebook_id")?, text(cell_id, cell_len, "cell_id")?)?;
+            fill(out, cell.to_json().to_string().into_bytes())
+        })
+    })
 }
 
 /// The strings of a room's metadata, as a JSON object.
@@ -444,9 +461,11 @@ pub unsafe extern "C" fn rtd_host_metadata(
     out: *mut rtd_buf,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| {
-        fill(out, host.metadata(text(notebook_id, len, "notebook_id")?)?.to_string().into_bytes())
-    }) })
+    guard(|| unsafe {
+        with(host, |host| {
+            fill(out, host.metadata(text(notebook_id, len, "notebook_id")?)?.to_string().into_bytes())
+        })
+    })
 }
 
 /// The open rooms, as a JSON array of objects with the members notebook_id and peers.

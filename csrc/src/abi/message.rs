@@ -4,10 +4,10 @@ use super::buf::{fill, rtd_buf};
 use super::guard::{bytes, guard, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
+use crate::wire::handshake::{Capabilities, Handshake};
 use crate::wire::v2::{
     BlobRequest, BlobResponse, Broadcast, PoolRequest, PoolResponse, PoolState, Request, Response,
 };
-use crate::wire::handshake::{Capabilities, Handshake};
 use crate::wire::Message;
 
 /// Kinds of JSON messages.
@@ -45,7 +45,12 @@ pub enum rtd_message {
 /// \return RTD_OK; RTD_E_PROTOCOL when it is no such message; RTD_E_ARG for an unknown kind; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_message_check(kind: i32, json: *const u8, len: usize, out: *mut rtd_buf) -> rtd_result {
+pub unsafe extern "C" fn rtd_message_check(
+    kind: i32,
+    json: *const u8,
+    len: usize,
+    out: *mut rtd_buf,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         let json = unsafe { bytes(json, len, "json")? };

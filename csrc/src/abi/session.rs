@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::buf::{fill, rtd_buf};
 use super::doc::cells_json;
 use super::event::{check_event, dispatch, rtd_event, rtd_event_fn, rtd_wakeup_fn, Lent, Userdata};
-use super::guard::{bytes, duration, give, guard, guard_value, handle, millis, place, text, Failure, Outcome};
+use super::guard::{
+    bytes, duration, give, guard, guard_value, handle, millis, place, text, Failure, Outcome,
+};
 use super::rtd_result;
 use crate::code::rtd_code;
 use crate::drive::{Session, SessionOptions, Waited};
@@ -137,10 +139,12 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        session.close();
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            session.close();
+            Ok(())
+        })
+    })
 }
 
 /// Closes and releases a session. NULL is fine. In a forked child nothing is touched.
@@ -182,7 +186,10 @@ pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
 ///   child; RTD_E_VERSION; RTD_E_NULL
 /// \threads one consumer at a time
 #[no_mangle]
-pub unsafe extern "C" fn rtd_session_next_event(session: *const rtd_session, event: *mut rtd_event) -> rtd_result {
+pub unsafe extern "C" fn rtd_session_next_event(
+    session: *const rtd_session,
+    event: *mut rtd_event,
+) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         let session = unsafe { handle(session, "session")? };
@@ -225,10 +232,12 @@ pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        session.wake();
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            session.wake();
+            Ok(())
+        })
+    })
 }
 
 /// Delivers waiting events to a function, on the calling thread. Does not wait.
@@ -273,10 +282,12 @@ pub unsafe extern "C" fn rtd_session_set_wakeup(
     finalizer: rtd_wakeup_fn,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
-        Ok(())
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
+            Ok(())
+        })
+    })
 }
 
 /// Turns events about outputs of cells that others run on or off (they carry token 0).
@@ -310,7 +321,9 @@ pub unsafe extern "C" fn rtd_session_request(
     timeout_ms: i64,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.request(token, bytes(json, len, "json")?, millis(timeout_ms))?)) })
+    guard(|| unsafe {
+        with(session, |session| Ok(session.request(token, bytes(json, len, "json")?, millis(timeout_ms))?))
+    })
 }
 
 /// Executes a code cell of the shared document as it stands now, local edits included. Events with
@@ -332,7 +345,11 @@ pub unsafe extern "C" fn rtd_session_execute(
     timeout_ms: i64,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.execute(token, text(cell_id, len, "cell_id")?, millis(timeout_ms))?)) })
+    guard(|| unsafe {
+        with(session, |session| {
+            Ok(session.execute(token, text(cell_id, len, "cell_id")?, millis(timeout_ms))?)
+        })
+    })
 }
 
 /// Asks for one RTD_EV_SYNCED with this token, once the daemon has every local change and this replica
@@ -344,7 +361,11 @@ pub unsafe extern "C" fn rtd_session_execute(
 /// \return as rtd_session_request()
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_session_sync(session: *const rtd_session, token: u64, timeout_ms: i64) -> rtd_result {
+pub unsafe extern "C" fn rtd_session_sync(
+    session: *const rtd_session,
+    token: u64,
+    timeout_ms: i64,
+) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe { with(session, |session| Ok(session.sync(token, millis(timeout_ms))?)) })
 }
@@ -371,13 +392,16 @@ pub unsafe extern "C" fn rtd_session_create_cell(
     cell_id: *mut rtd_buf,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        place(cell_id, "cell_id")?;
-        let id = format!("cell-{}", uuid::Uuid::new_v4());
-        let (cell_type, source) = (text(cell_type, type_len, "cell_type")?, text(source, source_len, "source")?);
-        session.edit(&[Op::insert_cell(&id, cell_type, source, usize::try_from(index).ok())])?;
-        fill(cell_id, id.into_bytes())
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            place(cell_id, "cell_id")?;
+            let id = format!("cell-{}", uuid::Uuid::new_v4());
+            let (cell_type, source) =
+                (text(cell_type, type_len, "cell_type")?, text(source, source_len, "source")?);
+            session.edit(&[Op::insert_cell(&id, cell_type, source, usize::try_from(index).ok())])?;
+            fill(cell_id, id.into_bytes())
+        })
+    })
 }
 
 /// Sets the source of a cell by a minimal edit, so that concurrent edits merge.
@@ -398,11 +422,13 @@ pub unsafe extern "C" fn rtd_session_set_source(
     source_len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        let cell_id = text(cell_id, id_len, "cell_id")?.to_owned();
-        let source = text(source, source_len, "source")?.to_owned();
-        Ok(session.edit(&[Op::SetSource { cell_id, source }])?)
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell_id = text(cell_id, id_len, "cell_id")?.to_owned();
+            let source = text(source, source_len, "source")?.to_owned();
+            Ok(session.edit(&[Op::SetSource { cell_id, source }])?)
+        })
+    })
 }
 
 /// Deletes a cell. One that runs goes on running.
@@ -419,10 +445,12 @@ pub unsafe extern "C" fn rtd_session_delete_cell(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        let cell_id = text(cell_id, len, "cell_id")?.to_owned();
-        Ok(session.edit(&[Op::DeleteCell { cell_id }])?)
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell_id = text(cell_id, len, "cell_id")?.to_owned();
+            Ok(session.edit(&[Op::DeleteCell { cell_id }])?)
+        })
+    })
 }
 
 /// Applies operations as one change and sends it at once; if one of them fails, nothing changes.
@@ -433,7 +461,11 @@ pub unsafe extern "C" fn rtd_session_delete_cell(
 /// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_ARG; RTD_E_STATE; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_session_edit(session: *const rtd_session, ops: *const u8, len: usize) -> rtd_result {
+pub unsafe extern "C" fn rtd_session_edit(
+    session: *const rtd_session,
+    ops: *const u8,
+    len: usize,
+) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe { with(session, |session| Ok(session.edit(&parse_ops(bytes(ops, len, "ops")?)?)?)) })
 }
@@ -466,10 +498,12 @@ pub unsafe extern "C" fn rtd_session_cell(
     out: *mut rtd_buf,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| {
-        let cell = session.cell(text(cell_id, len, "cell_id")?)?;
-        fill(out, cell.to_json().to_string().into_bytes())
-    }) })
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell = session.cell(text(cell_id, len, "cell_id")?)?;
+            fill(out, cell.to_json().to_string().into_bytes())
+        })
+    })
 }
 
 /// The strings of the document's metadata, as a JSON object. No I/O.

@@ -134,7 +134,11 @@ impl Client {
     ///
     /// # Errors
     /// The peer broke the protocol; the connection stays failed.
-    pub fn next(&mut self, notebook: &mut Notebook, now: Millis) -> Result<Option<ClientEvent>, ConnectionError> {
+    pub fn next(
+        &mut self,
+        notebook: &mut Notebook,
+        now: Millis,
+    ) -> Result<Option<ClientEvent>, ConnectionError> {
         loop {
             if let Some(event) = self.ready_events.pop_front() {
                 return Ok(Some(event));
@@ -206,7 +210,12 @@ impl Client {
         self.ready_events.push_back(ClientEvent::Capabilities(members));
     }
 
-    fn sync_frame(&mut self, body: &[u8], notebook: &mut Notebook, now: Millis) -> Result<(), ConnectionError> {
+    fn sync_frame(
+        &mut self,
+        body: &[u8],
+        notebook: &mut Notebook,
+        now: Millis,
+    ) -> Result<(), ConnectionError> {
         let changes = self.sync.receive(notebook, body).map_err(ConnectionError::Sync)?;
         let missing = self.sync.missing(notebook);
         if self.state == State::Joining {
@@ -235,7 +244,10 @@ impl Client {
 
     fn response(&mut self, body: &[u8]) -> Result<(), ConnectionError> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            ConnectionError::Message("deserialize response", crate::wire::MessageError::BadJson(error.to_string()))
+            ConnectionError::Message(
+                "deserialize response",
+                crate::wire::MessageError::BadJson(error.to_string()),
+            )
         })?;
         let place = match value.get("request_id").and_then(Value::as_u64) {
             Some(id) => self.pending.iter().position(|pending| pending.request_id == id),

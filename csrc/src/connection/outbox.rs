@@ -80,7 +80,9 @@ impl Outbox {
 
     /// Answers a request; `false` when the token is unknown or was answered before.
     pub fn respond(&mut self, token: u64, body: &Value) -> bool {
-        let Some(place) = self.answers.iter().position(|answer| answer.token == token && answer.body.is_none()) else {
+        let Some(place) =
+            self.answers.iter().position(|answer| answer.token == token && answer.body.is_none())
+        else {
             return false;
         };
         if let Some(id) = self.answers[place].request_id.take() {
@@ -154,7 +156,9 @@ impl Outbox {
                 continue;
             }
             match self.broadcasts.front() {
-                Some(next) if !self.answers.iter().any(|answer| next.cause != 0 && answer.token == next.cause) => {
+                Some(next)
+                    if !self.answers.iter().any(|answer| next.cause != 0 && answer.token == next.cause) =>
+                {
                     frame::append(&mut self.wire, Some(FrameType::Broadcast), &next.json)?;
                     self.queued -= next.json.len();
                     self.broadcasts.pop_front();

@@ -314,8 +314,13 @@ impl Runs {
     /// broadcast was lost (sections 5.10, 5.14).
     fn queue(&mut self, state: &Value) {
         let executing = state.get("executing").and_then(Value::as_str);
-        let queued: Vec<&str> =
-            state.get("queued").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let queued: Vec<&str> = state
+            .get("queued")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         for run in &mut self.runs {
             let cell = run.cell_id.as_str();
             if executing == Some(cell) || queued.contains(&cell) {
@@ -345,11 +350,17 @@ impl Runs {
 
     /// The response of the barrier's `get_queue_state` came and the replica lacks nothing.
     /// `failed` tells whether the document shows an error output for a cell.
-    pub fn barrier_passed(&mut self, state: &Value, now: Millis, failed: impl Fn(&str) -> Option<Terminal>) -> Need {
+    pub fn barrier_passed(
+        &mut self,
+        state: &Value,
+        now: Millis,
+        failed: impl Fn(&str) -> Option<Terminal>,
+    ) -> Need {
         self.barrier_since = None;
         self.heard = now;
         let executing = state.get("executing").and_then(Value::as_str).map(str::to_owned);
-        let over: Vec<u64> = self.runs.iter().filter(|run| run.phase == Phase::Over).map(|run| run.token).collect();
+        let over: Vec<u64> =
+            self.runs.iter().filter(|run| run.phase == Phase::Over).map(|run| run.token).collect();
         self.queue(state);
         for token in over {
             let Some(place) = self.runs.iter().position(|run| run.token == token) else { continue };
@@ -424,9 +435,13 @@ pub fn output_cell(change: &OutputChange) -> &str {
 pub fn output_event(change: &OutputChange, token: u64, cell_id: String) -> Option<RunEvent> {
     match change {
         OutputChange::Cleared { .. } => Some(RunEvent::Cleared { token, cell_id }),
-        OutputChange::Inserted { index, element, .. } => {
-            Some(RunEvent::Output { token, cell_id, index: *index, element: element.clone(), replaced: false })
-        }
+        OutputChange::Inserted { index, element, .. } => Some(RunEvent::Output {
+            token,
+            cell_id,
+            index: *index,
+            element: element.clone(),
+            replaced: false,
+        }),
         OutputChange::Replaced { index, element, .. } => {
             Some(RunEvent::Output { token, cell_id, index: *index, element: element.clone(), replaced: true })
         }

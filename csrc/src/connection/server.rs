@@ -103,7 +103,10 @@ impl Server {
     ///
     /// # Errors
     /// The peer broke the protocol; the connection stays failed.
-    pub fn next(&mut self, mut notebook: Option<&mut Notebook>) -> Result<Option<ServerEvent>, ConnectionError> {
+    pub fn next(
+        &mut self,
+        mut notebook: Option<&mut Notebook>,
+    ) -> Result<Option<ServerEvent>, ConnectionError> {
         loop {
             if self.deferred_rounds == 0 {
                 if let Some(event) = self.deferred.pop_front() {
@@ -151,7 +154,9 @@ impl Server {
             State::Notebook => {
                 self.state = State::Notebook;
                 match notebook {
-                    Some(notebook) if self.protocol == Protocol::V1 => self.sync_frame(&payload, notebook).map(Some),
+                    Some(notebook) if self.protocol == Protocol::V1 => {
+                        self.sync_frame(&payload, notebook).map(Some)
+                    }
                     Some(notebook) => self.typed_frame(&payload, notebook),
                     None => Ok(None),
                 }

@@ -82,7 +82,14 @@ impl Event {
 
     /// Terminal events and those that need an answer are never dropped.
     pub fn droppable(&self) -> bool {
-        matches!(self.kind, EventKind::Output | EventKind::Cleared | EventKind::Started | EventKind::Queued | EventKind::Broadcast)
+        matches!(
+            self.kind,
+            EventKind::Output
+                | EventKind::Cleared
+                | EventKind::Started
+                | EventKind::Queued
+                | EventKind::Broadcast
+        )
     }
 }
 

@@ -186,7 +186,8 @@ impl Host {
     pub fn refuse_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
         let waiting = lock(&self.shared.tables).wanted.remove(id);
-        let waiting = waiting.ok_or_else(|| DriveError::NotFound(format!("nobody waits for the room {id}")))?;
+        let waiting =
+            waiting.ok_or_else(|| DriveError::NotFound(format!("nobody waits for the room {id}")))?;
         for peer in waiting {
             self.shared.drop_peer(&peer, &DriveError::State("the room was refused".into()));
         }
@@ -282,12 +283,17 @@ impl Host {
     /// `NotFound`.
     pub fn disconnect(&self, peer: u64) -> Result<(), DriveError> {
         self.check_open()?;
-        let peer = self.shared.peer(peer).ok_or_else(|| DriveError::NotFound(format!("no such peer: {peer}")))?;
+        let peer =
+            self.shared.peer(peer).ok_or_else(|| DriveError::NotFound(format!("no such peer: {peer}")))?;
         self.shared.drop_peer(&peer, &DriveError::Closed("disconnected by the host".into()));
         Ok(())
     }
 
-    fn read<T>(&self, id: &str, read: impl FnOnce(&RoomState) -> Result<T, DriveError>) -> Result<T, DriveError> {
+    fn read<T>(
+        &self,
+        id: &str,
+        read: impl FnOnce(&RoomState) -> Result<T, DriveError>,
+    ) -> Result<T, DriveError> {
         self.check_open()?;
         let room = self.shared.room(id)?;
         self.shared.step(&room, |state, _| read(state))
@@ -501,7 +507,8 @@ impl HostShared {
                 }
                 tables.peers.insert(id, Arc::clone(&peer));
             }
-            let deadline = self.options.handshake_timeout.map(|timeout| self.reactor.now().saturating_add(timeout));
+            let deadline =
+                self.options.handshake_timeout.map(|timeout| self.reactor.now().saturating_add(timeout));
             if let Err(error) = peer.start(deadline) {
                 self.drop_peer(&peer, &error.into());
             }

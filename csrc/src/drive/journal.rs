@@ -44,7 +44,8 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Notebook::create(notebook_id)?, true),
             Err(error) => return Err(error.into()),
         };
-        let mut journal = Self { path: path.into(), file: None, saved: 0, appended: 0, heads: notebook.heads() };
+        let mut journal =
+            Self { path: path.into(), file: None, saved: 0, appended: 0, heads: notebook.heads() };
         if torn {
             journal.rewrite(&notebook)?;
         } else {

@@ -85,7 +85,9 @@ impl From<std::io::Error> for DriveError {
 impl From<ConnectionError> for DriveError {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::Frame(crate::wire::FrameError::TooLarge { .. }) => Self::TooBig(error.to_string()),
+            ConnectionError::Frame(crate::wire::FrameError::TooLarge { .. }) => {
+                Self::TooBig(error.to_string())
+            }
             other => Self::Protocol(other.to_string()),
         }
     }

@@ -54,7 +54,13 @@ pub struct PeerState {
 
 impl Peer {
     /// A connection that was just accepted.
-    pub fn new(id: u64, stream: UnixStream, host: Weak<HostShared>, reactor: &Arc<Reactor>, limit: usize) -> Arc<Self> {
+    pub fn new(
+        id: u64,
+        stream: UnixStream,
+        host: Weak<HostShared>,
+        reactor: &Arc<Reactor>,
+        limit: usize,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me: &Weak<Peer>| Self {
             id,
             key: reactor.register(me.clone()),
@@ -293,7 +299,8 @@ pub fn leave_code(error: &DriveError) -> i32 {
 /// The reactor holds peers weakly, the host's table holds them strongly; a handler call needs both.
 impl Handler for Peer {
     fn ready(&self, readable: bool, _writable: bool) {
-        let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me))) else {
+        let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me)))
+        else {
             return;
         };
         if self.is_gone() {
@@ -307,7 +314,8 @@ impl Handler for Peer {
     }
 
     fn timer(&self) {
-        let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me))) else {
+        let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me)))
+        else {
             return;
         };
         if lock(&self.state).server.before_handshake() {
@@ -316,7 +324,8 @@ impl Handler for Peer {
     }
 
     fn failed(&self, reason: String) {
-        if let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me))) {
+        if let Some((host, me)) = self.host.upgrade().and_then(|host| host.peer(self.id).map(|me| (host, me)))
+        {
             host.drop_peer(&me, &DriveError::Panic(reason));
         }
     }

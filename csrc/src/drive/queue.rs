@@ -55,8 +55,7 @@ impl Queue {
     pub fn new(limit: usize) -> std::io::Result<Self> {
         let signal = Signal::new()?;
         let fd = signal.fd();
-        let inner =
-            Inner {
+        let inner = Inner {
             events: VecDeque::new(),
             bytes: 0,
             seq: 0,
@@ -170,7 +169,8 @@ impl Queue {
             inner = match deadline {
                 None => self.arrived.wait(inner).unwrap_or_else(std::sync::PoisonError::into_inner),
                 Some(deadline) => {
-                    let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+                    let Some(left) =
+                        deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
                     else {
                         return Waited::TimedOut;
                     };

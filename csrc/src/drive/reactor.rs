@@ -124,7 +124,13 @@ impl Reactor {
     ///
     /// # Errors
     /// The system refused.
-    pub fn rewatch(&self, key: usize, socket: &impl AsFd, readable: bool, writable: bool) -> std::io::Result<()> {
+    pub fn rewatch(
+        &self,
+        key: usize,
+        socket: &impl AsFd,
+        readable: bool,
+        writable: bool,
+    ) -> std::io::Result<()> {
         self.poller.modify_with_mode(socket, Ready::new(key, readable, writable), PollMode::Level)
     }
 

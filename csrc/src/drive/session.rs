@@ -13,9 +13,11 @@ use super::event::{Event, EventKind, Hint};
 use super::queue::{Queue, Waited, Wakeup};
 use super::reactor::{Handler, Reactor, ReactorUse};
 use super::{address, lock, panic_text, DriveError};
-use crate::connection::{output_cell, output_event, Client, ClientEvent, Millis, Need, RunEvent, Runs, Strategy, Terminal};
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_CLOSED, RTD_E_IO, RTD_E_PANIC, RTD_E_PROTOCOL, RTD_E_TIMEOUT};
+use crate::connection::{
+    output_cell, output_event, Client, ClientEvent, Millis, Need, RunEvent, Runs, Strategy, Terminal,
+};
 use crate::notebook::{Cell, Changes, Notebook, Op};
 use crate::outputs::{self, BlobStore};
 use crate::wire::handshake::Protocol;
@@ -43,7 +45,12 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { connect_timeout: Some(10_000), queue_limit: 64 * 1024 * 1024, watch_all: false, blobs_dir: None }
+        Self {
+            connect_timeout: Some(10_000),
+            queue_limit: 64 * 1024 * 1024,
+            watch_all: false,
+            blobs_dir: None,
+        }
     }
 }
 
@@ -223,8 +230,8 @@ impl Session {
         let message = crate::wire::Message::<crate::wire::v2::Request>::parse(body)
             .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
         let _checked_only = message;
-        let body: Map<String, Value> =
-            serde_json::from_slice(body).map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
+        let body: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
         self.with_live(|shared, core| {
             core.check_bound()?;
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
@@ -338,12 +345,17 @@ impl Session {
         if self.in_own_process() {
             Ok(())
         } else {
-            Err(DriveError::State("this session belongs to the parent process; open a new one after fork".into()))
+            Err(DriveError::State(
+                "this session belongs to the parent process; open a new one after fork".into(),
+            ))
         }
     }
 
     /// Runs `call` under the lock; a panic poisons this session and nothing else.
-    fn with<T>(&self, call: impl FnOnce(&Shared, &mut Core) -> Result<T, DriveError>) -> Result<T, DriveError> {
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&Shared, &mut Core) -> Result<T, DriveError>,
+    ) -> Result<T, DriveError> {
         self.check_process()?;
         let mut core = lock(&self.shared.core);
         if core.poisoned {
@@ -360,7 +372,10 @@ impl Session {
         }
     }
 
-    fn with_live(&self, call: impl FnOnce(&Shared, &mut Core) -> Result<(), DriveError>) -> Result<(), DriveError> {
+    fn with_live(
+        &self,
+        call: impl FnOnce(&Shared, &mut Core) -> Result<(), DriveError>,
+    ) -> Result<(), DriveError> {
         self.with(|shared, core| {
             if core.closed.is_some() {
                 return Err(DriveError::Closed("Channel closed".into()));
@@ -437,7 +452,8 @@ impl Core {
             return Ok(());
         }
         if self.notebook.outputs(cell_id).is_some_and(|outputs| !outputs.is_empty()) {
-            return self.send_action(Purpose::ClearOutputs, json!({"action": "clear_outputs", "cell_id": cell_id}));
+            return self
+                .send_action(Purpose::ClearOutputs, json!({"action": "clear_outputs", "cell_id": cell_id}));
         }
         Ok(())
     }
@@ -490,7 +506,9 @@ impl Shared {
             match (&self.stream).write(&core.out[core.sent..]) {
                 Ok(count) => core.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.want_writable(core, true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.want_writable(core, true)
+                }
                 Err(error) => {
                     core.out.clear();
                     core.sent = 0;

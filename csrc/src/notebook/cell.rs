@@ -39,10 +39,7 @@ impl Cell {
 impl Notebook {
     /// All visible cells in order, read in one pass.
     pub fn cells(&self) -> Vec<Cell> {
-        self.rows
-            .visible()
-            .map(|(id, cell)| self.read(id, cell))
-            .collect()
+        self.rows.visible().map(|(id, cell)| self.read(id, cell)).collect()
     }
 
     /// The first cell with this id.
@@ -86,10 +83,7 @@ impl Notebook {
     }
 
     fn read(&self, id: &str, cell: &ObjId) -> Cell {
-        let mut read = Cell {
-            id: id.to_owned(),
-            ..Cell::default()
-        };
+        let mut read = Cell { id: id.to_owned(), ..Cell::default() };
         for item in self.doc.map_range(cell, ..) {
             match (item.key.as_ref(), &item.value) {
                 ("cell_type", value) => read.cell_type = ref_str(value).unwrap_or_default(),
@@ -112,10 +106,7 @@ impl Notebook {
     }
 
     fn elements(&self, list: &ObjId) -> Vec<String> {
-        self.doc
-            .list_range(list, ..)
-            .filter_map(|item| ref_str(&item.value))
-            .collect()
+        self.doc.list_range(list, ..).filter_map(|item| ref_str(&item.value)).collect()
     }
 }
 
@@ -145,14 +136,8 @@ mod tests {
             .edit(&[
                 Op::insert_cell("b", "markdown", "# é", None),
                 Op::insert_cell("a", "code", "1", Some(0)),
-                Op::AppendOutputs {
-                    cell_id: "a".into(),
-                    outputs: vec!["{}".into()],
-                },
-                Op::SetExecutionCount {
-                    cell_id: "a".into(),
-                    execution_count: Some(3),
-                },
+                Op::AppendOutputs { cell_id: "a".into(), outputs: vec!["{}".into()] },
+                Op::SetExecutionCount { cell_id: "a".into(), execution_count: Some(3) },
             ])
             .unwrap();
         let cells = notebook.cells();

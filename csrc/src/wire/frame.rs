@@ -88,17 +88,10 @@ pub fn encode_typed(kind: FrameType, payload: &[u8]) -> Result<Vec<u8>, FrameErr
 
 /// Appends one frame to `out`, so that several frames leave in one write. On an error `out` is as it
 /// was: a reader would refuse the frame, and part of it would ruin the stream.
-pub fn append(
-    out: &mut Vec<u8>,
-    kind: Option<FrameType>,
-    payload: &[u8],
-) -> Result<(), FrameError> {
+pub fn append(out: &mut Vec<u8>, kind: Option<FrameType>, payload: &[u8]) -> Result<(), FrameError> {
     let length = payload.len() + usize::from(kind.is_some());
     if length > DATA_LIMIT {
-        return Err(FrameError::TooLarge {
-            announced: length as u64,
-            limit: DATA_LIMIT,
-        });
+        return Err(FrameError::TooLarge { announced: length as u64, limit: DATA_LIMIT });
     }
     out.reserve(HEADER + length);
     // The limit is far below 4 GiB: nothing is cut off.
@@ -126,12 +119,7 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that accepts payloads of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Decoder {
-            limit,
-            buffer: Vec::new(),
-            consumed: 0,
-            failed: None,
-        }
+        Decoder { limit, buffer: Vec::new(), consumed: 0, failed: None }
     }
 
     /// Sets the limit (payload bytes) for the frames not handed out yet: a server raises it from
@@ -206,10 +194,7 @@ impl Decoder {
         let announced = u32::from_be_bytes(*header);
         match usize::try_from(announced) {
             Ok(length) if length <= self.limit => Ok(Some(length)),
-            _ => Err(FrameError::TooLarge {
-                announced: announced.into(),
-                limit: self.limit,
-            }),
+            _ => Err(FrameError::TooLarge { announced: announced.into(), limit: self.limit }),
         }
     }
 
@@ -303,10 +288,7 @@ mod tests {
         assert_eq!(decoder.next_frame(), Ok(None));
         decoder.push(&[1]);
         let error = decoder.next_frame().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "frame too large: 65537 bytes (max 65536)"
-        );
+        assert_eq!(error.to_string(), "frame too large: 65537 bytes (max 65536)");
         decoder.push(&encode(b"fine").unwrap());
         assert_eq!(decoder.buffered(), 0);
         assert_eq!(decoder.next_frame(), Err(error.clone()));
@@ -349,10 +331,7 @@ mod tests {
     #[test]
     fn a_writer_refuses_what_no_reader_accepts() {
         let payload = vec![0u8; DATA_LIMIT];
-        assert_eq!(
-            encode(&payload).map(|frame| frame.len()),
-            Ok(DATA_LIMIT + 4)
-        );
+        assert_eq!(encode(&payload).map(|frame| frame.len()), Ok(DATA_LIMIT + 4));
         let mut out = vec![9];
         let error = append(&mut out, Some(FrameType::Sync), &payload).unwrap_err();
         assert_eq!(error.class(), "frame_too_large");

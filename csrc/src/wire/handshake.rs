@@ -51,10 +51,7 @@ impl Channel {
     /// `v2`, otherwise [`Protocol::V1`]: other channels have no typed frames either.
     pub fn protocol(&self) -> Protocol {
         match self {
-            Channel::Notebook {
-                protocol: Some(protocol),
-                ..
-            } if protocol == V2 => Protocol::V2,
+            Channel::Notebook { protocol: Some(protocol), .. } if protocol == V2 => Protocol::V2,
             _ => Protocol::V1,
         }
     }
@@ -71,10 +68,7 @@ pub struct Handshake {
 
 impl From<Channel> for Handshake {
     fn from(channel: Channel) -> Self {
-        Handshake {
-            channel,
-            extra: Map::new(),
-        }
+        Handshake { channel, extra: Map::new() }
     }
 }
 
@@ -82,10 +76,7 @@ impl Handshake {
     /// Reads the payload of a first frame; the 64 KiB limit is the decoder's.
     pub fn parse(payload: &[u8]) -> Result<Self, MessageError> {
         let Message { body, extra } = Message::parse(payload)?;
-        Ok(Handshake {
-            channel: body,
-            extra,
-        })
+        Ok(Handshake { channel: body, extra })
     }
 
     /// The payload, members in canonical order, extra ones behind.
@@ -116,29 +107,19 @@ impl Body for CapabilitiesBody {
 impl Capabilities {
     /// The capabilities of version 2, the only ones a daemon may send.
     pub fn v2() -> Self {
-        Capabilities {
-            protocol: V2.to_owned(),
-            extra: Map::new(),
-        }
+        Capabilities { protocol: V2.to_owned(), extra: Map::new() }
     }
 
     /// Reads the payload of an untyped frame.
     pub fn parse(payload: &[u8]) -> Result<Self, MessageError> {
         let Message { body, extra } = Message::<CapabilitiesBody>::parse(payload)?;
-        Ok(Capabilities {
-            protocol: body.protocol,
-            extra,
-        })
+        Ok(Capabilities { protocol: body.protocol, extra })
     }
 
     /// The payload, extra members behind.
     pub fn to_json(&self) -> Vec<u8> {
         let protocol = self.protocol.clone();
-        Message {
-            body: CapabilitiesBody { protocol },
-            extra: self.extra.clone(),
-        }
-        .to_json()
+        Message { body: CapabilitiesBody { protocol }, extra: self.extra.clone() }.to_json()
     }
 }
 
@@ -164,23 +145,13 @@ mod tests {
     use super::*;
 
     fn notebook(protocol: Option<&str>) -> Channel {
-        Channel::Notebook {
-            notebook_id: "abc".to_owned(),
-            protocol: protocol.map(str::to_owned),
-        }
+        Channel::Notebook { notebook_id: "abc".to_owned(), protocol: protocol.map(str::to_owned) }
     }
 
     #[test]
     fn only_exactly_v2_on_the_notebook_channel_is_version_2() {
         assert_eq!(notebook(Some("v2")).protocol(), Protocol::V2);
-        for other in [
-            None,
-            Some("v1"),
-            Some("V2"),
-            Some("v2 "),
-            Some("v3"),
-            Some(""),
-        ] {
+        for other in [None, Some("v1"), Some("V2"), Some("v2 "), Some("v3"), Some("")] {
             assert_eq!(notebook(other).protocol(), Protocol::V1);
         }
         assert_eq!(Channel::Pool.protocol(), Protocol::V1);
@@ -193,10 +164,7 @@ mod tests {
         let mut handshake = Handshake::from(notebook(Some("v2")));
         handshake.extra.insert("rtd".to_owned(), 1.into());
         let json = handshake.to_json();
-        assert_eq!(
-            json,
-            br#"{"channel":"notebook_sync","notebook_id":"abc","protocol":"v2","rtd":1}"#
-        );
+        assert_eq!(json, br#"{"channel":"notebook_sync","notebook_id":"abc","protocol":"v2","rtd":1}"#);
         assert_eq!(Handshake::parse(&json), Ok(handshake));
 
         let mut capabilities = Capabilities::v2();

@@ -12,8 +12,8 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny,
-    IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny, IntoDeserializer,
+    MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Error, Map, Value};
@@ -168,11 +168,7 @@ pub(super) fn read_variant<T: DeserializeOwned>(
     variant: &str,
 ) -> Result<(T, &'static [&'static str]), Error> {
     let fields = Cell::new(&[][..]);
-    let body = T::deserialize(VariantReader {
-        text,
-        variant,
-        fields: &fields,
-    })?;
+    let body = T::deserialize(VariantReader { text, variant, fields: &fields })?;
     Ok((body, fields.get()))
 }
 

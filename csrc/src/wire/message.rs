@@ -45,9 +45,7 @@ impl From<serde_json::Error> for MessageError {
     fn from(error: serde_json::Error) -> Self {
         match error.classify() {
             Category::Data => MessageError::BadMessage(error.to_string()),
-            Category::Syntax | Category::Eof | Category::Io => {
-                MessageError::BadJson(error.to_string())
-            }
+            Category::Syntax | Category::Eof | Category::Io => MessageError::BadJson(error.to_string()),
         }
     }
 }
@@ -84,10 +82,7 @@ pub struct Message<T> {
 
 impl<T> From<T> for Message<T> {
     fn from(body: T) -> Self {
-        Message {
-            body,
-            extra: Map::new(),
-        }
+        Message { body, extra: Map::new() }
     }
 }
 
@@ -106,9 +101,8 @@ impl<T: Body> Message<T> {
         let (body, unknown) = match T::TAG {
             Tag::Member(tag) => {
                 let mut outline = json::outline(payload, Some(tag))?;
-                let variant = outline
-                    .tag
-                    .ok_or_else(|| MessageError::BadMessage(format!("missing member `{tag}`")))?;
+                let variant =
+                    outline.tag.ok_or_else(|| MessageError::BadMessage(format!("missing member `{tag}`")))?;
                 let (body, known) = json::read_variant(payload, &variant)?;
                 outline.names.retain(|name| !known.contains(&name.as_str()));
                 (body, outline.names)
@@ -164,8 +158,7 @@ mod tests {
 
     #[test]
     fn the_tag_may_stand_anywhere_and_unknown_members_keep_their_order() {
-        let message =
-            parse(r#" {"z":1,"any":{"b":1,"a":2},"text":"t:{","kind":"full","a":[{}]} "#).unwrap();
+        let message = parse(r#" {"z":1,"any":{"b":1,"a":2},"text":"t:{","kind":"full","a":[{}]} "#).unwrap();
         let any = Some(json!({"b": 1, "a": 2}));
         let text = "t:{".to_owned();
         assert_eq!(message.body, Probe::Full { text, any });
@@ -178,14 +171,8 @@ mod tests {
     #[test]
     fn variants_without_members_are_objects_too() {
         assert_eq!(Message::from(Probe::Bare).to_json(), br#"{"kind":"bare"}"#);
-        assert_eq!(
-            Message::from(Probe::Empty {}).to_json(),
-            br#"{"kind":"empty"}"#
-        );
-        assert_eq!(
-            parse(r#"{"kind":"empty","text":1}"#).unwrap().extra.len(),
-            1
-        );
+        assert_eq!(Message::from(Probe::Empty {}).to_json(), br#"{"kind":"empty"}"#);
+        assert_eq!(parse(r#"{"kind":"empty","text":1}"#).unwrap().extra.len(), 1);
         let message = Message::from(Probe::Bare).with("n", 7);
         assert_eq!(message.to_json(), br#"{"kind":"bare","n":7}"#);
         assert_eq!(parse(r#"{"kind":"bare","n":7}"#), Ok(message));
@@ -217,10 +204,7 @@ mod tests {
 
     #[test]
     fn reading_is_strict_at_every_depth() {
-        assert_eq!(
-            class(r#"{"kind":"bare","x":{"y":[{"a":1,"a":1}]}}"#),
-            "bad_message"
-        );
+        assert_eq!(class(r#"{"kind":"bare","x":{"y":[{"a":1,"a":1}]}}"#), "bad_message");
         assert_eq!(class(r#"{"kind":"bare","x":1,"x":2}"#), "bad_message");
         assert_eq!(class(r#"{"kind":"bare","\u0078":1,"x":2}"#), "bad_message");
         assert_eq!(class(r#"{"kind":"bare","x":["\ud83d"]}"#), "bad_json");
@@ -238,8 +222,7 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error_or_a_message_that_reads_back() {
-        let text =
-            r#"{"kind":"full","text":"a\u00e9\n","any":[1,-2,3.5e3,null,true,{"k":"v"}],"n":7}"#;
+        let text = r#"{"kind":"full","text":"a\u00e9\n","any":[1,-2,3.5e3,null,true,{"k":"v"}],"n":7}"#;
         for at in 0..text.len() {
             for byte in [0, b'"', b'{', b'}', b'[', b',', b'9', b'\\', 0xff] {
                 let mut bytes = text.as_bytes().to_vec();

@@ -49,10 +49,7 @@ mod tests {
                 Err(error) => assert!(byte >= 4 && error == FrameError::UnknownType(byte)),
             }
         }
-        assert_eq!(
-            FrameError::UnknownType(0x0a).to_string(),
-            "unknown notebook frame type: 0x0a"
-        );
+        assert_eq!(FrameError::UnknownType(0x0a).to_string(), "unknown notebook frame type: 0x0a");
     }
 
     #[test]

@@ -50,21 +50,9 @@ impl TryFrom<Members> for BlobResponse {
 
     fn try_from(members: Members) -> Result<Self, &'static str> {
         match members {
-            Members {
-                hash: Some(hash),
-                port: None,
-                error: None,
-            } => Ok(BlobResponse::Hash(hash)),
-            Members {
-                hash: None,
-                port: Some(port),
-                error: None,
-            } => Ok(BlobResponse::Port(port)),
-            Members {
-                hash: None,
-                port: None,
-                error: Some(error),
-            } => Ok(BlobResponse::Error(error)),
+            Members { hash: Some(hash), port: None, error: None } => Ok(BlobResponse::Hash(hash)),
+            Members { hash: None, port: Some(port), error: None } => Ok(BlobResponse::Port(port)),
+            Members { hash: None, port: None, error: Some(error) } => Ok(BlobResponse::Error(error)),
             _ => Err("a blob response has one of `hash`, `port`, `error`"),
         }
     }
@@ -77,20 +65,11 @@ mod tests {
 
     #[test]
     fn one_member_tells_what_the_response_is() {
-        for json in [
-            r#"{"hash":"ab"}"#,
-            r#"{"port":1}"#,
-            r#"{"error":"no","x":[1]}"#,
-        ] {
+        for json in [r#"{"hash":"ab"}"#, r#"{"port":1}"#, r#"{"error":"no","x":[1]}"#] {
             let message = Message::<BlobResponse>::parse(json.as_bytes()).unwrap();
             assert_eq!(message.to_json(), json.as_bytes());
         }
-        for json in [
-            "{}",
-            r#"{"hash":1}"#,
-            r#"{"port":65536}"#,
-            r#"{"hash":"a","port":1}"#,
-        ] {
+        for json in ["{}", r#"{"hash":1}"#, r#"{"port":65536}"#, r#"{"hash":"a","port":1}"#] {
             let error = Message::<BlobResponse>::parse(json.as_bytes()).unwrap_err();
             assert_eq!(error.class(), "bad_message");
         }

@@ -112,9 +112,7 @@ mod tests {
     #[test]
     fn buffers_hold_bytes_only() {
         let json = |byte: &str| {
-            format!(
-                r#"{{"event":"comm","msg_type":"comm_msg","content":{{}},"buffers":[[{byte}]]}}"#
-            )
+            format!(r#"{{"event":"comm","msg_type":"comm_msg","content":{{}},"buffers":[[{byte}]]}}"#)
         };
         let message = Message::<Broadcast>::parse(json("255").as_bytes()).unwrap();
         assert_eq!(message.to_json(), json("255").as_bytes());

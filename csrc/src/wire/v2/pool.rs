@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn unknown_members_of_nested_objects_are_ignored() {
-        let json = br#"{"type":"env","env":{"env_type":"conda","venv_path":"/e","python_path":"/e/p","x":1}}"#;
+        let json =
+            br#"{"type":"env","env":{"env_type":"conda","venv_path":"/e","python_path":"/e/p","x":1}}"#;
         let env = Environment {
             env_type: EnvType::Conda,
             venv_path: "/e".to_owned(),
@@ -208,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_room_without_kernel_has_no_kernel_members() {
-        let json = br#"{"type":"rooms_list","rooms":[{"notebook_id":"","active_peers":0,"has_kernel":false}]}"#;
+        let json =
+            br#"{"type":"rooms_list","rooms":[{"notebook_id":"","active_peers":0,"has_kernel":false}]}"#;
         let message = Message::<PoolResponse>::parse(json).unwrap();
         assert_eq!(message.to_json(), json);
     }

@@ -29,10 +29,7 @@ mod tests {
 
     #[test]
     fn both_members_are_always_written() {
-        let state = PoolState::PoolState {
-            uv_error: None,
-            conda_error: None,
-        };
+        let state = PoolState::PoolState { uv_error: None, conda_error: None };
         let json = br#"{"event":"pool_state","uv_error":null,"conda_error":null}"#;
         assert_eq!(Message::from(state.clone()).to_json(), json);
         let short = Message::parse(br#"{"event":"pool_state"}"#);

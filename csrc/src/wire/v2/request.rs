@@ -84,10 +84,7 @@ mod tests {
 
     #[test]
     fn the_widest_numbers_pass_and_wider_ones_do_not() {
-        let complete = Request::Complete {
-            code: String::new(),
-            cursor_pos: u64::MAX,
-        };
+        let complete = Request::Complete { code: String::new(), cursor_pos: u64::MAX };
         let json = Message::from(complete.clone()).to_json();
         assert_eq!(Message::parse(&json), Ok(complete.into()));
         for n in ["2147483648", "1.0", "\"1\"", "true"] {
@@ -102,9 +99,6 @@ mod tests {
         let message = Message::from(Request::RunAllCells).with("request_id", 5);
         let json = message.to_json();
         assert_eq!(json, br#"{"action":"run_all_cells","request_id":5}"#);
-        assert_eq!(
-            Message::<Request>::parse(&json).unwrap().extra["request_id"],
-            5
-        );
+        assert_eq!(Message::<Request>::parse(&json).unwrap().extra["request_id"], 5);
     }
 }

@@ -129,10 +129,7 @@ mod tests {
     #[test]
     fn missing_states_count_as_null() {
         let message = Message::<Response>::parse(br#"{"result":"queue_state","queued":[]}"#);
-        let body = Response::QueueState {
-            executing: None,
-            queued: Vec::new(),
-        };
+        let body = Response::QueueState { executing: None, queued: Vec::new() };
         assert_eq!(message, Ok(body.into()));
     }
 }
