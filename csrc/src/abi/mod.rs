@@ -4,6 +4,8 @@
 //! the C boundary and every failure leaves a text.
 // The modules stand in the order of the chapters of the header.
 #![allow(unsafe_code, non_camel_case_types)]
+// The contract of every export stands in its parameters and threads, and once in the header's preface.
+#![allow(clippy::missing_safety_doc)]
 
 mod guard;
 mod version;

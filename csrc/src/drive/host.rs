@@ -234,9 +234,9 @@ impl Host {
             }),
             None => peer.flush(None),
         }
-        .or_else(|error| {
+        .map_err(|error| {
             self.shared.drop_peer(&peer, &error);
-            Err(gone())
+            gone()
         })
     }
 

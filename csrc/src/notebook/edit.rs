@@ -176,7 +176,7 @@ impl Editor<'_, '_> {
     fn clear_outputs(&mut self, id: &str) -> Done {
         let cell = self.cell(id)?;
         let outputs = object(self.tx, &cell, "outputs", ObjType::List);
-        if outputs.map_or(true, |list| self.tx.length(&list) > 0) {
+        if outputs.is_none_or(|list| self.tx.length(&list) > 0) {
             self.tx.put_object(&cell, "outputs", ObjType::List)?;
         }
         self.set(&cell, "execution_count", "null")
