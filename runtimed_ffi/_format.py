@@ -1,0 +1,71 @@
+"""Texts that must look as the `runtimed` package prints them: quoted strings and numbers of seconds.
+
+Storey 6 (client); imports nothing of the package. Source: python-api, sections 1.3 and 1.6.
+"""
+
+import unicodedata
+from decimal import Decimal
+
+_SHORT = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+# Spacing marks (category Mc) that Unicode counts as grapheme extending; of the other categories all of Mn and Me are.
+_EXTENDING = frozenset(
+    map(
+        chr,
+        [
+            2494,
+            2519,
+            2878,
+            2903,
+            3006,
+            3031,
+            3266,
+            3285,
+            3286,
+            3390,
+            3415,
+            3535,
+            3551,
+            6965,
+            12334,
+            12335,
+            65438,
+            65439,
+            70462,
+            70487,
+            70832,
+            70845,
+            71087,
+            71984,
+            119141,
+            *list(range(119150, 119155)),
+        ],
+    )
+)
+
+
+def quoted(text: str) -> str:
+    """Text in double quotes, with the escapes of Rust's debug format.
+
+    Quote, backslash, newline, tab, return and NUL get a backslash; everything unprintable, and every character that
+    would join the one before it, becomes ``\\u{hex}``; other characters stay.
+    """
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    short = _SHORT.get(character)
+    if short is not None:
+        return short
+    if character.isascii() and character.isprintable():
+        return character
+    extends = character in _EXTENDING or unicodedata.category(character) in ("Mn", "Me")
+    if extends or not character.isprintable():
+        return f"\\u{{{ord(character):x}}}"
+    return character
+
+
+def seconds_text(seconds: float) -> str:
+    """A number of seconds in the shortest plain decimal form: ``60``, ``0.5``, ``0.0000001``; never an exponent."""
+    text = format(Decimal(repr(float(seconds))), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,6 @@
+"""Typing stub of the generated cffi extension: `_ffi.py` and the handle classes are the typed border."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

@@ -1,0 +1,304 @@
+"""Delivery of one connection's events to any number of waiting threads, without a thread of its own.
+
+Storey 6 (client). Imports only `_events`.
+
+Each request has a token and a `Mailbox`. Any number of threads may wait, each for its own mailbox. One of them, the
+leader, polls the connection's descriptor and puts every event into the mailbox it belongs to; the others sleep until
+their mailbox has something. When the leader's own wait is over, or a `KeyboardInterrupt` ends it, the next waiting
+thread leads. There is no time limit here: deadlines live in the library, which ends every token with exactly one
+terminal event.
+
+Events that belong to the session and not to a token (changes, outputs for subscribers, broadcasts) queue up as
+*news*. The leader gives up the lead before it delivers them, so that a slow subscriber delays nobody; one thread at a
+time delivers, in order, holding no lock, and may itself wait for something inside a subscriber.
+
+A `KeyboardInterrupt` can strike between any two bytecodes. Events therefore stay the source's next event until they are
+routed and confirmed, and stay the mailbox's next event until its owner has accepted them; event numbers tell
+repetitions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import threading
+from collections import deque
+from typing import Callable, Protocol
+from weakref import WeakValueDictionary
+
+from runtimed_ffi._events import ENDED, READY, RESYNC, TERMINAL, Event
+
+
+class EventSource(Protocol):
+    """What the router needs of a connection; see `NativeSession`."""
+
+    fd: int
+
+    def next_event(self) -> Event | None:
+        """The oldest unconfirmed event, or `None`."""
+
+    def confirm(self, seq: int) -> None:
+        """The event with this number has been routed."""
+
+    def free(self) -> None:
+        """Called once, by the consumer, after `ENDED`."""
+
+
+class Mailbox:
+    """The events of one token, in order. Collected with its owner: the router holds it weakly."""
+
+    def __init__(self, token: int, lock: threading.Lock) -> None:
+        self.token = token
+        self.errors: list[Exception] = []
+        """What subscribers raised while the owner of this mailbox was waiting."""
+        self._events: deque[Event] = deque()
+        self._accepted = 0
+        self._ready = threading.Condition(lock)
+
+    def accept(self, event: Event) -> None:
+        """The owner has dealt with the event; until then `Router.wait` answers the same one again."""
+        self._accepted = event.seq
+
+    def _peek(self) -> Event | None:
+        while self._events and self._events[0].seq <= self._accepted:
+            self._events.popleft()
+        return self._events[0] if self._events else None
+
+
+class Router:
+    """The events of one connection.
+
+    Args:
+        source: the connection; owned by the router from here on, freed when its last event was taken.
+        wants: whether an event is news that somebody has subscribed to; called under the lock, must be quick.
+        deliver: hands one piece of news to its subscribers and returns what they raised; called without any lock.
+
+    Threads: every method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        source: EventSource,
+        wants: Callable[[Event], bool],
+        deliver: Callable[[Event], list[Exception]],
+    ) -> None:
+        self._source = source
+        self._wants = wants
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._tokens = itertools.count(1)
+        self._boxes: WeakValueDictionary[int, Mailbox] = WeakValueDictionary()
+        self._life = Mailbox(0, self._lock)
+        self._waiting: set[_Waiter] = set()
+        self._leader: _Waiter | None = None
+        self._news: deque[Event] = deque()
+        self._delivered = 0
+        self._delivering = False
+        self._ended: Event | None = None
+        self._poll = select.poll()
+        self._poll.register(source.fd, select.POLLIN)
+
+    @property
+    def ended(self) -> Event | None:
+        """The connection's last event, once it was taken."""
+        return self._ended
+
+    def open(self) -> Mailbox:
+        """A mailbox with a new token. It lives as long as the caller keeps it."""
+        with self._lock:
+            box = Mailbox(next(self._tokens), self._lock)
+            self._boxes[box.token] = box
+            return box
+
+    def wait(self, box: Mailbox) -> Event:
+        """The next event of a mailbox; blocks until there is one.
+
+        Returns:
+            The oldest event that was not yet accepted, or the connection's last event when nothing can come any more.
+
+        Raises:
+            KeyboardInterrupt: at once, when the main thread waits; nothing is lost, and the wait may be repeated.
+        """
+        waiter = _Waiter(box)
+        while True:
+            try:
+                with self._lock:
+                    while True:
+                        event = box._peek() or self._ended
+                        if event is not None:
+                            return event
+                        if self._leader is None:
+                            break
+                        self._waiting.add(waiter)
+                        box._ready.wait()
+                    self._waiting.discard(waiter)
+                    self._leader = waiter
+                self._lead(waiter)
+            finally:
+                self._leave(waiter)
+            # Without the lead: subscribers may take their time, and may call back into the session.
+            box.errors.extend(self._deliver_news())
+
+    def wait_ready(self) -> Event:
+        """The connection's first event: `READY`, or `ENDED` when it failed."""
+        return self.wait(self._life)
+
+    def wait_ended(self) -> Event:
+        """The connection's last event; for a caller who has closed it."""
+        while True:
+            event = self.wait(self._life)
+            if event.kind == ENDED:
+                return event
+            self._life.accept(event)
+
+    def pump(self, stop: Stop, on_errors: Callable[[list[Exception]], None]) -> None:
+        """Consume events on this thread, whoever they are for, until `stop` or the end of the connection."""
+        waiter = _Waiter(Mailbox(0, self._lock), stop)
+        stop.waits_on = waiter.box._ready
+        while not stop.requested and self._ended is None:
+            try:
+                with self._lock:
+                    while self._leader is not None and not stop.requested and self._ended is None:
+                        self._waiting.add(waiter)
+                        waiter.box._ready.wait()
+                    if self._leader is None:
+                        self._waiting.discard(waiter)
+                        self._leader = waiter
+                if self._leader is waiter:
+                    self._lead(waiter)
+            finally:
+                self._leave(waiter)
+            on_errors(self._deliver_news())
+        with self._lock:
+            stop.close()
+
+    def stop_pump(self, stop: Stop) -> None:
+        """Make the `pump` that was given this object return soon."""
+        with self._lock:
+            stop.request()
+            if stop.waits_on is not None:
+                stop.waits_on.notify_all()
+
+    def _lead(self, waiter: _Waiter) -> None:
+        """Route events until the leader's mailbox has one, news wait, or a pump is told to stop."""
+        poll = self._poll if waiter.stop is None else waiter.stop.poll_with(self._source.fd)
+        while True:
+            with self._lock:
+                self._drain()
+                news = bool(self._news) and not self._delivering
+                if news or self._ended is not None or waiter.box._peek() is not None:
+                    return
+            if waiter.stop is not None and waiter.stop.requested:
+                return
+            poll.poll()
+
+    def _drain(self) -> None:
+        while self._ended is None:
+            event = self._source.next_event()
+            if event is None:
+                return
+            self._route(event)
+            self._source.confirm(event.seq)
+
+    def _route(self, event: Event) -> None:
+        if event.kind == ENDED:
+            self._ended = event
+            for waiter in self._waiting:
+                waiter.box._ready.notify_all()
+        elif event.kind == READY:
+            self._put(self._life, event)
+        elif event.kind == RESYNC:
+            # Progress of every execution was dropped; each of them must look into the document.
+            for box in list(self._boxes.values()):
+                self._put(box, event)
+        elif event.token:
+            owner = self._boxes.get(event.token)
+            if owner is not None:
+                self._put(owner, event)
+            if event.kind in TERMINAL:
+                self._boxes.pop(event.token, None)
+        if self._wants(event):
+            self._news.append(event)
+
+    @staticmethod
+    def _put(box: Mailbox, event: Event) -> None:
+        box._events.append(event)
+        box._ready.notify_all()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Give up the lead, if it was ours, and see that somebody leads as long as somebody waits."""
+        free = False
+        with self._lock:
+            self._waiting.discard(waiter)
+            if self._leader is waiter:
+                self._leader = None
+                free = self._ended is not None
+            if self._leader is None and self._ended is None:
+                for other in self._waiting:
+                    other.box._ready.notify()
+                    break
+        if free:
+            self._source.free()
+
+    def _deliver_news(self) -> list[Exception]:
+        errors: list[Exception] = []
+        if not self._news:
+            return errors
+        with self._lock:
+            if self._delivering:
+                return errors
+            self._delivering = True
+        while True:
+            with self._lock:
+                if not self._news:
+                    self._delivering = False
+                    return errors
+                event = self._news.popleft()
+            if event.seq <= self._delivered:
+                continue
+            self._delivered = event.seq
+            try:
+                errors.extend(self._deliver(event))
+            except BaseException:
+                # Ctrl-C inside a subscriber: the rest is for the next thread that waits.
+                self._delivering = False
+                raise
+
+
+class _Waiter:
+    """One wait of one thread."""
+
+    def __init__(self, box: Mailbox, stop: Stop | None = None) -> None:
+        self.box = box
+        self.stop = stop
+
+
+class Stop:
+    """How to end a pump: a flag, and a pipe that ends its poll. The pump closes the pipe; the router's lock guards
+    it."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.waits_on: threading.Condition | None = None
+        self._closed = False
+        self._reader, self._writer = os.pipe()
+
+    def request(self) -> None:
+        """Set the flag and make the pipe readable."""
+        if not self.requested and not self._closed:
+            os.write(self._writer, b"x")
+        self.requested = True
+
+    def poll_with(self, fd: int) -> select.poll:
+        """A poll object that ends on the descriptor or on the request."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._reader, select.POLLIN)
+        return poll
+
+    def close(self) -> None:
+        """Close the pipe; nobody polls it any more."""
+        self._closed = True
+        os.close(self._reader)
+        os.close(self._writer)

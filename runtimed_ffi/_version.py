@@ -1,0 +1,3 @@
+"""The package's version, the one place in Python where it is written; the library carries the same text."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,121 @@
+"""One blocking connection of a side channel (pool, blob): Python's socket, the library's framing, deadlines.
+
+Storey 6 (client), on the pure tier of the library. Source: protocol 2, sections 2 to 4 and 8.6.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from runtimed_ffi._ffi import AGAIN, bytes_in, check, ffi, lib, new_buffer, take_buf
+
+CONNECT_SECONDS = 2.0
+"""Limit for connecting."""
+_FRAME_LIMIT = 104_857_600
+_CHUNK = 65536
+
+
+def os_error_text(error: OSError) -> str:
+    """The platform's text with its number, for instance ``No such file or directory (os error 2)``."""
+    return str(error) if error.errno is None else f"{os.strerror(error.errno)} (os error {error.errno})"
+
+
+def accepts(path: str) -> OSError | None:
+    """Try to connect to a socket and hang up at once; `None` when somebody accepts, else what went wrong."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_SECONDS)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error
+    return None
+
+
+class Deadline:
+    """A moment, `seconds` from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then; raises `socket.timeout` when it has passed."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("timed out")
+        return left
+
+
+class WireConnection:
+    """A framed connection after its handshake; closed by `close()` or the end of a `with` block.
+
+    Args:
+        path: the daemon's socket.
+        handshake: the first frame.
+
+    Raises:
+        OSError: connecting failed; `socket.timeout` after 2 seconds.
+    """
+
+    def __init__(self, path: str, handshake: Mapping[str, Any]) -> None:
+        out = ffi.new("rtd_decoder **")
+        check(lib.rtd_decoder_new(_FRAME_LIMIT, out))
+        self._decoder = ffi.gc(out[0], lib.rtd_decoder_free)
+        self._first = _frame(json.dumps(handshake).encode())
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(CONNECT_SECONDS)
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def send(self, message: Mapping[str, Any], deadline: Deadline) -> None:
+        """Send one JSON message; the handshake goes out with the first, in one write.
+
+        Raises:
+            OSError: the peer has gone, or the deadline has passed (`socket.timeout`).
+        """
+        data, self._first = self._first + _frame(json.dumps(message).encode()), b""
+        self._socket.settimeout(deadline.left())
+        self._socket.sendall(data)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """The next frame.
+
+        Raises:
+            EOFError: the peer has closed the connection.
+            OSError: the connection broke, or the deadline has passed (`socket.timeout`).
+            ProtocolError: what came is no frame.
+        """
+        out = new_buffer()
+        while True:
+            code = lib.rtd_decoder_next(self._decoder, out)
+            if code != AGAIN:
+                check(code)
+                return take_buf(out)
+            self._socket.settimeout(deadline.left())
+            data = self._socket.recv(_CHUNK)
+            if not data:
+                raise EOFError("connection closed")
+            check(lib.rtd_decoder_push(self._decoder, *bytes_in(data)))
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._socket.close()
+
+    def __enter__(self) -> WireConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _frame(payload: bytes) -> bytes:
+    out = new_buffer()
+    check(lib.rtd_frame_encode(lib.RTD_FRAME_UNTYPED, *bytes_in(payload), out))
+    return take_buf(out)

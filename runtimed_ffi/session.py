@@ -1,0 +1,472 @@
+"""`Session`: a peer of one notebook room, which edits the document, runs its cells and hears what happens.
+
+Storey 6 (client). Source: python-api, section 1.5 and part 3; protocol 2, sections 5 and 9.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from typing import Any, Callable
+
+from runtimed_ffi import _arguments as arguments
+from runtimed_ffi import _events as events
+from runtimed_ffi import errors
+from runtimed_ffi._connection import Connection
+from runtimed_ffi._native_session import NativeSession
+from runtimed_ffi.autostart import ensure_running
+from runtimed_ffi.cell import Cell
+from runtimed_ffi.client import DaemonClient
+from runtimed_ffi.discovery import StrPath, locate
+from runtimed_ffi.execution import Execution, ExecutionResult, OnOutput
+from runtimed_ffi.output import Output, OutputEvent
+from runtimed_ffi.subscription import Change, Subscription, Subscriptions
+
+CONNECT_SECONDS = 10.0
+"""Limit for handshake and initial document exchange."""
+REQUEST_SECONDS = 30.0
+"""Limit for the answer to a request."""
+LAUNCH_SECONDS = 600.0
+"""Limit for the start of a kernel; building an environment takes minutes."""
+
+_logger = logging.getLogger("runtimed_ffi")
+
+
+class Session:
+    """A peer of one notebook room.
+
+    Making a session does no I/O. `connect`, `start_kernel`, `create_cell` and `run` connect by themselves, also again
+    after the connection was lost; the other operations need a connection.
+
+    Args:
+        notebook_id: the room; any text. Default: ``agent-session-<uuid4>``.
+        socket_path: the daemon's socket; default: see `discovery`.
+        autostart: `None` starts our daemon when none is found and no path was given (here or by
+            `RUNTIMED_SOCKET_PATH`); `True` starts it even at a given path; `False` never.
+        on_error: gets what subscription callbacks raise. Without it, it is raised by the blocking call on whose
+            thread the callback ran, or logged with its traceback when the callback ran on the pump.
+
+    Threads: a session may be shared. Any number of threads may wait at the same time, and `interrupt()` reaches the
+    cell another thread waits for. Ctrl-C ends a wait at once and leaves the session usable. A forked child must make
+    its own.
+
+    Example::
+
+        with runtimed_ffi.Session("my-notebook") as session:
+            session.start_kernel()
+            print(session.run("print('hello')").stdout)
+    """
+
+    def __init__(
+        self,
+        notebook_id: str | None = None,
+        *,
+        socket_path: StrPath | None = None,
+        autostart: bool | None = None,
+        on_error: Callable[[Exception], Any] | None = None,
+    ) -> None:
+        if notebook_id is None:
+            notebook_id = f"agent-session-{uuid.uuid4()}"
+        self._notebook_id = arguments.text("notebook_id", notebook_id)
+        self._socket_path = socket_path
+        self._autostart = autostart
+        self.on_error = on_error
+        self._connecting = threading.Lock()
+        self._connection: Connection | None = None
+        self._subscriptions = Subscriptions()
+        self._pumping = False
+        self._kernel_started = False
+        self._launched = False
+        self._env_source: str | None = None
+
+    # -- properties: never raise, never do I/O
+
+    @property
+    def notebook_id(self) -> str:
+        """The room."""
+        return self._notebook_id
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands now."""
+        connection = self._connection
+        return connection is not None and connection.alive
+
+    @property
+    def kernel_started(self) -> bool:
+        """Whether this session has started, or joined, the room's kernel by `start_kernel()`."""
+        return self._kernel_started
+
+    @property
+    def env_source(self) -> str | None:
+        """Where the kernel's environment came from, for instance ``uv:prewarmed``; `None` without kernel."""
+        return self._env_source
+
+    def __repr__(self) -> str:
+        status = "connected" if self.is_connected else "disconnected"
+        return f"Session(id={self._notebook_id}, status={'kernel_running' if self._kernel_started else status})"
+
+    # -- life
+
+    def connect(self) -> None:
+        """Join the room, and start a daemon first if that is allowed; does nothing while a connection stands.
+
+        Raises:
+            ConnectError: nobody accepts (`Failed to connect: <OS error>`), or the daemon could not be started.
+            TimeoutError_: the daemon accepts but does not answer within 10 seconds.
+            DisconnectedError, ProtocolError: it hung up, or does not speak the protocol.
+        """
+        with self._connecting:
+            old = self._connection
+            if old is not None:
+                old.require()
+                if old.alive:
+                    return
+            location = locate(self._socket_path)
+            may_start = not location.given if self._autostart is None else self._autostart
+            try:
+                new = self._open(location.path)
+            except errors.ConnectError:
+                if not may_start:
+                    raise
+                ensure_running(location.path)
+                new = self._open(location.path)
+            self._connection = new
+            if self._pumping:
+                new.start_pump(self._log_errors)
+        if old is not None:
+            old.close()
+
+    def disconnect(self) -> None:
+        """Leave the room; the kernel goes on. Everybody who waits on this session gets a `DisconnectedError`.
+        Idempotent."""
+        with self._connecting:
+            connection, self._connection = self._connection, None
+        self._forget_kernel()
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Let go of the kernel: shut it down if this session launched it and nobody else is in the room.
+
+        Whether somebody else is there is asked of the daemon's list of rooms; if it cannot be had, the kernel goes
+        on. The session stays in the room until `disconnect()`, or until it is collected. Never raises; idempotent.
+        """
+        connection = self._connection
+        if connection is not None and not connection.inherited:
+            connection.native.settle()
+            if self._launched and self._kernel_started and connection.alive:
+                try:
+                    if self._is_alone(connection):
+                        connection.request({"action": "shutdown_kernel"}, REQUEST_SECONDS)
+                except errors.RuntimedError:
+                    _logger.debug("closing %r did not shut the kernel down", self, exc_info=True)
+        self._forget_kernel()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- kernel
+
+    def start_kernel(self, kernel_type: str = "python", env_source: str = "uv:prewarmed") -> None:
+        """Start the room's kernel, or join the one that runs. Connects by itself; may take minutes.
+
+        Args:
+            kernel_type: ``python`` or ``deno``.
+            env_source: ``auto``, ``uv:prewarmed``, ``conda:prewarmed``, ``uv:pyproject``, ...
+
+        Raises:
+            LaunchFailedError: with the daemon's text.
+            KernelMismatchError: a kernel of another type is running.
+        """
+        arguments.text("kernel_type", kernel_type)
+        arguments.text("env_source", env_source)
+        request = {
+            "action": "launch_kernel",
+            "kernel_type": kernel_type,
+            "env_source": env_source,
+            "notebook_path": None,
+        }
+        response = self._connect().request(request, LAUNCH_SECONDS)
+        result = response.get("result")
+        if result == "kernel_already_running":
+            running = response.get("kernel_type")
+            if running != kernel_type:
+                raise errors.KernelMismatchError(
+                    f"Kernel type mismatch: requested '{kernel_type}' but '{running}' is already running"
+                )
+        elif result == "kernel_launched":
+            self._launched = True
+        else:
+            raise _unexpected(response, errors.LaunchFailedError)
+        self._kernel_started = True
+        self._env_source = str(response.get("env_source"))
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, as Ctrl-C in a terminal does; harmless when none runs.
+
+        Raises:
+            NotConnectedError: without a connection.
+            NoKernelError: `No kernel running`.
+        """
+        response = self._require().request({"action": "interrupt_execution"}, REQUEST_SECONDS)
+        if response.get("result") == "no_kernel":
+            raise errors.NoKernelError("No kernel running")
+        _expect(response, "interrupt_sent")
+
+    def shutdown_kernel(self) -> None:
+        """Stop the room's kernel, for everybody; also fine when there is none."""
+        response = self._require().request({"action": "shutdown_kernel"}, REQUEST_SECONDS)
+        if response.get("result") != "no_kernel":
+            _expect(response, "kernel_shutting_down")
+        self._forget_kernel()
+
+    def kernel_info(self) -> dict[str, Any]:
+        """The room's kernel as the daemon sees it: `kernel_type`, `env_source`, `status`."""
+        response = self._require().request({"action": "get_kernel_info"}, REQUEST_SECONDS)
+        _expect(response, "kernel_info")
+        return {key: response.get(key) for key in ("kernel_type", "env_source", "status")}
+
+    def queue_state(self) -> dict[str, Any]:
+        """What the kernel is busy with: `executing` (a cell id or `None`) and `queued` (a list of cell ids)."""
+        response = self._require().request({"action": "get_queue_state"}, REQUEST_SECONDS)
+        _expect(response, "queue_state")
+        return {"executing": response.get("executing"), "queued": list(response.get("queued") or ())}
+
+    # -- document: local, at once; others see one change
+
+    def create_cell(self, source: str = "", cell_type: str = "code", index: int | None = None) -> str:
+        """Insert a cell and return its id. Connects by itself.
+
+        Args:
+            source: its text.
+            cell_type: ``code``, ``markdown``, ``raw``, or any other text.
+            index: its position; past the end, or `None`, means the end.
+
+        Raises:
+            OverflowError: a negative index.
+        """
+        arguments.text("source", source)
+        arguments.text("cell_type", cell_type)
+        position = -1 if index is None else arguments.index("index", index)
+        return self._connect().require().create_cell(cell_type, source, position)
+
+    def set_source(self, cell_id: str, source: str) -> None:
+        """Change a cell's text as a difference, so that edits of others at the same time merge.
+
+        Raises:
+            CellNotFoundError: `Cell not found: <id>`; so do all methods that take a cell id.
+        """
+        arguments.text("cell_id", cell_id)
+        arguments.text("source", source)
+        self._native().set_source(cell_id, source)
+
+    def splice_source(self, cell_id: str, index: int, delete_count: int, text: str = "") -> None:
+        """Replace `delete_count` characters (Unicode code points) at `index` by `text`."""
+        self._edit(
+            "splice_source",
+            cell_id,
+            index=arguments.index("index", index),
+            delete=arguments.index("delete_count", delete_count),
+            insert=arguments.text("text", text),
+        )
+
+    def set_cell_type(self, cell_id: str, cell_type: str) -> None:
+        """Make a cell ``code``, ``markdown``, ``raw``, or any other type."""
+        self._edit("set_cell_type", cell_id, cell_type=arguments.text("cell_type", cell_type))
+
+    def move_cell(self, cell_id: str, index: int) -> None:
+        """Move a cell to the position `index` of the list without it; past the end means the end."""
+        self._edit("move_cell", cell_id, index=arguments.index("index", index))
+
+    def clear_outputs(self, cell_id: str) -> None:
+        """Remove a cell's outputs and its execution count."""
+        self._edit("clear_outputs", cell_id)
+
+    def delete_cell(self, cell_id: str) -> None:
+        """Remove a cell; if it is running, it goes on."""
+        self._native().delete_cell(arguments.text("cell_id", cell_id))
+
+    def get_cell(self, cell_id: str) -> Cell:
+        """A snapshot of one cell, from the local copy of the document."""
+        return Cell.from_document(self._native().cell(arguments.text("cell_id", cell_id)))
+
+    def get_cells(self) -> list[Cell]:
+        """Snapshots of all cells in their order, from the local copy of the document."""
+        return [Cell.from_document(cell) for cell in self._native().cells()]
+
+    def get_outputs(self, cell_id: str) -> list[Output]:
+        """The outputs a cell has in the document, whoever ran it."""
+        arguments.text("cell_id", cell_id)
+        return self._require().outputs(cell_id)
+
+    def get_metadata(self) -> dict[str, str]:
+        """The notebook's metadata, as far as it is text."""
+        return dict(self._native().metadata())
+
+    def set_metadata(self, key: str, value: str) -> None:
+        """Set one text of the notebook's metadata."""
+        arguments.text("key", key)
+        arguments.text("value", value)
+        self._native().edit([{"op": "set_metadata", "key": key, "value": value}])
+
+    def sync(self, timeout_secs: float | None = REQUEST_SECONDS) -> None:
+        """Wait until the daemon has all changes made here, and the local copy all that the daemon has announced.
+
+        Never needed before an execution: what is sent arrives in order.
+        """
+        self._require().sync(arguments.timeout("timeout_secs", timeout_secs))
+
+    # -- executions
+
+    def run(
+        self, code: str, timeout_secs: float | None = 60.0, *, on_output: OnOutput | None = None
+    ) -> ExecutionResult:
+        """Append a code cell with this text and execute it. The cell stays. Arguments and errors as `execute_cell`."""
+        arguments.text("code", code)
+        arguments.timeout("timeout_secs", timeout_secs)
+        self._require_kernel()
+        return self.execute_cell(self.create_cell(code), timeout_secs, on_output=on_output)
+
+    def execute_cell(
+        self, cell_id: str, timeout_secs: float | None = 60.0, *, on_output: OnOutput | None = None
+    ) -> ExecutionResult:
+        """Execute a cell of the document and wait for its end.
+
+        A failing or interrupted cell does not raise; look at `success` and `error` of the result.
+
+        Args:
+            cell_id: the cell.
+            timeout_secs: seconds until `TimeoutError_`; `0` has already passed, `None` never does. The cell goes on.
+            on_output: called with each `Output` as it comes, on this thread.
+
+        Raises:
+            KernelNotStartedError: `start_kernel()` was not called.
+            ValueError: a negative, infinite or undefined limit.
+            RuntimedError: see `Execution.result`.
+        """
+        return self.submit_cell(cell_id, on_output, timeout_secs).result()
+
+    def submit_cell(
+        self, cell_id: str, on_output: OnOutput | None = None, timeout_secs: float | None = None
+    ) -> Execution:
+        """Ask for the execution of a cell and return at once. Arguments as `execute_cell`, but without a limit."""
+        arguments.text("cell_id", cell_id)
+        seconds = arguments.timeout("timeout_secs", timeout_secs)
+        self._require_kernel()
+        connection = self._require()
+        return Execution(connection, connection.execute(cell_id, seconds), cell_id, on_output, seconds)
+
+    def run_all(self) -> int:
+        """Queue every code cell in document order and return their number, without waiting for them."""
+        self._require_kernel()
+        response = self._require().request({"action": "run_all_cells"}, REQUEST_SECONDS)
+        return int(_expect(response, "all_cells_queued").get("count") or 0)
+
+    # -- subscriptions
+
+    def on_output(self, callback: Callable[[OutputEvent], Any]) -> Subscription:
+        """Call `callback` for every output of the notebook, whoever runs the cell.
+
+        Callbacks of subscriptions run on a thread that waits in this session, or on the pump; one at a time, in order.
+        """
+        subscription = self._subscriptions.add(events.OUTPUT, callback)
+        connection = self._connection
+        if connection is not None and connection.alive:
+            connection.native.watch(True)
+        return subscription
+
+    def on_change(self, callback: Callable[[Change], Any]) -> Subscription:
+        """Call `callback` when others have changed the document."""
+        return self._subscriptions.add(events.CHANGED, callback)
+
+    def on_broadcast(self, callback: Callable[[dict[str, Any]], Any]) -> Subscription:
+        """Call `callback` with every broadcast of the room but outputs (protocol 2, section 5.8)."""
+        return self._subscriptions.add(events.BROADCAST, callback)
+
+    def start_pump(self) -> None:
+        """Deliver subscriptions from a thread of the session's own, also when nobody waits.
+
+        The thread keeps the connection open until `stop_pump()`, `disconnect()` or the end of the interpreter.
+        Idempotent.
+        """
+        with self._connecting:
+            self._pumping = True
+            if self._connection is not None and self._connection.alive:
+                self._connection.start_pump(self._log_errors)
+
+    def stop_pump(self) -> None:
+        """Stop that thread and wait for it. Idempotent."""
+        with self._connecting:
+            self._pumping = False
+            connection = self._connection
+        if connection is not None:
+            connection.stop_pump()
+
+    # -- parts
+
+    def _open(self, path: str) -> Connection:
+        return Connection(path, self._notebook_id, self._subscriptions, self._take_error, CONNECT_SECONDS)
+
+    def _connect(self) -> Connection:
+        self.connect()
+        return self._require()
+
+    def _require(self) -> Connection:
+        connection = self._connection
+        if connection is None:
+            raise errors.NotConnectedError("Not connected")
+        connection.require()
+        return connection
+
+    def _native(self) -> NativeSession:
+        return self._require().native
+
+    def _edit(self, operation: str, cell_id: str, **members: Any) -> None:
+        arguments.text("cell_id", cell_id)
+        self._native().edit([{"op": operation, "cell_id": cell_id, **members}])
+
+    def _require_kernel(self) -> None:
+        if not self._kernel_started:
+            raise errors.KernelNotStartedError("Kernel not started. Call start_kernel() first.")
+
+    def _forget_kernel(self) -> None:
+        self._kernel_started = self._launched = False
+        self._env_source = None
+
+    def _is_alone(self, connection: Connection) -> bool:
+        rooms = DaemonClient(connection.socket_path).list_rooms()
+        return any(room["notebook_id"] == self._notebook_id and room["active_peers"] <= 1 for room in rooms)
+
+    def _take_error(self, error: Exception) -> bool:
+        handler = self.on_error
+        if handler is None:
+            return False
+        try:
+            handler(error)
+        except Exception:
+            _logger.exception("the on_error handler of a Session failed")
+        return True
+
+    @staticmethod
+    def _log_errors(raised: list[Exception]) -> None:
+        for error in raised:
+            _logger.error("a subscription callback of a Session failed", exc_info=error)
+
+
+def _expect(response: dict[str, Any], result: str) -> dict[str, Any]:
+    if response.get("result") != result:
+        raise _unexpected(response, errors.DaemonError)
+    return response
+
+
+def _unexpected(response: dict[str, Any], kind: Callable[[str], errors.RuntimedError]) -> errors.RuntimedError:
+    if response.get("result") == "error":
+        return kind(str(response.get("error")))
+    if response.get("result") == "no_kernel":
+        return errors.NoKernelError("Unexpected response: NoKernel")
+    return errors.DaemonError(f"Unexpected response: {response}")
