@@ -69,9 +69,9 @@ class Channels:
             self._sockets.append((name, cast("zmq.Socket[bytes]", socket)))
         self._by_name = dict(self._sockets)
         self._monitor = self._by_name["iopub"].get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._loop.add_reader(self._monitor.getsockopt(zmq.FD), self._on_monitor)
+        self._loop.add_reader(_descriptor(self._monitor), self._on_monitor)
         for name, socket in self._sockets:
-            self._loop.add_reader(socket.getsockopt(zmq.FD), self._drain)
+            self._loop.add_reader(_descriptor(socket), self._drain)
             socket.connect(_address(info, name))
         # The descriptors are edge-triggered: an edge comes only after the socket was once found empty.
         self._on_monitor()
@@ -102,11 +102,11 @@ class Channels:
         self._closed = True
         if self._again is not None:
             self._again.cancel()
-        self._loop.remove_reader(self._monitor.getsockopt(zmq.FD))
+        self._loop.remove_reader(_descriptor(self._monitor))
         self._by_name["iopub"].disable_monitor()
         self._monitor.close(0)
         for _, socket in self._sockets:
-            self._loop.remove_reader(socket.getsockopt(zmq.FD))
+            self._loop.remove_reader(_descriptor(socket))
             socket.close(0)
         if not self.disconnected.done():
             self.disconnected.cancel()
@@ -163,6 +163,10 @@ class Channels:
                 return
             if not self.disconnected.done():
                 self.disconnected.set_result(None)
+
+
+def _descriptor(socket: "zmq.Socket[bytes]") -> int:
+    return cast(int, socket.getsockopt(zmq.FD))
 
 
 def _no_number(_: str) -> None:

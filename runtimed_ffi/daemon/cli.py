@@ -28,7 +28,7 @@ STOP_LIMIT = 10.0
 """Seconds ``stop`` waits for the daemon to be gone."""
 
 _LOG_BYTES = 5 * 1024 * 1024
-_LEVELS = {"trace": "DEBUG", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "warning": "WARNING", "error": "ERROR"}
+_LEVELS = {"trace": "DEBUG", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -356,10 +356,9 @@ def _outcome(run: Run) -> "tuple[str, str]":
     if reply is None:
         status = "interrupted" if run.interrupted else "error"
         return status, "the kernel went idle without a reply"
-    status = reply.get("status")
-    if status == "ok":
+    if reply.get("status") == "ok":
         return "ok", ""
-    if status == "error":
+    if reply.get("status") == "error":
         name, value = str(reply.get("ename") or "error"), str(reply.get("evalue") or "")
         reason = f"{name}: {value}"[:_REASON_LIMIT] if value else name
         return ("interrupted" if run.interrupted and name == "KeyboardInterrupt" else "error"), reason

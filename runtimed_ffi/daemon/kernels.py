@@ -9,6 +9,7 @@ exit code and the end of what it wrote to stderr).  No fixed pauses anywhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -23,7 +24,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Instance
 
 from .channels import Channels
@@ -107,18 +108,17 @@ class Kernel:
         self._ready = True
 
     async def _until_ready(self, channels: Channels) -> None:
+        either: Set["asyncio.Future[Any]"] = {self._proven, self._exited}
         while True:
             self._probes.add(channels.send("shell", "kernel_info_request", {}))
-            await asyncio.wait(
-                {self._proven, self._exited}, timeout=_PROBE_INTERVAL, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(either, timeout=_PROBE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
             if self._exited.done():
                 raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
             if self._proven.done():
                 return
             if self._probe_echo:
                 # iopub works; the reply is on its way, asking again would only delay it.
-                await asyncio.wait({self._proven, self._exited}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     def _watch(self, manager: AsyncKernelManager) -> None:
         if self._watched or manager.provisioner is None:
@@ -357,17 +357,13 @@ def _wait(process: "subprocess.Popen[Any]", loop: asyncio.AbstractEventLoop, rea
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()
-    try:
+    with contextlib.suppress(RuntimeError):  # The loop has been closed: nobody is left to be told.
         loop.call_soon_threadsafe(reap)
-    except RuntimeError:
-        pass  # The loop has been closed: nobody is left to be told.
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(OSError):  # Nobody left in it.
         os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass  # Nobody left in it.
 
 
 def describe_exit(code: Optional[int]) -> str:

@@ -103,7 +103,7 @@ class _Display(NamedTuple):
     """An output with a display id."""
 
     target: OutputTarget
-    index: int
+    position: int
     frame: Json
     """The members of the output that an update keeps."""
 
@@ -172,7 +172,7 @@ class OutputWriter:
             key = json.dumps(display.frame, sort_keys=True)
             if key not in elements:
                 elements[key] = self._element({**display.frame, "data": data, "metadata": metadata})
-            publication.replace_output(display.target.cell_id, display.index, elements[key])
+            publication.replace_output(display.target.cell_id, display.position, elements[key])
         publication.broadcast("display_update", display_id=display_id, data=data, metadata=metadata)
 
     def clear(self, target: OutputTarget, wait: bool, publication: Publication) -> None:

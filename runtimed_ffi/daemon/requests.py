@@ -1,7 +1,7 @@
 """Requests of the peers of a room, and their answers.
 
-Storey: daemon (7).  Source: protocol 2, sections 5.6, 5.7, 5.11 to 5.13.  Every request gets exactly one answer, whatever
-is in it.  Requests that wait (launch, completion, history) are tasks with a deadline and hold up nobody else.  The
+Storey: daemon (7).  Source: protocol 2, sections 5.6, 5.7, 5.11 to 5.13.  Every request gets exactly one answer,
+whatever is in it.  Requests that wait (launch, completion, history) have a deadline and hold up nobody else.  The
 answer goes out first, then the broadcasts the request causes.
 """
 

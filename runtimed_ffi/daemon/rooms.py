@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import uuid
-from typing import Awaitable, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 
 from . import environments
 from .environments import LaunchPlan
@@ -92,12 +92,16 @@ class Room:
             return
         except Exception as error:
             log.warning("room %r: a publication of %d changes was refused: %s", self.notebook_id, len(ops), error)
-        for part in [([op], []) for op in ops] + [([], [broadcast]) for broadcast in broadcasts]:
-            try:
-                self._host.publish(self.notebook_id, part[0], part[1], cause)
-            except Exception as error:
-                what = part[0][0]["op"] if part[0] else part[1][0]["event"]
-                log.error("room %r: %s was dropped: %s", self.notebook_id, what, error)
+        for op in ops:
+            self._publish_alone(str(op.get("op")), [op], [], cause)
+        for broadcast in broadcasts:
+            self._publish_alone(str(broadcast.get("event")), [], [broadcast], cause)
+
+    def _publish_alone(self, what: str, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int) -> None:
+        try:
+            self._host.publish(self.notebook_id, ops, broadcasts, cause)
+        except Exception as error:
+            log.error("room %r: %s was dropped: %s", self.notebook_id, what, error)
 
     def send(self, publication: Publication, cause: int = 0) -> None:
         """Publish what has been collected, if anything."""
@@ -370,8 +374,8 @@ class Rooms:
         if pending:
             await asyncio.wait(pending, timeout=timeout)
 
-    def _spawn(self, coroutine: "Awaitable[None]") -> None:
-        task: "asyncio.Task[None]" = asyncio.ensure_future(coroutine)  # type: ignore[assignment]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -90,7 +90,8 @@ class Service:
         with hosting.Host(self._paths.socket, capabilities) as host:
             rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
             notebook = NotebookRequests(host, rooms)
-            dispatch = Dispatch(host, rooms, notebook, PoolRequests(host, rooms, hosting.read_document, self.stop), blobs)
+            pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
+            dispatch = Dispatch(host, rooms, notebook, pool, blobs)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -183,7 +184,8 @@ class Service:
             self.stop(f"idle for {limit:g} seconds")
             return
         # While somebody works, look often enough to know the end of the work to a tenth of the limit.
-        asyncio.get_running_loop().call_later(min(rest, limit / 10) if rooms.active else rest, self._watch_idleness, rooms)
+        delay = min(rest, limit / 10) if rooms.active else rest
+        asyncio.get_running_loop().call_later(delay, self._watch_idleness, rooms)
 
 
 class Dispatch:

@@ -5,6 +5,7 @@ Storey: daemon (7).  Source: protocol 2, sections 1.2 to 1.5.  Everything is cre
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -206,7 +207,5 @@ def _write_atomically(path: str, text: str) -> None:
 
 
 def _remove(path: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -75,7 +75,9 @@ class FakeHost:
     def respond(self, token: int, response: Any) -> None:
         self.log.append(("response", dict(json.loads(json.dumps(response)), token=token)))
 
-    def publish(self, notebook_id: str, ops: Sequence[Any] = (), broadcasts: Sequence[Any] = (), cause: int = 0) -> None:
+    def publish(
+        self, notebook_id: str, ops: Sequence[Any] = (), broadcasts: Sequence[Any] = (), cause: int = 0
+    ) -> None:
         for op in ops:
             if op["op"] in self.refuse_ops:
                 raise HostError(-4, "refused " + op["op"])

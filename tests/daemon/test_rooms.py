@@ -119,7 +119,8 @@ async def test_without_kernel_every_request_has_its_recorded_answer(s: Stage) ->
     s.ask("launch_kernel", kernel_type="python", env_source="uv:inline")
     await turn()
     info, queue = s.host.responses()[:2]
-    assert info == {"result": "kernel_info", "kernel_type": None, "env_source": None, "status": "not_started", "token": 1}
+    none = {"kernel_type": None, "env_source": None, "status": "not_started"}
+    assert info == {"result": "kernel_info", "token": 1, **none}
     assert queue == {"result": "queue_state", "executing": None, "queued": [], "token": 2}
     by_token = sorted(s.host.responses(), key=lambda item: item["token"])[2:]
     texts = [item.get("error", item["result"]) for item in by_token]
