@@ -9,16 +9,13 @@ exit code and the end of what it wrote to stderr).  No fixed pauses anywhere.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
 import zmq
 import zmq.asyncio
@@ -30,6 +27,7 @@ from traitlets import Instance
 from .channels import Channels
 from .environments import LaunchPlan
 from .ports import Json, KernelGone, KernelListener, LaunchError, Message
+from .processes import StderrTail, describe_exit, watch_process
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ the kernel is lost for ever, so the question is repeated until its echo is heard
 _LAST_WORDS = 0.25
 """Seconds to wait for the rest of what a dead kernel had sent, if its sockets outlive it (a forked child)."""
 
-_TAIL = 4096
 _SOCKET_PATH_LIMIT = 103
 """Bytes of a socket path that every platform takes (Linux 107, macOS 103)."""
 
@@ -78,12 +75,12 @@ class Kernel:
         self._probes: Set[str] = set()
         self._probe_reply = self._probe_echo = False
         self._proven: "asyncio.Future[None]" = self._loop.create_future()
-        self._stderr = _Tail(self._loop)
+        self._stderr = StderrTail(self._loop)
         self._tasks: Set["asyncio.Task[Any]"] = set()
 
     # -- start
 
-    async def _start(self, context: "zmq.Context[Any]") -> None:
+    async def _start(self, context: "zmq.Context[Any]", umask: int) -> None:
         spec = KernelSpec(argv=list(self._plan.argv), display_name="Python", language="python")
         manager = AsyncKernelManager(
             kernel_name="python3",
@@ -97,7 +94,11 @@ class Kernel:
         stderr = self._stderr.open()
         try:
             await manager.start_kernel(
-                cwd=self._plan.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
+                cwd=self._plan.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                umask=umask,
             )
         finally:
             os.close(stderr)
@@ -301,16 +302,19 @@ async def start(
     kernels_directory: str,
     context: "zmq.Context[Any]",
     limit: float = START_LIMIT,
+    umask: int = -1,
 ) -> Kernel:
     """Start a kernel and return it when it is ready.
 
     ``kernels_directory`` gets a private subdirectory (0700) with connection file and sockets; if its path is too long
-    for sockets, a temporary directory is taken.  Raises ``LaunchError`` after ``limit`` seconds, or as soon as the
-    process ends.  A cancelled start leaves nothing behind.
+    for sockets, a temporary directory is taken.  ``umask`` is that of the kernel (-1: ours).
+
+    Raises ``LaunchError`` after ``limit`` seconds, or as soon as the process ends.  A cancelled start leaves nothing
+    behind.
     """
     kernel = Kernel(plan, listener, _private_directory(kernels_directory))
     try:
-        await asyncio.wait_for(kernel._start(context), limit)
+        await asyncio.wait_for(kernel._start(context, umask), limit)
     except asyncio.TimeoutError:
         await kernel.shutdown(0.0)
         raise LaunchError(f"Failed to launch kernel: Kernel did not respond within {limit:g}s") from None
@@ -326,104 +330,9 @@ async def start(
     return kernel
 
 
-def watch_process(process: "subprocess.Popen[Any]", on_exit: Callable[[Optional[int]], None]) -> None:
-    """Call ``on_exit(exit code)`` on the loop as soon as the process ends; what is left of its group is killed.
-
-    By a pidfd where there is one, else by a thread that waits.
-    """
-    loop = asyncio.get_running_loop()
-
-    def reap() -> None:
-        # The dead leader still holds its number here, so the group cannot be anybody else's.
-        _kill_group(process.pid)
-        on_exit(process.wait())
-
-    try:
-        descriptor = os.pidfd_open(process.pid)  # type: ignore[attr-defined,unused-ignore]
-    except (AttributeError, OSError):
-        threading.Thread(target=_wait, args=(process, loop, reap), name="kernel-exit", daemon=True).start()
-        return
-
-    def readable() -> None:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-        reap()
-
-    loop.add_reader(descriptor, readable)
-
-
-def _wait(process: "subprocess.Popen[Any]", loop: asyncio.AbstractEventLoop, reap: Callable[[], None]) -> None:
-    if hasattr(os, "waitid"):
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    else:
-        process.wait()
-    with contextlib.suppress(RuntimeError):  # The loop has been closed: nobody is left to be told.
-        loop.call_soon_threadsafe(reap)
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(OSError):  # Nobody left in it.
-        os.killpg(pid, signal.SIGKILL)
-
-
-def describe_exit(code: Optional[int]) -> str:
-    """An exit code in words: ``exit code 3``, ``killed by SIGKILL``."""
-    if code is None:
-        return "the process has ended"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
-class _Tail:
-    """The end of what the kernel writes to stderr: a pipe read by the loop, of which a few kilobytes are kept."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._descriptor = -1
-        self._data = b""
-
-    def open(self) -> int:
-        """The descriptor for the kernel; close it after the start."""
-        self._descriptor, write = os.pipe()
-        os.set_blocking(self._descriptor, False)
-        self._loop.add_reader(self._descriptor, self._read)
-        return write
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._descriptor, 65536)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            return False
-        self._data = (self._data + data)[-_TAIL:]
-        return True
-
-    def text(self) -> str:
-        """What is known by now, blanks at the ends removed."""
-        for _ in range(64):  # A surviving child may write for ever.
-            if self._descriptor < 0 or not self._read():
-                break
-        return self._data.decode("utf-8", "replace").strip()
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            self._loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 def _private_directory(parent: str) -> str:
     directory = os.path.join(parent, secrets.token_hex(4))
     if len(os.fsencode(os.path.join(directory, "s-55"))) <= _SOCKET_PATH_LIMIT:
         os.mkdir(directory, 0o700)
         return directory
     return tempfile.mkdtemp(prefix="rtd-")
-

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from .. import host as hosting
 from ..blobs import Blobs
@@ -56,6 +56,7 @@ class Service:
         self._stopping: Optional["asyncio.Future[str]"] = None
         self._last_activity = time.monotonic()
         self._context: Any = None
+        self._umask = -1
 
     def stop(self, reason: str) -> None:
         """End the daemon soon, in order.  Idempotent."""
@@ -70,7 +71,7 @@ class Service:
         """
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()
-        os.umask(0o077)
+        self._umask = os.umask(0o077)
         state = State(self._paths)
         try:
             state.prepare()
@@ -142,7 +143,7 @@ class Service:
             import zmq
 
             self._context = zmq.Context()
-        return await kernels.start(plan, listener, self._paths.kernels, self._context)
+        return await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -241,9 +242,6 @@ def _import_kernels() -> None:
     importlib.import_module(__package__ + ".kernels")
 
 
-def run(paths: Layout, options: Options, version: str, started: Optional[Callable[[Service], None]] = None) -> None:
+def run(paths: Layout, options: Options, version: str) -> None:
     """Run a daemon until it ends, on this thread (signals need the main one)."""
-    service = Service(paths, options, version)
-    if started is not None:
-        started(service)
-    asyncio.run(service.run())
+    asyncio.run(Service(paths, options, version).run())

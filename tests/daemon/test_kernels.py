@@ -17,8 +17,9 @@ zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 from runtimed_ffi.daemon import environments, kernels  # noqa: E402
-from runtimed_ffi.daemon.kernels import Kernel, describe_exit, watch_process  # noqa: E402
+from runtimed_ffi.daemon.kernels import Kernel  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError, Message  # noqa: E402
+from runtimed_ffi.daemon.processes import describe_exit, watch_process  # noqa: E402
 
 LIMIT = 60.0
 
@@ -87,6 +88,18 @@ async def test_execution_and_first_output_of_all(kernel: Kernel, ears: Ears, pat
     assert stream.content["text"].split() == [sys.executable, str(path)]
     assert ears.of(msg_id, "execute_result")[0].content["data"]["text/plain"] == "42"
     assert ears.of(msg_id, "execute_input")[0].content["execution_count"] == 1
+
+
+def test_files_of_the_user_are_not_made_private(tmp_path: Path) -> None:
+    async def body() -> str:
+        context, ears = zmq.Context(), Ears()
+        kernel = await kernels.start(plan(tmp_path), ears, str(tmp_path), context, umask=0o027)
+        msg_id = await ears.run(kernel, "import os; print(oct(os.umask(0)))")
+        await kernel.shutdown()
+        context.destroy(linger=0)
+        return str(ears.of(msg_id, "stream")[0].content["text"])
+
+    assert asyncio.run(asyncio.wait_for(body(), LIMIT)) == "0o27\n"
 
 
 @with_kernel
@@ -220,7 +233,7 @@ def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
     async def body() -> None:
         context = zmq.Context()
         mark = tmp_path.parent / "pid"
-        script = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+        script = f"import os, time\nwith open({str(mark)!r}, 'w') as f: f.write(str(os.getpid()))\ntime.sleep(600)"
         slow = plan(tmp_path)._replace(argv=[sys.executable, "-c", script])
         start = asyncio.ensure_future(kernels.start(slow, Ears(), str(tmp_path), context))
         while not (mark.exists() and mark.read_text()):

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
 
-import runtimed_ffi  # noqa: E402
+import runtimed_ffi
 
 LIMIT = 60.0
 
