@@ -2,6 +2,9 @@
 //!
 //! Deviations from the schema are read exactly as the table of protocol 2, section 7.2, tells.
 
+use std::collections::HashMap;
+
+use automerge::iter::{DocItem, MapRangeItem};
 use automerge::{ObjId, ObjType, ReadDoc, ValueRef};
 use serde_json::{json, Value};
 
@@ -37,9 +40,43 @@ impl Cell {
 }
 
 impl Notebook {
-    /// All visible cells in order, read in one pass.
+    /// All visible cells in order, read in one pass over the document.
+    ///
+    /// Finding an object costs more than reading it, so this is about twice as fast as asking for each
+    /// cell. The engine visits parents before their children.
     pub fn cells(&self) -> Vec<Cell> {
-        self.rows.visible().map(|(id, cell)| self.read(id, cell)).collect()
+        let Some(list) = &self.rows.list else {
+            return Vec::new();
+        };
+        let mut cells = Vec::with_capacity(self.rows.rows.len());
+        let mut parts = HashMap::with_capacity(3 * self.rows.rows.len());
+        for (id, cell) in self.rows.visible() {
+            parts.insert(cell.clone(), Part::Cell(cells.len()));
+            cells.push(Cell {
+                id: id.to_owned(),
+                ..Cell::default()
+            });
+        }
+        for found in self.doc.iter_at(list, None) {
+            match (parts.get(&*found.obj), found.item) {
+                (Some(Part::Cell(n)), DocItem::Map(item)) => {
+                    let n = *n;
+                    match scalar_or_child(&mut cells[n], &item) {
+                        Some(Child::Source) => parts.insert(item.id(), Part::Source(n)),
+                        Some(Child::Outputs) => parts.insert(item.id(), Part::Outputs(n)),
+                        None => None,
+                    };
+                }
+                (Some(Part::Source(n)), DocItem::Text(span)) => {
+                    cells[*n].source.push_str(span.as_str());
+                }
+                (Some(Part::Outputs(n)), DocItem::List(item)) => {
+                    cells[*n].outputs.extend(ref_str(&item.value));
+                }
+                _ => {}
+            }
+        }
+        cells
     }
 
     /// The first cell with this id.
@@ -83,18 +120,15 @@ impl Notebook {
     }
 
     fn read(&self, id: &str, cell: &ObjId) -> Cell {
-        let mut read = Cell { id: id.to_owned(), ..Cell::default() };
+        let mut read = Cell {
+            id: id.to_owned(),
+            ..Cell::default()
+        };
         for item in self.doc.map_range(cell, ..) {
-            match (item.key.as_ref(), &item.value) {
-                ("cell_type", value) => read.cell_type = ref_str(value).unwrap_or_default(),
-                ("execution_count", value) => {
-                    read.execution_count = ref_str(value).and_then(|text| count(&text));
-                }
-                ("source", ValueRef::Object(ObjType::Text)) => read.source = self.text(&item.id()),
-                ("outputs", ValueRef::Object(ObjType::List)) => {
-                    read.outputs = self.elements(&item.id());
-                }
-                _ => {}
+            match scalar_or_child(&mut read, &item) {
+                Some(Child::Source) => read.source = self.text(&item.id()),
+                Some(Child::Outputs) => read.outputs = self.elements(&item.id()),
+                None => {}
             }
         }
         read
@@ -106,8 +140,39 @@ impl Notebook {
     }
 
     fn elements(&self, list: &ObjId) -> Vec<String> {
-        self.doc.list_range(list, ..).filter_map(|item| ref_str(&item.value)).collect()
+        self.doc
+            .list_range(list, ..)
+            .filter_map(|item| ref_str(&item.value))
+            .collect()
     }
+}
+
+/// What an object met on the way through the document is part of: the cell of this number.
+enum Part {
+    Cell(usize),
+    Source(usize),
+    Outputs(usize),
+}
+
+/// A member of a cell that is an object of its own.
+enum Child {
+    Source,
+    Outputs,
+}
+
+/// Reads one member of a cell's map: a scalar into the cell, an object as what it is to be read as.
+/// Members that are not what section 7.2 says are left out.
+fn scalar_or_child(cell: &mut Cell, item: &MapRangeItem<'_>) -> Option<Child> {
+    match (item.key.as_ref(), &item.value) {
+        ("cell_type", value) => cell.cell_type = ref_str(value).unwrap_or_default(),
+        ("execution_count", value) => {
+            cell.execution_count = ref_str(value).and_then(|text| count(&text));
+        }
+        ("source", ValueRef::Object(ObjType::Text)) => return Some(Child::Source),
+        ("outputs", ValueRef::Object(ObjType::List)) => return Some(Child::Outputs),
+        _ => {}
+    }
+    None
 }
 
 /// An execution count out of its JSON text.
@@ -136,8 +201,14 @@ mod tests {
             .edit(&[
                 Op::insert_cell("b", "markdown", "# é", None),
                 Op::insert_cell("a", "code", "1", Some(0)),
-                Op::AppendOutputs { cell_id: "a".into(), outputs: vec!["{}".into()] },
-                Op::SetExecutionCount { cell_id: "a".into(), execution_count: Some(3) },
+                Op::AppendOutputs {
+                    cell_id: "a".into(),
+                    outputs: vec!["{}".into()],
+                },
+                Op::SetExecutionCount {
+                    cell_id: "a".into(),
+                    execution_count: Some(3),
+                },
             ])
             .unwrap();
         let cells = notebook.cells();
