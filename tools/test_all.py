@@ -53,6 +53,7 @@ def main(make, pypy):
     for target, title in STEPS:
         if target == "test-pypy" and not shutil.which(pypy):
             rows.append((title, "skipped", 0.0, f"{pypy} is not installed"))
+            total["skipped"] += 1
             continue
         print(f"\n== {title}", flush=True)
         start = time.monotonic()
