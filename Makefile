@@ -143,5 +143,5 @@ wheel: build ## A wheel for this platform, in dist/
 
 clean: ## Remove everything that was built
 	rm -rf build dist $(VENV) $(PYPY_VENV) *.egg-info csrc/target
-	rm -rf runtimed_ffi/lib runtimed_ffi/include runtimed_ffi/_native* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runtimed_ffi/lib runtimed_ffi/include runtimed_ffi/_native.c runtimed_ffi/_native.*.so runtimed_ffi/_native.*.o .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
