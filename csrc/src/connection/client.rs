@@ -115,9 +115,10 @@ impl Client {
         self.sync.missing(notebook)
     }
 
-    /// Whether the daemon has every local change and we have every change it announced.
-    pub fn converged(&self, notebook: &Notebook) -> bool {
-        self.sync.converged(notebook)
+    /// Whether the daemon has every local change and we have every change it announced; it need not
+    /// know yet that we have them.
+    pub fn agrees(&self, notebook: &Notebook) -> bool {
+        !self.sync.missing(notebook) && self.sync.acknowledged(notebook)
     }
 
     /// Number of requests without a response.

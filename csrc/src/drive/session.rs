@@ -61,11 +61,15 @@ enum Purpose {
     Abandoned,
     ClearOutputs,
     Barrier,
+    /// The question of a `sync`; its answer comes behind everything the daemon had announced by then.
+    Sync(u64),
 }
 
 struct Waiting {
     token: u64,
     deadline: Option<Millis>,
+    /// The daemon has answered; a sync may have to wait for changes all the same.
+    answered: bool,
 }
 
 struct Core {
@@ -236,7 +240,7 @@ impl Session {
             core.check_bound()?;
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
             core.send(Purpose::Request(token), body)?;
-            core.requests.push(Waiting { token, deadline });
+            core.requests.push(Waiting { token, deadline, answered: false });
             Ok(())
         })
     }
@@ -258,6 +262,9 @@ impl Session {
 
     /// Ends in one `Synced` event when the daemon has every local change and we have all it announced.
     ///
+    /// What it has announced is more than what has arrived here: the daemon is asked something, and its answer
+    /// comes behind all it has sent until then.
+    ///
     /// # Errors
     /// `Again` at the bound; `State` before `Ready`; `Closed`.
     pub fn sync(&self, token: u64, timeout: Option<Millis>) -> Result<(), DriveError> {
@@ -265,7 +272,15 @@ impl Session {
             core.check_bound()?;
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
             core.flush_changes()?;
-            core.syncs.push(Waiting { token, deadline });
+            let asks = core.client.protocol() == Protocol::V2;
+            if asks {
+                if !core.client.extended() {
+                    // The reference announces changes when it comes to it, not before it answers.
+                    core.client.barrier(&core.notebook)?;
+                }
+                core.send_action(Purpose::Sync(token), json!({"action": "get_queue_state"}))?;
+            }
+            core.syncs.push(Waiting { token, deadline, answered: !asks });
             Ok(())
         })
     }
@@ -638,6 +653,12 @@ impl Shared {
                 core.barrier_state = Some(value);
                 Ok(())
             }
+            Some(Purpose::Sync(token)) => {
+                for waiting in core.syncs.iter_mut().filter(|waiting| waiting.token == token) {
+                    waiting.answered = true;
+                }
+                Ok(())
+            }
             Some(Purpose::Abandoned | Purpose::ClearOutputs) | None => Ok(()),
         }
     }
@@ -702,9 +723,12 @@ impl Shared {
             }
         }
         self.deliver_runs(core);
-        if !core.syncs.is_empty() && core.client.converged(&core.notebook) {
-            for waiting in std::mem::take(&mut core.syncs) {
-                self.synced(waiting.token, 0, "");
+        if core.syncs.iter().any(|sync| sync.answered) && core.client.agrees(&core.notebook) {
+            let (ended, waiting): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut core.syncs).into_iter().partition(|sync| sync.answered);
+            core.syncs = waiting;
+            for sync in ended {
+                self.synced(sync.token, 0, "");
             }
         }
     }
@@ -782,6 +806,11 @@ impl Shared {
         for place in (0..core.syncs.len()).rev() {
             if due(core.syncs[place].deadline) {
                 let token = core.syncs.remove(place).token;
+                for purpose in core.purposes.values_mut() {
+                    if matches!(purpose, Purpose::Sync(other) if *other == token) {
+                        *purpose = Purpose::Abandoned;
+                    }
+                }
                 self.synced(token, code(RTD_E_TIMEOUT), "Connection timeout");
             }
         }
