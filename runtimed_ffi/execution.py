@@ -179,7 +179,8 @@ class Execution:
         self._cell_id = cell_id
         self._on_output = on_output
         self._timeout_secs = timeout_secs
-        self._turn = threading.RLock()
+        self._turn = threading.Condition(threading.Lock())
+        self._consumer: int | None = None
         self._state = "submitted"
         self._execution_id: str | None = None
         self._count: int | None = None
@@ -262,14 +263,28 @@ class Execution:
     def _advance(self, seen: int | None = None) -> None:
         """Consume one event; not when another thread has meanwhile done so for an iterator that has seen `seen`
         outputs."""
-        with self._turn:
-            if self._result is not None or (seen is not None and seen < len(self._arrived)):
-                return
+        me = threading.get_ident()
+        nested = self._consumer == me  # Called back from `on_output`.
+        try:
+            with self._turn:
+                while self._result is None and (seen is None or seen >= len(self._arrived)):
+                    if nested or self._consumer is None:
+                        self._consumer = me
+                        break
+                    # Woken after every event: an iterator must not wait for the end because another thread does.
+                    self._turn.wait()
+                else:
+                    return
             event = self._channel.wait(self._box)
             output = self._apply(event)
             self._box.accept(event)
             if output is not None:
                 self._tell(output)
+        finally:
+            if not nested and self._consumer == me:
+                with self._turn:
+                    self._consumer = None
+                    self._turn.notify_all()
 
     def _apply(self, event: Event) -> Output | None:
         if event.kind == events.OUTPUT:
