@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn edit(notebook: &mut Notebook, id: &str) {
-        notebook.edit(&[Op::insert_cell(id, "code", &"x".repeat(1000), None)]).unwrap();
+        notebook.edit(&[Op::insert_cell(id, "code", &"x".repeat(50), None)]).unwrap();
     }
 
     #[test]
