@@ -22,6 +22,8 @@ from runtimed_ffi.errors import ConnectError
 READY = b"ready\n"
 READY_SECONDS = 30.0
 """Limit for a daemon to become ready."""
+IDLE_SECONDS = 4 * 3600
+"""A daemon that nobody asked for by name ends after this time without peers and work."""
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
@@ -86,7 +88,7 @@ def _start(socket_path: str, log_path: str) -> None:
         try:
             try:
                 process = _Detached(
-                    daemon_command(socket_path, "--ready-fd", str(writer)),
+                    daemon_command(socket_path, "--ready-fd", str(writer), "--idle-timeout", str(IDLE_SECONDS)),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
