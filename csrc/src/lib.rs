@@ -3,3 +3,13 @@
 //! Storeys, lowest first; a module uses only its own storey and the ones below:
 //! 1 `wire`, `notebook`, `outputs` (pure) · 2 `connection` (sans-IO) ·
 //! 3 `drive` (the I/O thread) · 4 `abi` (the exported C functions).
+//! `code` is the vocabulary of results that all of them share.
+#![deny(unsafe_code)]
+
+pub mod abi;
+pub mod code;
+pub mod connection;
+pub mod drive;
+pub mod notebook;
+pub mod outputs;
+pub mod wire;

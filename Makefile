@@ -1,0 +1,147 @@
+# Everything a contributor, a newcomer and CI do. Thin: each target is one command of another tool.
+# Override on the command line: make PYTHON=python3.12 CC=clang test
+
+PYTHON ?= python3
+PYPY ?= pypy3
+CARGO ?= cargo
+CC ?= cc
+VALGRIND ?= valgrind
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+export CARGO CC VALGRIND
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYPY_VENV := .venv-pypy
+IN_CRATE := cd csrc &&
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+# What the library is made of, and what the extension is made of besides.
+RUST_SOURCES := $(shell find csrc/src -name '*.rs') csrc/Cargo.toml csrc/Cargo.lock csrc/build.rs
+NATIVE_SOURCES := $(RUST_SOURCES) csrc/include/runtimed_ffi.h csrc/runtimed_ffi.pc.in build_lib.py build_ffi.py setup.py
+
+.DELETE_ON_ERROR:
+.PHONY: build help run test dev lib tools header header-check abi lint format bench wheel clean \
+	test-rust test-python test-c test-pypy check-rustfmt check-clippy check-ruff check-mypy
+
+build: $(VENV)/.native ## Build library and extension in place (default)
+
+help: ## List the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1:/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
+
+run: build ## Run a few cells on a real kernel
+	@$(PY) examples/first_run.py
+
+test: ## Run every check and every test, with one summary at the end
+	@$(MAKE) --no-print-directory tools
+	@$(PYTHON) tools/test_all.py "$(MAKE)" "$(PYPY)"
+
+# --- tools and environments; stamp files make the second time quick
+
+tools:
+	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). Install Python 3.9 or newer (python.org, or your system's python3), or name one: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "Too old: $(PYTHON) is `$(PYTHON) -V 2>&1`; 3.9 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Missing: the venv module of $(PYTHON). Install your system's python3-venv package"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Missing: the C headers of $(PYTHON). Install your system's python3-dev (or python3-devel) package"; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo "Missing: $(CARGO). Install a Rust toolchain: https://rustup.rs"; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "Missing: $(CC). Install a C compiler: your system's gcc or clang package (macOS: xcode-select --install), or name one: make CC=..."; exit 1; }
+
+$(VENV)/.created:
+	@$(MAKE) --no-print-directory tools
+	@echo "-- creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The library first and by itself: pip would hide minutes of cargo's progress.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	@echo "-- building the C library (the first time takes minutes)"
+	@$(PY) build_lib.py
+	@echo "-- installing runtimed-ffi and what it needs into $(VENV)"
+	@$(PY) -m pip install $(PIP_FLAGS) 'setuptools>=77' -e .
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
+	@$(PY) build_ffi.py
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "-- installing the tools for development into $(VENV)"
+	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+$(PYPY_VENV)/.installed: pyproject.toml
+	@echo "-- creating $(PYPY_VENV)"
+	@$(PYPY) -m venv $(PYPY_VENV)
+	@echo "-- installing runtimed-ffi and what it needs into $(PYPY_VENV)"
+	@$(PYPY_VENV)/bin/python -m pip install $(PIP_FLAGS) 'setuptools>=77' -e '.[test]'
+	@touch $@
+
+$(PYPY_VENV)/.native: $(PYPY_VENV)/.installed $(NATIVE_SOURCES)
+	@$(PYPY_VENV)/bin/python build_ffi.py
+	@touch $@
+
+dev: $(VENV)/.native $(VENV)/.dev ## Set up .venv for development
+
+# --- the C library and its facts
+
+lib: ## Build the C library only; fills runtimed_ffi/lib and include
+	@$(PYTHON) build_lib.py
+
+header: ## Write csrc/include/runtimed_ffi.h from the Rust sources
+	$(IN_CRATE) RTD_UPDATE_HEADER=1 $(CARGO) test --locked --quiet --test header header_matches
+
+header-check: ## Compare the header with the sources, and the sources with the rules for exports
+	$(IN_CRATE) $(CARGO) test --locked --quiet --test header
+
+abi: header ## Rewrite csrc/abi after a wanted change of the ABI (also needs a line in docs/abi-changes.md)
+	@$(MAKE) --no-print-directory dev
+	RTD_UPDATE_ABI=1 $(PY) -m pytest --quiet tests/test_abi_gate.py
+
+# --- checks; `make test` runs these one by one
+
+check-rustfmt:
+	$(IN_CRATE) $(CARGO) fmt --check
+
+check-clippy:
+	$(IN_CRATE) $(CARGO) clippy --locked --all-targets -- -D warnings
+
+check-ruff: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+check-mypy: $(VENV)/.dev
+	$(PY) -m mypy
+
+lint: check-rustfmt check-clippy check-ruff check-mypy ## All linters and the type checker
+
+format: $(VENV)/.dev ## Format Rust and Python
+	$(IN_CRATE) $(CARGO) fmt
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test-rust: ## Rust tests
+	$(IN_CRATE) $(CARGO) test --locked
+
+test-python: dev ## Python tests (PYTEST_ARGS=... for a selection)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-c: dev ## The tests that compile and run C programs
+	$(PY) -m pytest -m c $(PYTEST_ARGS)
+
+test-pypy: $(PYPY_VENV)/.native ## Python tests on PyPy
+	$(PYPY_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# --- the rest
+
+bench: build ## What the README claims, measured here
+	@$(PY) -m benchmarks $(BENCH_ARGS)
+
+wheel: build ## A wheel for this platform, in dist/
+	@rm -rf build dist
+	@$(PY) -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## Remove everything that was built
+	rm -rf build dist $(VENV) $(PYPY_VENV) *.egg-info csrc/target
+	rm -rf runtimed_ffi/lib runtimed_ffi/include runtimed_ffi/_native.c runtimed_ffi/_native.*.so runtimed_ffi/_native.*.o .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

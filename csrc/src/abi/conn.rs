@@ -1,0 +1,409 @@
+//! Connections without sockets: bytes in, events out, bytes out. For hosts with an I/O loop of their
+//! own, for tests and fuzzers.
+
+use std::ffi::c_char;
+use std::sync::{Mutex, MutexGuard};
+
+use serde_json::{Map, Value};
+
+use super::buf::{fill, rtd_buf};
+use super::doc::{lock_doc, rtd_doc};
+use super::event::{check_event, rtd_event, Lent};
+use super::guard::{bytes, give, guard, guard_value, handle, text, Failure};
+use super::rtd_result;
+use crate::code::rtd_code;
+use crate::connection::{Client, ClientEvent, Server, ServerEvent};
+use crate::drive::{Event, EventKind};
+use crate::notebook::Notebook;
+use crate::wire::handshake::Channel;
+
+enum Side {
+    Client(Client),
+    Server { server: Server, next_token: u64 },
+}
+
+/// One connection, client or server side.
+pub struct rtd_conn {
+    side: Mutex<Side>,
+    lent: Lent,
+}
+
+/// Makes the client side of a notebook connection; its handshake is in the output at once.
+///
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \param out receives the handle, NULL on failure; release with rtd_conn_free()
+/// \return RTD_OK; RTD_E_TOO_BIG; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_client(
+    notebook_id: *const c_char,
+    len: usize,
+    out: *mut *mut rtd_conn,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            give(out, || {
+                let client = Client::new(text(notebook_id, len, "notebook_id")?)?;
+                Ok(rtd_conn { side: Mutex::new(Side::Client(client)), lent: Lent::default() })
+            })
+        }
+    })
+}
+
+/// Makes the server side of a connection of any channel.
+///
+/// \param out receives the handle, NULL on failure; release with rtd_conn_free()
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_server(out: *mut *mut rtd_conn) -> rtd_result {
+    guard(|| {
+        let side = Side::Server { server: Server::new(), next_token: 1 };
+        // SAFETY: the caller's promise.
+        unsafe { give(out, || Ok(rtd_conn { side: Mutex::new(side), lent: Lent::default() })) }
+    })
+}
+
+/// Feeds bytes of the stream, in any portions.
+///
+/// \param conn the connection
+/// \param data the bytes; copied
+/// \param len their number
+/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+/// \threads any, one call at a time counts: bytes must come in order
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8, len: usize) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, data) = unsafe { (handle(conn, "conn")?, bytes(data, len, "data")?) };
+        match &mut *lock(conn)? {
+            Side::Client(client) => client.push(data),
+            Side::Server { server, .. } => server.push(data),
+        }
+        Ok(())
+    })
+}
+
+/// The stream ended: tells whether it ended between two frames. The connection is over.
+///
+/// \param conn the connection
+/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        match &mut *lock(unsafe { handle(conn, "conn")? })? {
+            Side::Client(client) => client.eof()?,
+            Side::Server { server, .. } => server.eof()?,
+        }
+        Ok(())
+    })
+}
+
+/// Takes the next event. Client side: RTD_EV_READY, RTD_EV_CHANGED, RTD_EV_RESPONSE, RTD_EV_BROADCAST.
+/// Server side: RTD_EV_ROOM_WANTED (id: the room; then call rtd_conn_join()), RTD_EV_REQUEST,
+/// RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0.
+///
+/// \param conn the connection
+/// \param doc the document; on the server side NULL until the room is known
+/// \param now_ms milliseconds of the caller's clock
+/// \param event struct_size set by the caller; receives the event
+/// \return RTD_OK; RTD_E_AGAIN when more bytes are needed; RTD_E_PROTOCOL or RTD_E_TOO_BIG when the peer broke the
+///   protocol (again at every later call); RTD_E_POISONED; RTD_E_VERSION; RTD_E_NULL
+/// \threads one consumer at a time
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_next_event(
+    conn: *const rtd_conn,
+    doc: *const rtd_doc,
+    now_ms: u64,
+    event: *mut rtd_event,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let conn = unsafe { handle(conn, "conn")? };
+        // SAFETY: the caller's promise.
+        let doc = unsafe {
+            check_event(event)?;
+            doc.as_ref()
+        };
+        let mut notebook = doc.map(lock_doc).transpose()?;
+        let next = match &mut *lock(conn)? {
+            Side::Client(client) => {
+                let notebook = notebook.as_deref_mut().ok_or_else(no_doc)?;
+                client_event(client, notebook, now_ms)?
+            }
+            Side::Server { server, next_token } => server_event(server, next_token, notebook.as_deref_mut())?,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { conn.lent.next(Ok(next), event) }
+    })
+}
+
+fn no_doc() -> Failure {
+    Failure::new(rtd_code::RTD_E_NULL, "doc is NULL")
+}
+
+fn client_event(client: &mut Client, notebook: &mut Notebook, now: u64) -> Result<Option<Event>, Failure> {
+    let mut capabilities = None;
+    loop {
+        let Some(next) = client.next(notebook, now)? else { return Ok(None) };
+        let event = match next {
+            ClientEvent::Capabilities(members) => {
+                capabilities = Some(members);
+                continue;
+            }
+            ClientEvent::Ready => {
+                let mut event = Event::new(EventKind::Ready);
+                event.payload = Value::Object(capabilities.unwrap_or_default()).to_string().into_bytes();
+                event
+            }
+            ClientEvent::Changed(changes) => {
+                let mut event = Event::new(EventKind::Changed);
+                event.payload = crate::drive::Hint::new(&changes).to_json().to_string().into_bytes();
+                event
+            }
+            ClientEvent::Response { token, body } => {
+                let mut event = Event::new(EventKind::Response);
+                event.token = token;
+                event.payload = body;
+                event
+            }
+            ClientEvent::Broadcast(body) => {
+                let mut event = Event::new(EventKind::Broadcast);
+                event.payload = body;
+                event
+            }
+        };
+        return Ok(Some(event));
+    }
+}
+
+fn server_event(
+    server: &mut Server,
+    next_token: &mut u64,
+    notebook: Option<&mut Notebook>,
+) -> Result<Option<Event>, Failure> {
+    let Some(next) = server.next(notebook)? else { return Ok(None) };
+    let (channel, id, payload, request_id) = match next {
+        ServerEvent::Handshake(handshake) => {
+            let mut event = Event::new(EventKind::Request);
+            event.payload = handshake.to_json();
+            match handshake.channel {
+                Channel::Notebook { notebook_id, .. } => {
+                    event.kind = EventKind::RoomWanted;
+                    event.id = notebook_id;
+                }
+                Channel::Pool => event.code = 2,
+                Channel::Blob => event.code = 3,
+                Channel::PoolState => event.code = 4,
+                Channel::SettingsSync => {}
+            }
+            return Ok(Some(event));
+        }
+        ServerEvent::Synced(changes) => {
+            let mut event = Event::new(EventKind::RoomChanged);
+            event.payload = crate::drive::Hint::new(&changes).to_json().to_string().into_bytes();
+            return Ok(Some(event));
+        }
+        ServerEvent::Request { body, request_id } => (1, String::new(), body, request_id),
+        ServerEvent::PoolRequest(body) => (2, String::new(), body, None),
+        ServerEvent::BlobPort(body) => (3, String::new(), body, None),
+        ServerEvent::BlobStore { media_type, bytes } => (3, media_type, bytes, None),
+    };
+    let token = *next_token;
+    *next_token += 1;
+    server.outbox.expect(token, request_id);
+    let mut event = Event::new(EventKind::Request);
+    event.code = channel;
+    event.token = token;
+    event.id = id;
+    event.payload = payload;
+    Ok(Some(event))
+}
+
+/// Client side: sends a request (protocol 2, section 5.6).
+///
+/// \param conn the connection
+/// \param token chosen by the caller
+/// \param json the request, a JSON object
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_ARG; RTD_E_STATE on the server side; RTD_E_PROTOCOL when the daemon speaks protocol 1;
+///   RTD_E_TOO_BIG; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_request(
+    conn: *const rtd_conn,
+    token: u64,
+    json: *const u8,
+    len: usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };
+        let body = object(json)?;
+        match &mut *lock(conn)? {
+            Side::Client(client) => Ok(client.request(token, body)?),
+            Side::Server { .. } => Err(wrong_side()),
+        }
+    })
+}
+
+/// Server side: the room is known; capabilities and the first sync message are queued.
+///
+/// \param conn the connection
+/// \param capabilities JSON object whose members join the capabilities frame; (NULL, 0) for none
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_STATE on the client side or before RTD_EV_ROOM_WANTED; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_join(
+    conn: *const rtd_conn,
+    capabilities: *const u8,
+    len: usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(capabilities, len, "capabilities")?) };
+        let members = if json.is_empty() { Map::new() } else { object(json)? };
+        match &mut *lock(conn)? {
+            Side::Server { server, .. } if server.is_waiting() => Ok(server.join(&members)?),
+            _ => Err(wrong_side()),
+        }
+    })
+}
+
+/// Server side: answers a request event.
+///
+/// \param conn the connection
+/// \param token token of the event
+/// \param json the response, a JSON object
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_ARG; RTD_E_STATE on the client side; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_respond(
+    conn: *const rtd_conn,
+    token: u64,
+    json: *const u8,
+    len: usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };
+        let body = Value::Object(object(json)?);
+        match &mut *lock(conn)? {
+            Side::Server { server, .. } => {
+                let missing = || Failure::new(rtd_code::RTD_E_NOT_FOUND, "no such request");
+                server.outbox.respond(token, &body).then_some(()).ok_or_else(missing)
+            }
+            Side::Client(_) => Err(wrong_side()),
+        }
+    })
+}
+
+/// Server side: queues a broadcast behind the changes made so far.
+///
+/// \param conn the connection
+/// \param json the broadcast, a JSON object
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_ARG; RTD_E_STATE on the client side; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_broadcast(
+    conn: *const rtd_conn,
+    json: *const u8,
+    len: usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };
+        let body = Value::Object(object(json)?).to_string().into_bytes().into();
+        match &mut *lock(conn)? {
+            Side::Server { server, .. } => {
+                server.outbox.broadcast(&body, 0);
+                Ok(())
+            }
+            Side::Client(_) => Err(wrong_side()),
+        }
+    })
+}
+
+/// Takes the bytes to send now, changes of the document included. Call after every step.
+///
+/// \param conn the connection
+/// \param doc the document; on the server side NULL until the room is known
+/// \param moved 1 when the document was changed here since the last call, else 0
+/// \param now_ms milliseconds of the caller's clock
+/// \param out receives the bytes, empty when there is nothing to send; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_TOO_BIG when a message does not fit a frame; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_output(
+    conn: *const rtd_conn,
+    doc: *const rtd_doc,
+    moved: i32,
+    now_ms: u64,
+    out: *mut rtd_buf,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (conn, doc) = unsafe { (handle(conn, "conn")?, doc.as_ref()) };
+        let notebook = doc.map(lock_doc).transpose()?;
+        let mut output = Vec::new();
+        match &mut *lock(conn)? {
+            Side::Client(client) => {
+                let notebook = notebook.as_deref().ok_or_else(no_doc)?;
+                if moved != 0 && client.is_ready() {
+                    client.push_changes(notebook)?;
+                }
+                client.tick(notebook, now_ms)?;
+                client.take_output(&mut output);
+            }
+            Side::Server { server, .. } => {
+                if moved != 0 {
+                    server.outbox.document_moved();
+                }
+                loop {
+                    server.fill(notebook.as_deref())?;
+                    if !server.outbox.has_output() {
+                        break;
+                    }
+                    output.extend_from_slice(server.outbox.output());
+                    server.outbox.written(server.outbox.output().len());
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { fill(out, output) }
+    })
+}
+
+/// Releases a connection. NULL is fine.
+///
+/// \param conn the connection; not used afterwards
+/// \threads exclusive
+#[no_mangle]
+pub unsafe extern "C" fn rtd_conn_free(conn: *mut rtd_conn) {
+    guard_value((), || {
+        if !conn.is_null() {
+            // SAFETY: made by `give`, freed once by the caller's promise.
+            drop(unsafe { Box::from_raw(conn) });
+        }
+    });
+}
+
+fn wrong_side() -> Failure {
+    Failure::new(rtd_code::RTD_E_STATE, "not for this side or state of the connection")
+}
+
+fn object(json: &[u8]) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new(rtd_code::RTD_E_ARG, format!("not a JSON object: {error}")))
+}
+
+fn lock(conn: &rtd_conn) -> Result<MutexGuard<'_, Side>, Failure> {
+    conn.side.lock().map_err(|_| Failure::new(rtd_code::RTD_E_POISONED, "the connection failed before"))
+}

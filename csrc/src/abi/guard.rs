@@ -1,0 +1,176 @@
+//! The only way into the library: arguments checked, panics caught, the error text kept.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::Duration;
+
+use crate::code::rtd_code;
+use crate::connection::ConnectionError;
+use crate::drive::{panic_text, DriveError};
+use crate::notebook::NotebookError;
+use crate::outputs::OutputError;
+use crate::wire::{FrameError, MessageError};
+
+use super::error::set_last_error;
+use super::rtd_result;
+
+/// A failure on its way to the caller.
+pub struct Failure {
+    code: rtd_code,
+    text: String,
+}
+
+impl Failure {
+    pub fn new(code: rtd_code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+pub type Outcome = Result<(), Failure>;
+
+/// Runs the body of an export.
+pub fn guard(body: impl FnOnce() -> Outcome) -> rtd_result {
+    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return rtd_code::RTD_OK as rtd_result,
+        Ok(Err(failure)) => failure,
+        Err(payload) => Failure::new(rtd_code::RTD_E_PANIC, panic_text(payload.as_ref())),
+    };
+    set_last_error(&failure.text);
+    failure.code as rtd_result
+}
+
+/// Runs the body of an export that has no result code.
+pub fn guard_value<T>(fallback: T, body: impl FnOnce() -> T) -> T {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(value) => value,
+        Err(payload) => {
+            set_last_error(&panic_text(payload.as_ref()));
+            fallback
+        }
+    }
+}
+
+/// Bytes the caller lends: `(NULL, 0)` is empty, `(NULL, n)` an error.
+///
+/// # Safety
+/// `data` must be readable for `len` bytes while the result lives.
+pub unsafe fn bytes<'a>(data: *const u8, len: usize, name: &str) -> Result<&'a [u8], Failure> {
+    if data.is_null() {
+        return if len == 0 { Ok(&[]) } else { Err(null(name)) };
+    }
+    if isize::try_from(len).is_err() {
+        return Err(Failure::new(rtd_code::RTD_E_ARG, format!("{name}: impossible length")));
+    }
+    // SAFETY: not NULL, and the caller vouches for the length.
+    Ok(unsafe { std::slice::from_raw_parts(data, len) })
+}
+
+/// Text the caller lends, in UTF-8.
+///
+/// # Safety
+/// As [`bytes`].
+pub unsafe fn text<'a>(data: *const std::ffi::c_char, len: usize, name: &str) -> Result<&'a str, Failure> {
+    // SAFETY: the same promise of the caller.
+    let bytes = unsafe { bytes(data.cast(), len, name)? };
+    std::str::from_utf8(bytes).map_err(|error| Failure::new(rtd_code::RTD_E_UTF8, format!("{name}: {error}")))
+}
+
+/// A handle the caller lends.
+///
+/// # Safety
+/// `handle` must be NULL or a live handle of this type.
+pub unsafe fn handle<'a, T>(handle: *const T, name: &str) -> Result<&'a T, Failure> {
+    // SAFETY: NULL is checked by as_ref; the caller vouches for the rest.
+    unsafe { handle.as_ref() }.ok_or_else(|| null(name))
+}
+
+/// A place for a result.
+///
+/// # Safety
+/// `place` must be NULL or writable.
+pub unsafe fn place<'a, T>(place: *mut T, name: &str) -> Result<&'a mut T, Failure> {
+    // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
+    unsafe { place.as_mut() }.ok_or_else(|| null(name))
+}
+
+/// Gives a new handle to the caller.
+///
+/// # Safety
+/// `out` must be NULL or writable.
+pub unsafe fn give<T>(out: *mut *mut T, make: impl FnOnce() -> Result<T, Failure>) -> Outcome {
+    // SAFETY: as promised by the caller.
+    let out = unsafe { place(out, "out")? };
+    *out = std::ptr::null_mut();
+    *out = Box::into_raw(Box::new(make()?));
+    Ok(())
+}
+
+/// Milliseconds of the C ABI: negative means no limit.
+pub fn millis(timeout_ms: i64) -> Option<u64> {
+    u64::try_from(timeout_ms).ok()
+}
+
+/// The same as a duration.
+pub fn duration(timeout_ms: i64) -> Option<Duration> {
+    millis(timeout_ms).map(Duration::from_millis)
+}
+
+fn null(name: &str) -> Failure {
+    Failure::new(rtd_code::RTD_E_NULL, format!("{name} is NULL"))
+}
+
+impl From<DriveError> for Failure {
+    fn from(error: DriveError) -> Self {
+        let code = match &error {
+            DriveError::Io(_) => rtd_code::RTD_E_IO,
+            DriveError::Protocol(_) => rtd_code::RTD_E_PROTOCOL,
+            DriveError::Argument(_) => rtd_code::RTD_E_ARG,
+            DriveError::NotFound(_) => rtd_code::RTD_E_NOT_FOUND,
+            DriveError::State(_) => rtd_code::RTD_E_STATE,
+            DriveError::Again(_) => rtd_code::RTD_E_AGAIN,
+            DriveError::TooBig(_) => rtd_code::RTD_E_TOO_BIG,
+            DriveError::Closed(_) => rtd_code::RTD_E_CLOSED,
+            DriveError::Corrupt(_) => rtd_code::RTD_E_CORRUPT,
+            DriveError::Poisoned(_) => rtd_code::RTD_E_POISONED,
+            DriveError::Panic(_) => rtd_code::RTD_E_PANIC,
+            DriveError::Timeout(_) => rtd_code::RTD_E_TIMEOUT,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<NotebookError> for Failure {
+    fn from(error: NotebookError) -> Self {
+        DriveError::from(error).into()
+    }
+}
+
+impl From<ConnectionError> for Failure {
+    fn from(error: ConnectionError) -> Self {
+        DriveError::from(error).into()
+    }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        ConnectionError::from(error).into()
+    }
+}
+
+impl From<MessageError> for Failure {
+    fn from(error: MessageError) -> Self {
+        Self::new(rtd_code::RTD_E_PROTOCOL, error.to_string())
+    }
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        let code = match &error {
+            OutputError::NotFound(_) => rtd_code::RTD_E_NOT_FOUND,
+            OutputError::TooLarge(_) => rtd_code::RTD_E_TOO_BIG,
+            OutputError::Io(_) => rtd_code::RTD_E_IO,
+            OutputError::BadOutput(_) => rtd_code::RTD_E_ARG,
+            OutputError::Corrupt(_) => rtd_code::RTD_E_CORRUPT,
+        };
+        Self::new(code, error.to_string())
+    }
+}

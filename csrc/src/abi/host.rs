@@ -1,0 +1,500 @@
+//! Rooms on a listening socket.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::buf::{fill, rtd_buf};
+use super::doc::cells_json;
+use super::event::{check_event, dispatch, rtd_event, rtd_event_fn, rtd_wakeup_fn, Lent, Userdata};
+use super::guard::{bytes, duration, give, guard, guard_value, handle, millis, text, Failure, Outcome};
+use super::rtd_result;
+use super::session::waited;
+use crate::code::rtd_code;
+use crate::drive::{Host, HostOptions};
+use crate::notebook::parse_ops;
+
+/// Rooms on one socket. Documents, sync, order and fan-out are the library's work; requests of peers
+/// become events, and what they mean is the host program's.
+pub struct rtd_host {
+    host: Host,
+    lent: Lent,
+}
+
+/// Options of rtd_host_open(). Fill with rtd_host_options_init(), then change what you want.
+#[repr(C)]
+pub struct rtd_host_options {
+    /// sizeof(rtd_host_options) of the caller.
+    pub struct_size: u32,
+    /// Connections at one time; further ones are closed at once. Default 1024.
+    pub max_peers: u32,
+    /// Milliseconds a connection has for its handshake; negative: no limit. Default 10000.
+    pub handshake_timeout_ms: i64,
+    /// Bytes kept for a peer that does not read; beyond, it is disconnected. Default 67108864.
+    pub peer_limit: u64,
+    /// JSON object whose members join the capabilities frame; NULL for none.
+    pub capabilities: *const u8,
+    /// Length of `capabilities` in bytes.
+    pub capabilities_len: usize,
+}
+
+/// Fills options with their defaults.
+///
+/// \param options the options; NULL is ignored
+/// \param size sizeof(rtd_host_options) of the caller; another size is ignored
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, size: usize) {
+    guard_value((), || {
+        if size != size_of::<rtd_host_options>() {
+            return;
+        }
+        // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
+        if let Some(options) = unsafe { options.as_mut() } {
+            let defaults = HostOptions::default();
+            *options = rtd_host_options {
+                struct_size: size as u32,
+                max_peers: defaults.max_peers as u32,
+                handshake_timeout_ms: defaults.handshake_timeout.map_or(-1, |timeout| timeout as i64),
+                peer_limit: defaults.peer_limit as u64,
+                capabilities: std::ptr::null(),
+                capabilities_len: 0,
+            };
+        }
+    });
+}
+
+/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced, a live one is not.
+///
+/// \param socket_path path of the socket in UTF-8
+/// \param len its length in bytes, at most 107 on Linux
+/// \param options NULL for the defaults
+/// \param out receives the handle, NULL on failure; release with rtd_host_free()
+/// \return RTD_OK; RTD_E_IO with the system's text, also when another daemon listens there; RTD_E_ARG; RTD_E_VERSION;
+///   RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_open(
+    socket_path: *const c_char,
+    len: usize,
+    options: *const rtd_host_options,
+    out: *mut *mut rtd_host,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            give(out, || {
+                let path = Path::new(text(socket_path, len, "socket_path")?);
+                Ok(rtd_host { host: Host::open(path, read_options(options)?)?, lent: Lent::default() })
+            })
+        }
+    })
+}
+
+/// # Safety
+/// `options` must be NULL or readable.
+unsafe fn read_options(options: *const rtd_host_options) -> Result<HostOptions, Failure> {
+    // SAFETY: NULL is checked by as_ref; the caller vouches for the rest.
+    let Some(options) = (unsafe { options.as_ref() }) else {
+        return Ok(HostOptions::default());
+    };
+    if options.struct_size as usize != size_of::<rtd_host_options>() {
+        return Err(Failure::new(rtd_code::RTD_E_VERSION, "struct_size of rtd_host_options is unknown"));
+    }
+    // SAFETY: the caller's promise.
+    let json = unsafe { bytes(options.capabilities, options.capabilities_len, "capabilities")? };
+    let capabilities = if json.is_empty() { Map::new() } else { object(json, "capabilities")? };
+    Ok(HostOptions {
+        max_peers: options.max_peers as usize,
+        handshake_timeout: millis(options.handshake_timeout_ms),
+        peer_limit: usize::try_from(options.peer_limit).unwrap_or(usize::MAX),
+        capabilities,
+    })
+}
+
+fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new(rtd_code::RTD_E_ARG, format!("{name}: not a JSON object: {error}")))
+}
+
+/// Stops listening, disconnects every peer, removes the socket file. RTD_EV_CLOSED is the last event.
+/// The handle stays valid. Idempotent.
+///
+/// \param host the host
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            host.close();
+            Ok(())
+        })
+    })
+}
+
+/// Closes and releases a host. NULL is fine. In a forked child nothing is touched.
+///
+/// \param host the host; not used afterwards
+/// \threads exclusive
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
+    guard_value((), || {
+        if host.is_null() {
+            return;
+        }
+        // SAFETY: made by `give`, freed once by the caller's promise.
+        let host = unsafe { Box::from_raw(host) };
+        if !host.host.in_own_process() {
+            // Its locks and its thread belong to the parent.
+            std::mem::forget(host);
+        }
+    });
+}
+
+/// A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
+/// close it. It lives until rtd_host_free().
+///
+/// \param host the host
+/// \return the descriptor; -1 for NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_fd(host: *const rtd_host) -> i32 {
+    // SAFETY: the caller's promise.
+    guard_value(-1, || unsafe { host.as_ref() }.map_or(-1, |host| host.host.fd()))
+}
+
+/// Takes the next event. Never blocks.
+///
+/// \param host the host
+/// \param event struct_size set by the caller; receives the event
+/// \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
+///   child; RTD_E_VERSION; RTD_E_NULL
+/// \threads one consumer at a time
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_next_event(host: *const rtd_host, event: *mut rtd_event) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let host = unsafe { handle(host, "host")? };
+        // SAFETY: the caller's promise.
+        unsafe {
+            check_event(event)?;
+            host.lent.next(host.host.next_event(), event)
+        }
+    })
+}
+
+/// Waits until an event waits.
+///
+/// \param host the host
+/// \param timeout_ms milliseconds; negative: no limit
+/// \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_host_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
+///   forked child; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| waited(host.wait(duration(timeout_ms))?)) })
+}
+
+/// Ends the present or the next rtd_host_wait(). Never lost.
+///
+/// \param host the host
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            host.wake();
+            Ok(())
+        })
+    })
+}
+
+/// Delivers waiting events to a function, on the calling thread. Does not wait.
+///
+/// \param host the host
+/// \param fn called with `userdata` and the event; must return normally
+/// \param userdata passed through
+/// \param max most events to deliver
+/// \param delivered receives their number
+/// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
+/// \threads one consumer at a time
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_dispatch(
+    host: *const rtd_host,
+    r#fn: rtd_event_fn,
+    userdata: *mut c_void,
+    max: usize,
+    delivered: *mut usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let host = unsafe { handle(host, "host")? };
+        // SAFETY: the caller's promise.
+        unsafe { dispatch(&host.lent, || host.host.next_event(), r#fn, userdata, max, delivered) }
+    })
+}
+
+/// Sets a function that is called, from any thread, when events wait; NULL clears it. As
+/// rtd_session_set_wakeup().
+///
+/// \param host the host
+/// \param fn the function, or NULL
+/// \param userdata passed through
+/// \param finalizer called once with `userdata` after the last call; may be NULL
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_set_wakeup(
+    host: *const rtd_host,
+    r#fn: rtd_wakeup_fn,
+    userdata: *mut c_void,
+    finalizer: rtd_wakeup_fn,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
+            Ok(())
+        })
+    })
+}
+
+/// Opens a room and lets the peers in that wait for it. With a journal, the document is loaded from it
+/// and every change is appended to it before anybody gets an acknowledgement.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param id_len its length in bytes
+/// \param journal_path file of the document in UTF-8; NULL: kept in memory only
+/// \param path_len its length in bytes
+/// \return RTD_OK; RTD_E_STATE when the room is open; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
+///   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_open_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    id_len: usize,
+    journal_path: *const c_char,
+    path_len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            let id = text(notebook_id, id_len, "notebook_id")?;
+            let path = text(journal_path, path_len, "journal_path")?;
+            Ok(host.open_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
+        })
+    })
+}
+
+/// Disconnects the peers that wait for a room which will not be opened.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_refuse_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.refuse_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
+/// Closes a room and disconnects its peers. Its journal keeps the document.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_close_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
+/// Changes a room's document and tells its peers: the operations as one change (all or nothing), one
+/// sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
+/// peer gets this when it can take it; a slow one delays nobody.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param id_len its length in bytes
+/// \param ops JSON array as in rtd_doc_edit(); (NULL, 0) for none
+/// \param ops_len its length in bytes
+/// \param broadcasts JSON array of broadcasts (protocol 2, section 5.8); (NULL, 0) for none
+/// \param broadcasts_len its length in bytes
+/// \param cause token of a request whose peer must get its response before these broadcasts; 0 for none
+/// \return RTD_OK; RTD_E_NOT_FOUND for the room or a cell; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_publish(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    id_len: usize,
+    ops: *const u8,
+    ops_len: usize,
+    broadcasts: *const u8,
+    broadcasts_len: usize,
+    cause: u64,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            let id = text(notebook_id, id_len, "notebook_id")?;
+            let ops = match bytes(ops, ops_len, "ops")? {
+                [] => Vec::new(),
+                json => parse_ops(json)?,
+            };
+            let broadcasts: Vec<Value> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
+                [] => Vec::new(),
+                json => serde_json::from_slice(json).map_err(|error| {
+                    Failure::new(rtd_code::RTD_E_ARG, format!("broadcasts: not a JSON array: {error}"))
+                })?,
+            };
+            Ok(host.publish(id, &ops, &broadcasts, cause)?)
+        })
+    })
+}
+
+/// Answers a request event. Identifiers and the order of answers are the library's work.
+///
+/// \param host the host
+/// \param token token of the event
+/// \param json the response, a JSON object
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND when it was answered or its peer has gone; RTD_E_ARG; RTD_E_CLOSED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_respond(
+    host: *const rtd_host,
+    token: u64,
+    json: *const u8,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            Ok(host.respond(token, &Value::Object(object(bytes(json, len, "json")?, "response")?))?)
+        })
+    })
+}
+
+/// The cells of a room, as in rtd_doc_cells().
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_cells(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+    out: *mut rtd_buf,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| fill(out, cells_json(&host.cells(text(notebook_id, len, "notebook_id")?)?)))
+    })
+}
+
+/// One cell of a room, as in rtd_doc_cells().
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param id_len its length in bytes
+/// \param cell_id id of the cell in UTF-8
+/// \param cell_len its length in bytes
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return as rtd_host_cells()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_cell(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    id_len: usize,
+    cell_id: *const c_char,
+    cell_len: usize,
+    out: *mut rtd_buf,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            let cell =
+                host.cell(text(notebook_id, id_len, "notebook_id")?, text(cell_id, cell_len, "cell_id")?)?;
+            fill(out, cell.to_json().to_string().into_bytes())
+        })
+    })
+}
+
+/// The strings of a room's metadata, as a JSON object.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return as rtd_host_cells()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_metadata(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+    out: *mut rtd_buf,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            fill(out, host.metadata(text(notebook_id, len, "notebook_id")?)?.to_string().into_bytes())
+        })
+    })
+}
+
+/// The open rooms, as a JSON array of objects with the members notebook_id and peers.
+///
+/// \param host the host
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_rooms(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| fill(out, host.rooms()?.to_string().into_bytes())) })
+}
+
+/// Disconnects one peer.
+///
+/// \param host the host
+/// \param peer number of the connection
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_disconnect(host: *const rtd_host, peer: u64) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.disconnect(peer)?)) })
+}
+
+/// # Safety
+/// `host` must be NULL or live.
+unsafe fn with(host: *const rtd_host, call: impl FnOnce(&Host) -> Outcome) -> Outcome {
+    // SAFETY: as promised by the caller.
+    call(&unsafe { handle(host, "host")? }.host)
+}

@@ -1,0 +1,35 @@
+//! Storey 4: the exported C functions. Types, ownership, guard and errors; no logic.
+//!
+//! Every export is a plain function whose body is one call of a guard, so that no panic crosses
+//! the C boundary and every failure leaves a text.
+// The modules stand in the order of the chapters of the header.
+#![allow(unsafe_code, non_camel_case_types)]
+// The contract of every export stands in its parameters and threads, and once in the header's preface.
+#![allow(clippy::missing_safety_doc)]
+
+mod guard;
+mod version;
+mod error;
+mod buf;
+mod event;
+mod session;
+mod host;
+mod frame;
+mod message;
+mod doc;
+mod output;
+mod blobs;
+mod conn;
+
+pub use blobs::*;
+pub use buf::*;
+pub use conn::*;
+pub use doc::*;
+pub use error::*;
+pub use event::*;
+pub use frame::*;
+pub use host::*;
+pub use message::*;
+pub use output::*;
+pub use session::*;
+pub use version::*;

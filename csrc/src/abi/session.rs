@@ -1,0 +1,540 @@
+//! A client of one room.
+
+use std::ffi::{c_char, c_void};
+use std::path::PathBuf;
+
+use super::buf::{fill, rtd_buf};
+use super::doc::cells_json;
+use super::event::{check_event, dispatch, rtd_event, rtd_event_fn, rtd_wakeup_fn, Lent, Userdata};
+use super::guard::{
+    bytes, duration, give, guard, guard_value, handle, millis, place, text, Failure, Outcome,
+};
+use super::rtd_result;
+use crate::code::rtd_code;
+use crate::drive::{Session, SessionOptions, Waited};
+use crate::notebook::{parse_ops, Op};
+
+/// A client of one room: a replica of its document, requests, executions, events.
+pub struct rtd_session {
+    session: Session,
+    lent: Lent,
+}
+
+/// Options of rtd_session_open(). Fill with rtd_session_options_init(), then change what you want.
+#[repr(C)]
+pub struct rtd_session_options {
+    /// sizeof(rtd_session_options) of the caller.
+    pub struct_size: u32,
+    /// A sum of `rtd_session_flag`; default 0.
+    pub flags: u32,
+    /// Milliseconds for handshake and first synchronisation; negative: no limit. Default 10000.
+    pub connect_timeout_ms: i64,
+    /// Bytes of events kept for a host that does not take them; default 67108864.
+    pub queue_limit: u64,
+    /// Directory of blobs in UTF-8; NULL: what the daemon says, else `blobs` beside the socket.
+    pub blobs_dir: *const c_char,
+    /// Length of `blobs_dir` in bytes.
+    pub blobs_dir_len: usize,
+}
+
+/// Flags of a session.
+#[repr(C)]
+pub enum rtd_session_flag {
+    /// RTD_EV_OUTPUT and RTD_EV_CLEARED also for cells that others run, with token 0.
+    RTD_SESSION_WATCH_ALL = 1,
+}
+
+/// Fills options with their defaults.
+///
+/// \param options the options; NULL is ignored
+/// \param size sizeof(rtd_session_options) of the caller; another size is ignored
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_options, size: usize) {
+    guard_value((), || {
+        if size != size_of::<rtd_session_options>() {
+            return;
+        }
+        // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
+        if let Some(options) = unsafe { options.as_mut() } {
+            let defaults = SessionOptions::default();
+            *options = rtd_session_options {
+                struct_size: size as u32,
+                flags: 0,
+                connect_timeout_ms: defaults.connect_timeout.map_or(-1, |timeout| timeout as i64),
+                queue_limit: defaults.queue_limit as u64,
+                blobs_dir: std::ptr::null(),
+                blobs_dir_len: 0,
+            };
+        }
+    });
+}
+
+/// Connects to a daemon and starts joining a room. RTD_EV_READY follows, or RTD_EV_CLOSED.
+///
+/// \param socket_path path of the daemon's socket in UTF-8
+/// \param path_len its length in bytes
+/// \param notebook_id id of the room in UTF-8; any text
+/// \param id_len its length in bytes
+/// \param options NULL for the defaults
+/// \param out receives the handle, NULL on failure; release with rtd_session_free()
+/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_open(
+    socket_path: *const c_char,
+    path_len: usize,
+    notebook_id: *const c_char,
+    id_len: usize,
+    options: *const rtd_session_options,
+    out: *mut *mut rtd_session,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            give(out, || {
+                let path = PathBuf::from(text(socket_path, path_len, "socket_path")?);
+                let id = text(notebook_id, id_len, "notebook_id")?;
+                let options = read_options(options)?;
+                Ok(rtd_session { session: Session::open(&path, id, options)?, lent: Lent::default() })
+            })
+        }
+    })
+}
+
+/// # Safety
+/// `options` must be NULL or readable.
+unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOptions, Failure> {
+    // SAFETY: NULL is checked by as_ref; the caller vouches for the rest.
+    let Some(options) = (unsafe { options.as_ref() }) else {
+        return Ok(SessionOptions::default());
+    };
+    if options.struct_size as usize != size_of::<rtd_session_options>() {
+        return Err(Failure::new(rtd_code::RTD_E_VERSION, "struct_size of rtd_session_options is unknown"));
+    }
+    let watch = rtd_session_flag::RTD_SESSION_WATCH_ALL as u32;
+    if options.flags & !watch != 0 {
+        return Err(Failure::new(rtd_code::RTD_E_ARG, "unknown flags"));
+    }
+    let blobs_dir = if options.blobs_dir.is_null() {
+        None
+    } else {
+        // SAFETY: the caller's promise.
+        Some(PathBuf::from(unsafe { text(options.blobs_dir, options.blobs_dir_len, "blobs_dir")? }))
+    };
+    Ok(SessionOptions {
+        connect_timeout: millis(options.connect_timeout_ms),
+        queue_limit: usize::try_from(options.queue_limit).unwrap_or(usize::MAX),
+        watch_all: options.flags & watch != 0,
+        blobs_dir,
+    })
+}
+
+/// Leaves the room: everything under way ends with its terminal event, RTD_EV_CLOSED is the last one.
+/// The handle stays valid. Idempotent.
+///
+/// \param session the session
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            session.close();
+            Ok(())
+        })
+    })
+}
+
+/// Closes and releases a session. NULL is fine. In a forked child nothing is touched.
+///
+/// \param session the session; not used afterwards
+/// \threads exclusive
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
+    guard_value((), || {
+        if session.is_null() {
+            return;
+        }
+        // SAFETY: made by `give`, freed once by the caller's promise.
+        let session = unsafe { Box::from_raw(session) };
+        if !session.session.in_own_process() {
+            // Its locks and its thread belong to the parent.
+            std::mem::forget(session);
+        }
+    });
+}
+
+/// A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
+/// close it. It lives until rtd_session_free().
+///
+/// \param session the session
+/// \return the descriptor; -1 for NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
+    // SAFETY: the caller's promise.
+    guard_value(-1, || unsafe { session.as_ref() }.map_or(-1, |session| session.session.fd()))
+}
+
+/// Takes the next event. Never blocks on the daemon; reads a blob file when an output lies in one.
+///
+/// \param session the session
+/// \param event struct_size set by the caller; receives the event
+/// \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
+///   child; RTD_E_VERSION; RTD_E_NULL
+/// \threads one consumer at a time
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_next_event(
+    session: *const rtd_session,
+    event: *mut rtd_event,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let session = unsafe { handle(session, "session")? };
+        // SAFETY: the caller's promise.
+        unsafe {
+            check_event(event)?;
+            session.lent.next(session.session.next_event(), event)
+        }
+    })
+}
+
+/// Waits until an event waits.
+///
+/// \param session the session
+/// \param timeout_ms milliseconds; negative: no limit
+/// \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_session_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
+///   forked child; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_wait(session: *const rtd_session, timeout_ms: i64) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| waited(session.wait(duration(timeout_ms))?)) })
+}
+
+/// The result of a wait as a result code.
+pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
+    match waited {
+        Waited::Event => Ok(()),
+        Waited::TimedOut => Err(Failure::new(rtd_code::RTD_E_TIMEOUT, "no event came in time")),
+        Waited::Woken => Err(Failure::new(rtd_code::RTD_E_AGAIN, "woken")),
+        Waited::Closed => Err(Failure::new(rtd_code::RTD_E_CLOSED, "Channel closed")),
+    }
+}
+
+/// Ends the present or the next rtd_session_wait(). Never lost.
+///
+/// \param session the session
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            session.wake();
+            Ok(())
+        })
+    })
+}
+
+/// Delivers waiting events to a function, on the calling thread. Does not wait.
+///
+/// \param session the session
+/// \param fn called with `userdata` and the event; must return normally
+/// \param userdata passed through
+/// \param max most events to deliver
+/// \param delivered receives their number
+/// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
+/// \threads one consumer at a time
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_dispatch(
+    session: *const rtd_session,
+    r#fn: rtd_event_fn,
+    userdata: *mut c_void,
+    max: usize,
+    delivered: *mut usize,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let session = unsafe { handle(session, "session")? };
+        // SAFETY: the caller's promise.
+        unsafe { dispatch(&session.lent, || session.session.next_event(), r#fn, userdata, max, delivered) }
+    })
+}
+
+/// Sets a function that is called, from any thread, when events wait; NULL clears it. Calls may
+/// coalesce: take events until none waits. The function returns at once and calls nothing of this library.
+///
+/// \param session the session
+/// \param fn the function, or NULL
+/// \param userdata passed through
+/// \param finalizer called once with `userdata` after the last call; may be NULL
+/// \return RTD_OK; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_set_wakeup(
+    session: *const rtd_session,
+    r#fn: rtd_wakeup_fn,
+    userdata: *mut c_void,
+    finalizer: rtd_wakeup_fn,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
+            Ok(())
+        })
+    })
+}
+
+/// Turns events about outputs of cells that others run on or off (they carry token 0).
+///
+/// \param session the session
+/// \param on 0 or 1
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_watch(session: *const rtd_session, on: i32) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| Ok(session.watch(on != 0)?)) })
+}
+
+/// Sends a request (protocol 2, section 5.6). It ends in exactly one RTD_EV_RESPONSE with this token.
+///
+/// \param session the session
+/// \param token chosen by the caller; best below 2^53
+/// \param json the request, an object with the member `action`, in UTF-8
+/// \param len its length in bytes
+/// \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
+/// \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 under way; RTD_E_STATE before RTD_EV_READY or
+///   in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_request(
+    session: *const rtd_session,
+    token: u64,
+    json: *const u8,
+    len: usize,
+    timeout_ms: i64,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| Ok(session.request(token, bytes(json, len, "json")?, millis(timeout_ms))?))
+    })
+}
+
+/// Executes a code cell of the shared document as it stands now, local edits included. Events with
+/// this token follow, the last of them exactly one RTD_EV_DONE.
+///
+/// \param session the session
+/// \param token chosen by the caller; best below 2^53
+/// \param cell_id id of the cell in UTF-8
+/// \param len its length in bytes
+/// \param timeout_ms milliseconds until RTD_DONE_TIMED_OUT; negative: no limit
+/// \return as rtd_session_request()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_execute(
+    session: *const rtd_session,
+    token: u64,
+    cell_id: *const c_char,
+    len: usize,
+    timeout_ms: i64,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            Ok(session.execute(token, text(cell_id, len, "cell_id")?, millis(timeout_ms))?)
+        })
+    })
+}
+
+/// Asks for one RTD_EV_SYNCED with this token, once the daemon has every local change and this replica
+/// every change the daemon announced.
+///
+/// \param session the session
+/// \param token chosen by the caller
+/// \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
+/// \return as rtd_session_request()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_sync(
+    session: *const rtd_session,
+    token: u64,
+    timeout_ms: i64,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| Ok(session.sync(token, millis(timeout_ms))?)) })
+}
+
+/// Inserts a cell with its source, as one change.
+///
+/// \param session the session
+/// \param cell_type "code", "markdown" or "raw"; any text is stored
+/// \param type_len its length in bytes
+/// \param source the source in UTF-8
+/// \param source_len its length in bytes
+/// \param index place in the notebook; negative or past the end: at the end
+/// \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_create_cell(
+    session: *const rtd_session,
+    cell_type: *const c_char,
+    type_len: usize,
+    source: *const c_char,
+    source_len: usize,
+    index: i64,
+    cell_id: *mut rtd_buf,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            place(cell_id, "cell_id")?;
+            let id = format!("cell-{}", uuid::Uuid::new_v4());
+            let (cell_type, source) =
+                (text(cell_type, type_len, "cell_type")?, text(source, source_len, "source")?);
+            session.edit(&[Op::insert_cell(&id, cell_type, source, usize::try_from(index).ok())])?;
+            fill(cell_id, id.into_bytes())
+        })
+    })
+}
+
+/// Sets the source of a cell by a minimal edit, so that concurrent edits merge.
+///
+/// \param session the session
+/// \param cell_id id of the cell in UTF-8
+/// \param id_len its length in bytes
+/// \param source the new source in UTF-8
+/// \param source_len its length in bytes
+/// \return as rtd_session_create_cell(); RTD_E_NOT_FOUND for an unknown cell
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_set_source(
+    session: *const rtd_session,
+    cell_id: *const c_char,
+    id_len: usize,
+    source: *const c_char,
+    source_len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell_id = text(cell_id, id_len, "cell_id")?.to_owned();
+            let source = text(source, source_len, "source")?.to_owned();
+            Ok(session.edit(&[Op::SetSource { cell_id, source }])?)
+        })
+    })
+}
+
+/// Deletes a cell. One that runs goes on running.
+///
+/// \param session the session
+/// \param cell_id id of the cell in UTF-8
+/// \param len its length in bytes
+/// \return as rtd_session_set_source()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_delete_cell(
+    session: *const rtd_session,
+    cell_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell_id = text(cell_id, len, "cell_id")?.to_owned();
+            Ok(session.edit(&[Op::DeleteCell { cell_id }])?)
+        })
+    })
+}
+
+/// Applies operations as one change and sends it at once; if one of them fails, nothing changes.
+///
+/// \param session the session
+/// \param ops JSON array as in rtd_doc_edit()
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_ARG; RTD_E_STATE; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_edit(
+    session: *const rtd_session,
+    ops: *const u8,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| Ok(session.edit(&parse_ops(bytes(ops, len, "ops")?)?)?)) })
+}
+
+/// The cells of the replica, as in rtd_doc_cells(). No I/O.
+///
+/// \param session the session
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_cells(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| fill(out, cells_json(&session.cells()?))) })
+}
+
+/// One cell of the replica, as in rtd_doc_cells(). No I/O.
+///
+/// \param session the session
+/// \param cell_id id of the cell in UTF-8
+/// \param len its length in bytes
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return as rtd_session_cells(); RTD_E_NOT_FOUND
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_cell(
+    session: *const rtd_session,
+    cell_id: *const c_char,
+    len: usize,
+    out: *mut rtd_buf,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(session, |session| {
+            let cell = session.cell(text(cell_id, len, "cell_id")?)?;
+            fill(out, cell.to_json().to_string().into_bytes())
+        })
+    })
+}
+
+/// The strings of the document's metadata, as a JSON object. No I/O.
+///
+/// \param session the session
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return as rtd_session_cells()
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_metadata(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| fill(out, session.metadata()?.to_string().into_bytes())) })
+}
+
+/// What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
+/// "ready", "closed"), reason, protocol, capabilities, kernel_status, executing, queued, queue_bytes,
+/// blobs_dir. No I/O.
+///
+/// \param session the session
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_session_info(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(session, |session| fill(out, session.info()?.to_string().into_bytes())) })
+}
+
+/// # Safety
+/// `session` must be NULL or live.
+unsafe fn with(session: *const rtd_session, call: impl FnOnce(&Session) -> Outcome) -> Outcome {
+    // SAFETY: as promised by the caller.
+    call(&unsafe { handle(session, "session")? }.session)
+}

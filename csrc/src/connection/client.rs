@@ -1,0 +1,332 @@
+//! Client side of a notebook connection.
+
+use std::collections::VecDeque;
+
+use serde_json::{json, Map, Value};
+
+use super::{ConnectionError, Millis};
+use crate::notebook::{Changes, Notebook, PeerSync};
+use crate::wire::frame::{self, Decoder, DATA_LIMIT};
+use crate::wire::handshake::{first_frame, Capabilities, Channel, FirstFrame, Handshake, Protocol};
+use crate::wire::typed::split;
+use crate::wire::FrameType;
+
+/// An acknowledgement waits until nothing came for this long, so that a burst of changes costs one
+/// answer (protocol 2, section 14.1 item 4) ...
+const ACK_QUIET: Millis = 20;
+/// ... but never longer than this after the first change it answers.
+const ACK_LIMIT: Millis = 200;
+
+/// What a client connection tells its owner, in the order of the stream.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// The daemon's capabilities; for a protocol 1 daemon an object without members.
+    Capabilities(Map<String, Value>),
+    /// The first synchronisation is complete: the replica holds every head the daemon announced.
+    Ready,
+    /// Changes of other peers were applied.
+    Changed(Changes),
+    /// The response to the request made with this token; JSON as received.
+    Response { token: u64, body: Vec<u8> },
+    /// A broadcast; JSON as received.
+    Broadcast(Vec<u8>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    AwaitingCapabilities,
+    Joining,
+    Live,
+    Failed,
+}
+
+struct Pending {
+    token: u64,
+    request_id: u64,
+}
+
+/// A client connection of one room: handshake, negotiation, document sync, requests, broadcasts.
+pub struct Client {
+    decoder: Decoder,
+    state: State,
+    protocol: Protocol,
+    /// The daemon announced our extension: broadcasts never overtake the changes they speak of.
+    extended: bool,
+    sync: PeerSync,
+    pending: VecDeque<Pending>,
+    next_request_id: u64,
+    /// Broadcasts held back while announced changes are missing (extended daemons only).
+    held: VecDeque<Vec<u8>>,
+    ack_since: Option<Millis>,
+    ack_at: Option<Millis>,
+    ready_events: VecDeque<ClientEvent>,
+    out: Vec<u8>,
+}
+
+impl Client {
+    /// A connection that asks for protocol 2; the handshake is in the output at once.
+    ///
+    /// # Errors
+    /// `TooLarge` when the notebook id does not fit a control frame.
+    pub fn new(notebook_id: &str) -> Result<Self, ConnectionError> {
+        let mut extra = Map::new();
+        extra.insert("rtd".into(), json!(1));
+        let channel = Channel::Notebook { notebook_id: notebook_id.into(), protocol: Some("v2".into()) };
+        let hello = Handshake { channel, extra }.to_json();
+        if hello.len() > frame::CONTROL_LIMIT {
+            let announced = hello.len() as u64;
+            return Err(frame::FrameError::TooLarge { announced, limit: frame::CONTROL_LIMIT }.into());
+        }
+        let mut out = Vec::new();
+        frame::append(&mut out, None, &hello)?;
+        Ok(Self {
+            decoder: Decoder::new(DATA_LIMIT),
+            state: State::AwaitingCapabilities,
+            protocol: Protocol::V2,
+            extended: false,
+            sync: PeerSync::new(),
+            pending: VecDeque::new(),
+            next_request_id: 1,
+            held: VecDeque::new(),
+            ack_since: None,
+            ack_at: None,
+            ready_events: VecDeque::new(),
+            out,
+        })
+    }
+
+    /// The protocol in use; meaningful once capabilities were received.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether the daemon speaks our extension of protocol 2 (`docs/protocol.md`).
+    pub fn extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Whether the first synchronisation is complete.
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Whether the daemon announced changes that the replica does not have yet.
+    pub fn missing(&self, notebook: &Notebook) -> bool {
+        self.sync.missing(notebook)
+    }
+
+    /// Whether the daemon has every local change and we have every change it announced.
+    pub fn converged(&self, notebook: &Notebook) -> bool {
+        self.sync.converged(notebook)
+    }
+
+    /// Number of requests without a response.
+    pub fn pending_requests(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes bytes from the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+    }
+
+    /// The next event, `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; the connection stays failed.
+    pub fn next(
+        &mut self,
+        notebook: &mut Notebook,
+        now: Millis,
+    ) -> Result<Option<ClientEvent>, ConnectionError> {
+        loop {
+            if let Some(event) = self.ready_events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.state == State::Failed {
+                return Err(ConnectionError::Unexpected("the connection has failed".into()));
+            }
+            let result = match self.decoder.next_frame() {
+                Ok(None) => return Ok(None),
+                Ok(Some(payload)) => self.frame(&payload, notebook, now),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = result {
+                self.state = State::Failed;
+                return Err(error);
+            }
+        }
+    }
+
+    /// The stream ended.
+    ///
+    /// # Errors
+    /// It ended inside a frame.
+    pub fn eof(&mut self) -> Result<(), ConnectionError> {
+        self.state = State::Failed;
+        self.decoder.finish().map_err(Into::into)
+    }
+
+    fn frame(&mut self, payload: &[u8], notebook: &mut Notebook, now: Millis) -> Result<(), ConnectionError> {
+        if self.state == State::AwaitingCapabilities {
+            self.state = State::Joining;
+            return match first_frame(payload) {
+                FirstFrame::V2(capabilities) => {
+                    self.capabilities(capabilities);
+                    Ok(())
+                }
+                FirstFrame::V1 => {
+                    self.protocol = Protocol::V1;
+                    self.ready_events.push_back(ClientEvent::Capabilities(Map::new()));
+                    self.sync_frame(payload, notebook, now)
+                }
+            };
+        }
+        if self.protocol == Protocol::V1 {
+            return self.sync_frame(payload, notebook, now);
+        }
+        let (kind, body) = split(payload)?;
+        match kind {
+            FrameType::Sync => self.sync_frame(body, notebook, now),
+            FrameType::Response => self.response(body),
+            FrameType::Broadcast => {
+                if self.extended && self.sync.missing(notebook) {
+                    self.held.push_back(body.to_vec());
+                } else {
+                    self.ready_events.push_back(ClientEvent::Broadcast(body.to_vec()));
+                }
+                Ok(())
+            }
+            // A daemon has no requests for us; the reference client ignores them as well (5.1).
+            FrameType::Request => Ok(()),
+        }
+    }
+
+    fn capabilities(&mut self, capabilities: Capabilities) {
+        self.extended = capabilities.extra.contains_key("rtd");
+        let mut members = Map::new();
+        members.insert("protocol".into(), Value::String(capabilities.protocol));
+        members.extend(capabilities.extra);
+        self.ready_events.push_back(ClientEvent::Capabilities(members));
+    }
+
+    fn sync_frame(
+        &mut self,
+        body: &[u8],
+        notebook: &mut Notebook,
+        now: Millis,
+    ) -> Result<(), ConnectionError> {
+        let changes = self.sync.receive(notebook, body).map_err(ConnectionError::Sync)?;
+        let missing = self.sync.missing(notebook);
+        if self.state == State::Joining {
+            self.answer(notebook)?;
+            if !missing {
+                self.state = State::Live;
+                self.ready_events.push_back(ClientEvent::Ready);
+            }
+            return Ok(());
+        }
+        if missing {
+            // The daemon withheld a change; only our answer brings it, so it cannot wait.
+            self.answer(notebook)?;
+        } else {
+            let since = *self.ack_since.get_or_insert(now);
+            self.ack_at = Some((now + ACK_QUIET).min(since + ACK_LIMIT));
+        }
+        if !changes.is_empty() {
+            self.ready_events.push_back(ClientEvent::Changed(changes));
+        }
+        if !missing {
+            self.ready_events.extend(self.held.drain(..).map(ClientEvent::Broadcast));
+        }
+        Ok(())
+    }
+
+    fn response(&mut self, body: &[u8]) -> Result<(), ConnectionError> {
+        let value: Value = serde_json::from_slice(body).map_err(|error| {
+            ConnectionError::Message(
+                "deserialize response",
+                crate::wire::MessageError::BadJson(error.to_string()),
+            )
+        })?;
+        let place = match value.get("request_id").and_then(Value::as_u64) {
+            Some(id) => self.pending.iter().position(|pending| pending.request_id == id),
+            // Without an identifier responses come in the order of the requests (5.5).
+            None => (!self.pending.is_empty()).then_some(0),
+        };
+        let Some(pending) = place.and_then(|place| self.pending.remove(place)) else {
+            return Err(ConnectionError::Unexpected("response without a request".into()));
+        };
+        self.ready_events.push_back(ClientEvent::Response { token: pending.token, body: body.to_vec() });
+        Ok(())
+    }
+
+    /// Sends a request; `body` must be an object with the member `action` (section 5.6).
+    ///
+    /// # Errors
+    /// A body over the frame limit, or a daemon that speaks protocol 1 only.
+    pub fn request(&mut self, token: u64, mut body: Map<String, Value>) -> Result<(), ConnectionError> {
+        if self.protocol == Protocol::V1 {
+            return Err(ConnectionError::Unexpected("send_request requires v2 protocol".into()));
+        }
+        let request_id = self.next_request_id;
+        body.insert("request_id".into(), json!(request_id));
+        frame::append(&mut self.out, Some(FrameType::Request), Value::Object(body).to_string().as_bytes())?;
+        self.next_request_id += 1;
+        self.pending.push_back(Pending { token, request_id });
+        Ok(())
+    }
+
+    /// Sends what the daemon does not have yet: call after every local edit.
+    ///
+    /// # Errors
+    /// The message does not fit a frame.
+    pub fn push_changes(&mut self, notebook: &Notebook) -> Result<(), ConnectionError> {
+        self.answer(notebook)
+    }
+
+    /// Asks the daemon to announce its heads even if nothing changed (document barrier, 5.5).
+    ///
+    /// # Errors
+    /// The message does not fit a frame.
+    pub fn barrier(&mut self, notebook: &Notebook) -> Result<(), ConnectionError> {
+        self.answer(notebook)?;
+        let message = crate::notebook::barrier(notebook);
+        self.append_sync(&message)
+    }
+
+    fn answer(&mut self, notebook: &Notebook) -> Result<(), ConnectionError> {
+        self.ack_since = None;
+        self.ack_at = None;
+        if let Some(message) = self.sync.generate(notebook) {
+            self.append_sync(&message)?;
+        }
+        Ok(())
+    }
+
+    fn append_sync(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
+        let kind = (self.protocol == Protocol::V2).then_some(FrameType::Sync);
+        frame::append(&mut self.out, kind, message).map_err(Into::into)
+    }
+
+    /// When `tick` is due, on the caller's clock.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.ack_at
+    }
+
+    /// Sends an acknowledgement whose time has come.
+    ///
+    /// # Errors
+    /// The message does not fit a frame.
+    pub fn tick(&mut self, notebook: &Notebook, now: Millis) -> Result<(), ConnectionError> {
+        match self.ack_at {
+            Some(at) if at <= now => self.answer(notebook),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the bytes to send to the end of `out`.
+    pub fn take_output(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.out);
+    }
+}

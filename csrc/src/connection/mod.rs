@@ -1,0 +1,20 @@
+//! Storey 2: one connection as a sans-IO state machine, client side and server side.
+//!
+//! Bytes go in, events come out, bytes to send come out. Nothing here knows sockets, threads or
+//! clocks; where time matters it is passed in. The document is passed in too, because on the
+//! server one document serves many connections.
+
+mod client;
+mod error;
+mod outbox;
+mod run;
+mod server;
+
+pub use client::{Client, ClientEvent};
+pub use error::ConnectionError;
+pub use outbox::{Answer, Outbox};
+pub use run::{output_cell, output_event, Need, RunEvent, Runs, Strategy, Terminal};
+pub use server::{Server, ServerEvent};
+
+/// Milliseconds on the caller's monotonic clock.
+pub type Millis = u64;

@@ -1,0 +1,191 @@
+//! What a server connection still has to send, in the order the protocol promises.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::ConnectionError;
+use crate::notebook::{Notebook, PeerSync};
+use crate::wire::frame;
+use crate::wire::handshake::Protocol;
+use crate::wire::FrameType;
+
+/// Frames are moved to the wire buffer only up to this many bytes, so that changes made while a
+/// peer is slow coalesce into one sync message instead of piling up.
+const WIRE_MARK: usize = 256 * 1024;
+
+/// A request that has no answer on the wire yet.
+pub struct Answer {
+    token: u64,
+    /// Identifier to echo; with it answers may leave in any order.
+    request_id: Option<Value>,
+    body: Option<Vec<u8>>,
+}
+
+struct Broadcast {
+    json: Arc<[u8]>,
+    cause: u64,
+}
+
+/// Outgoing half of one connection. Order: responses, then the sync message if the document moved,
+/// then broadcasts; so a broadcast never overtakes the change it speaks of, nor the response of the
+/// request that caused it (protocol 2, section 5.5).
+pub struct Outbox {
+    protocol: Protocol,
+    typed: bool,
+    wire: Vec<u8>,
+    /// Bytes at the start of `wire` that were written; dropped when they are many.
+    sent: usize,
+    answers: VecDeque<Answer>,
+    ready: VecDeque<Vec<u8>>,
+    broadcasts: VecDeque<Broadcast>,
+    queued: usize,
+    document_moved: bool,
+}
+
+impl Outbox {
+    /// `typed`: frames carry a type byte (notebook channel, protocol 2).
+    pub fn new(protocol: Protocol, typed: bool) -> Self {
+        Self {
+            protocol,
+            typed,
+            wire: Vec::new(),
+            sent: 0,
+            answers: VecDeque::new(),
+            ready: VecDeque::new(),
+            broadcasts: VecDeque::new(),
+            queued: 0,
+            document_moved: false,
+        }
+    }
+
+    /// Appends an untyped frame to the wire at once (capabilities).
+    ///
+    /// # Errors
+    /// The payload does not fit a frame.
+    pub fn raw(&mut self, payload: &[u8]) -> Result<(), ConnectionError> {
+        frame::append(&mut self.wire, None, payload).map_err(Into::into)
+    }
+
+    /// Notes a request that must be answered.
+    pub fn expect(&mut self, token: u64, request_id: Option<Value>) {
+        self.answers.push_back(Answer { token, request_id, body: None });
+    }
+
+    /// Number of requests without an answer.
+    pub fn unanswered(&self) -> usize {
+        self.answers.iter().filter(|answer| answer.body.is_none()).count()
+    }
+
+    /// Answers a request; `false` when the token is unknown or was answered before.
+    pub fn respond(&mut self, token: u64, body: &Value) -> bool {
+        let Some(place) =
+            self.answers.iter().position(|answer| answer.token == token && answer.body.is_none())
+        else {
+            return false;
+        };
+        if let Some(id) = self.answers[place].request_id.take() {
+            let mut body = body.clone();
+            if let Some(members) = body.as_object_mut() {
+                members.insert("request_id".into(), id);
+            }
+            self.answers.remove(place);
+            self.make_ready(body.to_string().into_bytes());
+        } else {
+            self.answers[place].body = Some(body.to_string().into_bytes());
+            self.release_in_order();
+        }
+        true
+    }
+
+    /// Without identifiers answers leave in the order of their requests.
+    fn release_in_order(&mut self) {
+        while let Some(place) = self.answers.iter().position(|answer| answer.request_id.is_none()) {
+            if self.answers[place].body.is_none() {
+                break;
+            }
+            if let Some(body) = self.answers.remove(place).and_then(|answer| answer.body) {
+                self.make_ready(body);
+            }
+        }
+    }
+
+    fn make_ready(&mut self, body: Vec<u8>) {
+        self.queued += body.len();
+        self.ready.push_back(body);
+    }
+
+    /// Queues a broadcast. With a `cause` it waits for the response to that request, and everything
+    /// behind it waits too.
+    pub fn broadcast(&mut self, json: &Arc<[u8]>, cause: u64) {
+        if self.protocol == Protocol::V2 && self.typed {
+            self.queued += json.len();
+            self.broadcasts.push_back(Broadcast { json: Arc::clone(json), cause });
+        }
+    }
+
+    /// The document changed, or an answer to a sync message is owed.
+    pub fn document_moved(&mut self) {
+        self.document_moved = true;
+    }
+
+    /// Bytes of responses and broadcasts not yet on the wire.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Moves what may be sent now to the wire buffer.
+    ///
+    /// # Errors
+    /// A message does not fit a frame.
+    pub fn fill(&mut self, mut document: Option<(&mut PeerSync, &Notebook)>) -> Result<(), ConnectionError> {
+        let response = self.typed.then_some(FrameType::Response);
+        while self.wire.len() - self.sent < WIRE_MARK {
+            if let Some(body) = self.ready.pop_front() {
+                self.queued -= body.len();
+                frame::append(&mut self.wire, response, &body)?;
+                continue;
+            }
+            if std::mem::take(&mut self.document_moved) {
+                if let Some((sync, notebook)) = document.as_mut() {
+                    if let Some(message) = sync.generate(notebook) {
+                        frame::append(&mut self.wire, self.typed.then_some(FrameType::Sync), &message)?;
+                    }
+                }
+                continue;
+            }
+            match self.broadcasts.front() {
+                Some(next)
+                    if !self.answers.iter().any(|answer| next.cause != 0 && answer.token == next.cause) =>
+                {
+                    frame::append(&mut self.wire, Some(FrameType::Broadcast), &next.json)?;
+                    self.queued -= next.json.len();
+                    self.broadcasts.pop_front();
+                }
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether bytes wait to be written.
+    pub fn has_output(&self) -> bool {
+        self.sent < self.wire.len()
+    }
+
+    /// The bytes to write; tell what was written with [`Outbox::written`].
+    pub fn output(&self) -> &[u8] {
+        &self.wire[self.sent..]
+    }
+
+    /// The first `count` bytes of the output were written.
+    pub fn written(&mut self, count: usize) {
+        self.sent += count;
+        // Moving the rest down only when most is gone keeps a long message linear.
+        if self.sent * 2 >= self.wire.len() {
+            self.wire.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}

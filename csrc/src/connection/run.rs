@@ -1,0 +1,452 @@
+//! Executions that a client waits for: from the request to exactly one terminal state.
+//!
+//! How the end is learnt depends on the daemon and is decided here alone. Our daemon sends one
+//! final `execution_done` with a status, after the last output. The reference daemon needs the
+//! finish rule of protocol 2, section 5.9, followed by a document barrier.
+
+use serde_json::Value;
+
+use super::Millis;
+use crate::notebook::OutputChange;
+
+/// With a reference daemon: after this long without a word, ask for the queue (section 14.1 item 8).
+const SILENCE: Millis = 5_000;
+/// With a reference daemon: a barrier that is not answered for this long means a lost connection.
+const BARRIER_LIMIT: Millis = 15_000;
+
+/// How the end of an execution is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// One `execution_done` per execution, with its status.
+    FinalEvent,
+    /// Idle, then `execution_done`, then the document barrier.
+    FinishRule,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    Ok = 0,
+    Error = 1,
+    Interrupted = 2,
+    Cancelled = 3,
+    KernelDied = 4,
+    LaunchFailed = 5,
+    TimedOut = 6,
+    Disconnected = 7,
+    Refused = 8,
+}
+
+/// What an execution tells the one who waits for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunEvent {
+    Queued { token: u64, cell_id: String, response: Vec<u8> },
+    Started { token: u64, cell_id: String, count: Option<i64> },
+    Output { token: u64, cell_id: String, index: usize, element: String, replaced: bool },
+    Cleared { token: u64, cell_id: String },
+    Done { token: u64, cell_id: String, end: Terminal, count: Option<i64>, reason: String, payload: Vec<u8> },
+}
+
+/// What the owner has to do for the runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// Send the barrier and `get_queue_state`; call [`Runs::barrier_passed`] with the response.
+    Barrier,
+    /// The request named a cell the daemon has not seen yet: sync and send it once more.
+    Retry { token: u64, cell_id: String },
+    /// The peer has to join outputs that are already there.
+    Replay { token: u64, cell_id: String },
+    /// The daemon does not answer any more: close the connection.
+    GiveUp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Requested,
+    Queued,
+    /// The daemon showed the cell in its queue, or it started.
+    Seen,
+    Started,
+    Idle,
+    /// Over by the daemon's events; the barrier is still to pass.
+    Over,
+}
+
+/// One execution somebody waits for.
+#[derive(Debug)]
+pub struct Run {
+    token: u64,
+    cell_id: String,
+    execution_id: Option<String>,
+    phase: Phase,
+    count: Option<i64>,
+    /// The daemon showed the cell as executing.
+    ran: bool,
+    failed: bool,
+    stopped: Option<(Terminal, String)>,
+    retried: bool,
+    deadline: Option<Millis>,
+}
+
+/// All executions of one session.
+pub struct Runs {
+    strategy: Strategy,
+    runs: Vec<Run>,
+    events: Vec<RunEvent>,
+    barrier_since: Option<Millis>,
+    heard: Millis,
+}
+
+impl Runs {
+    /// No executions yet.
+    pub fn new(strategy: Strategy) -> Self {
+        Self { strategy, runs: Vec::new(), events: Vec::new(), barrier_since: None, heard: 0 }
+    }
+
+    /// Chooses how ends are learnt, once the daemon is known.
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.strategy = strategy;
+    }
+
+    /// The strategy in use.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// Number of executions without a terminal state.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether nobody waits for an execution.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether somebody waits for an execution of this cell.
+    pub fn watches(&self, cell_id: &str) -> bool {
+        self.runs.iter().any(|run| run.cell_id == cell_id)
+    }
+
+    /// Events since the last call, in order.
+    pub fn take_events(&mut self) -> Vec<RunEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// An execution was requested.
+    pub fn submit(&mut self, token: u64, cell_id: &str, deadline: Option<Millis>, now: Millis) {
+        self.heard = now;
+        self.runs.push(Run {
+            token,
+            cell_id: cell_id.into(),
+            execution_id: None,
+            phase: Phase::Requested,
+            count: None,
+            ran: false,
+            failed: false,
+            stopped: None,
+            retried: false,
+            deadline,
+        });
+    }
+
+    fn finish(&mut self, place: usize, end: Terminal, reason: &str, payload: Vec<u8>) {
+        let run = self.runs.remove(place);
+        self.events.push(RunEvent::Done {
+            token: run.token,
+            cell_id: run.cell_id,
+            end,
+            count: run.count,
+            reason: reason.into(),
+            payload,
+        });
+    }
+
+    /// The daemon answered the execute request of `token`.
+    pub fn responded(&mut self, token: u64, response: &Value, raw: &[u8]) -> Need {
+        let Some(place) = self.runs.iter().position(|run| run.token == token) else {
+            return Need::Nothing;
+        };
+        let member = |name: &str| response.get(name).and_then(Value::as_str).unwrap_or_default();
+        if member("result") != "cell_queued" {
+            let text = member("error");
+            let run = &mut self.runs[place];
+            if !run.retried && text.starts_with("Cell not found in document") {
+                run.retried = true;
+                return Need::Retry { token, cell_id: run.cell_id.clone() };
+            }
+            let reason = if text.is_empty() { member("result").to_owned() } else { text.to_owned() };
+            self.finish(place, Terminal::Refused, &reason, raw.to_vec());
+            return Need::Nothing;
+        }
+        let run = &mut self.runs[place];
+        run.phase = run.phase.max(Phase::Queued);
+        run.execution_id = response.get("execution_id").and_then(Value::as_str).map(str::to_owned);
+        let cell_id = run.cell_id.clone();
+        self.events.push(RunEvent::Queued { token, cell_id: cell_id.clone(), response: raw.to_vec() });
+        if response.get("joined") == Some(&Value::Bool(true)) {
+            return Need::Replay { token, cell_id };
+        }
+        Need::Nothing
+    }
+
+    /// Changes of the outputs of a cell, in the order they were applied.
+    pub fn outputs_changed(&mut self, changes: &[OutputChange]) {
+        for change in changes {
+            let cell = output_cell(change);
+            for run in self.runs.iter().filter(|run| run.cell_id == cell) {
+                let (token, cell_id) = (run.token, run.cell_id.clone());
+                self.events.extend(output_event(change, token, cell_id));
+            }
+        }
+    }
+
+    /// Outputs of a run that was joined while under way.
+    pub fn replay(&mut self, token: u64, cell_id: &str, outputs: Vec<String>) {
+        self.events.push(RunEvent::Cleared { token, cell_id: cell_id.into() });
+        self.events.extend(outputs.into_iter().enumerate().map(|(index, element)| RunEvent::Output {
+            token,
+            cell_id: cell_id.into(),
+            index,
+            element,
+            replaced: false,
+        }));
+    }
+
+    /// A broadcast came.
+    pub fn broadcast(&mut self, message: &Value, now: Millis) -> Need {
+        self.heard = now;
+        if self.runs.is_empty() {
+            return Need::Nothing;
+        }
+        match self.strategy {
+            Strategy::FinalEvent => {
+                self.final_event(message);
+                Need::Nothing
+            }
+            Strategy::FinishRule => self.finish_rule(message, now),
+        }
+    }
+
+    fn started(&mut self, message: &Value, concerns: impl Fn(&Run) -> bool) {
+        let count = message.get("execution_count").and_then(Value::as_i64);
+        for run in self.runs.iter_mut().filter(|run| concerns(run)) {
+            run.count = count;
+            run.phase = run.phase.max(Phase::Started);
+            self.events.push(RunEvent::Started { token: run.token, cell_id: run.cell_id.clone(), count });
+        }
+    }
+
+    fn final_event(&mut self, message: &Value) {
+        let Some(id) = message.get("execution_id").and_then(Value::as_str) else {
+            return;
+        };
+        let concerns = |run: &Run| run.execution_id.as_deref() == Some(id);
+        match message.get("event").and_then(Value::as_str) {
+            Some("execution_started") => self.started(message, concerns),
+            Some("execution_done") => {
+                let end = match message.get("status").and_then(Value::as_str) {
+                    Some("ok") => Terminal::Ok,
+                    Some("interrupted") => Terminal::Interrupted,
+                    Some("cancelled") => Terminal::Cancelled,
+                    Some("kernel_died") => Terminal::KernelDied,
+                    Some("launch_failed") => Terminal::LaunchFailed,
+                    _ => Terminal::Error,
+                };
+                let reason = message.get("reason").and_then(Value::as_str).unwrap_or_default();
+                while let Some(place) = self.runs.iter().position(concerns) {
+                    if let Some(count) = message.get("execution_count").and_then(Value::as_i64) {
+                        self.runs[place].count = Some(count);
+                    }
+                    self.finish(place, end, reason, message.to_string().into_bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_rule(&mut self, message: &Value, now: Millis) -> Need {
+        let cell = message.get("cell_id").and_then(Value::as_str);
+        let concerns = |run: &Run| run.phase >= Phase::Queued && cell == Some(run.cell_id.as_str());
+        let status = message.get("status").and_then(Value::as_str).unwrap_or_default();
+        match message.get("event").and_then(Value::as_str) {
+            Some("execution_started") => self.started(message, concerns),
+            Some("output") if message.get("output_type").and_then(Value::as_str) == Some("error") => {
+                self.runs.iter_mut().filter(|run| concerns(run)).for_each(|run| run.failed = true);
+            }
+            Some("kernel_status") if status == "idle" => {
+                for run in self.runs.iter_mut().filter(|run| concerns(run) && run.phase >= Phase::Seen) {
+                    run.phase = run.phase.max(Phase::Idle);
+                }
+            }
+            // Only the one behind the idle counts: a failing cell sends an early one as well.
+            Some("execution_done") => {
+                for run in self.runs.iter_mut().filter(|run| concerns(run) && run.phase == Phase::Idle) {
+                    run.phase = Phase::Over;
+                }
+            }
+            Some("queue_changed") => self.queue(message),
+            Some("kernel_status") if status == "shutdown" => {
+                self.stop(Terminal::Cancelled, "the kernel was shut down");
+            }
+            Some("kernel_status") if status.starts_with("error: ") => {
+                self.stop(Terminal::KernelDied, &status["error: ".len()..]);
+            }
+            Some("kernel_error") => {
+                let text = message.get("error").and_then(Value::as_str).unwrap_or("the kernel failed");
+                self.stop(Terminal::KernelDied, text);
+            }
+            _ => {}
+        }
+        self.barrier_if_over(now)
+    }
+
+    fn stop(&mut self, end: Terminal, reason: &str) {
+        for run in self.runs.iter_mut().filter(|run| run.phase >= Phase::Queued) {
+            run.phase = Phase::Over;
+            run.stopped = Some((end, reason.into()));
+        }
+    }
+
+    /// The queue as the daemon tells it: a cell that was there and is not any more is over, whatever
+    /// broadcast was lost (sections 5.10, 5.14).
+    fn queue(&mut self, state: &Value) {
+        let executing = state.get("executing").and_then(Value::as_str);
+        let queued: Vec<&str> = state
+            .get("queued")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        for run in &mut self.runs {
+            let cell = run.cell_id.as_str();
+            if executing == Some(cell) || queued.contains(&cell) {
+                if run.phase == Phase::Queued {
+                    run.phase = Phase::Seen;
+                }
+                if executing == Some(cell) {
+                    run.ran = true;
+                }
+            } else if run.phase >= Phase::Seen && run.phase < Phase::Over {
+                let never_ran = run.phase == Phase::Seen && !run.ran;
+                run.phase = Phase::Over;
+                if never_ran {
+                    run.stopped = Some((Terminal::Cancelled, "dropped from the queue".into()));
+                }
+            }
+        }
+    }
+
+    fn barrier_if_over(&mut self, now: Millis) -> Need {
+        if self.barrier_since.is_none() && self.runs.iter().any(|run| run.phase == Phase::Over) {
+            self.barrier_since = Some(now);
+            return Need::Barrier;
+        }
+        Need::Nothing
+    }
+
+    /// The response of the barrier's `get_queue_state` came and the replica lacks nothing.
+    /// `failed` tells whether the document shows an error output for a cell.
+    pub fn barrier_passed(
+        &mut self,
+        state: &Value,
+        now: Millis,
+        failed: impl Fn(&str) -> Option<Terminal>,
+    ) -> Need {
+        self.barrier_since = None;
+        self.heard = now;
+        let executing = state.get("executing").and_then(Value::as_str).map(str::to_owned);
+        let over: Vec<u64> =
+            self.runs.iter().filter(|run| run.phase == Phase::Over).map(|run| run.token).collect();
+        self.queue(state);
+        for token in over {
+            let Some(place) = self.runs.iter().position(|run| run.token == token) else { continue };
+            let run = &mut self.runs[place];
+            // Still marked as executing: the same cell could not be run again yet (section 5.10), so
+            // the run ends with the queue_changed that releases it.
+            if run.stopped.is_none() && executing.as_deref() == Some(run.cell_id.as_str()) {
+                run.phase = Phase::Idle;
+                continue;
+            }
+            let (end, reason) = match run.stopped.take() {
+                Some(stopped) => stopped,
+                None => {
+                    let end = failed(&run.cell_id).or(run.failed.then_some(Terminal::Error));
+                    (end.unwrap_or(Terminal::Ok), String::new())
+                }
+            };
+            self.finish(place, end, &reason, Vec::new());
+        }
+        self.barrier_if_over(now)
+    }
+
+    /// When [`Runs::tick`] is due.
+    pub fn deadline(&self) -> Option<Millis> {
+        let own = self.runs.iter().filter_map(|run| run.deadline).min();
+        let guard = match (self.strategy, self.barrier_since) {
+            _ if self.runs.is_empty() => None,
+            (Strategy::FinalEvent, _) => None,
+            (Strategy::FinishRule, Some(since)) => Some(since + BARRIER_LIMIT),
+            (Strategy::FinishRule, None) => Some(self.heard + SILENCE),
+        };
+        own.into_iter().chain(guard).min()
+    }
+
+    /// Ends runs whose caller's deadline has passed, and guards against lost broadcasts.
+    pub fn tick(&mut self, now: Millis) -> Need {
+        while let Some(place) = self.runs.iter().position(|run| run.deadline.is_some_and(|at| at <= now)) {
+            self.finish(place, Terminal::TimedOut, "the time limit passed", Vec::new());
+        }
+        if self.strategy == Strategy::FinalEvent || self.runs.is_empty() {
+            return Need::Nothing;
+        }
+        match self.barrier_since {
+            Some(since) if since + BARRIER_LIMIT <= now => Need::GiveUp,
+            None if self.heard + SILENCE <= now => {
+                self.barrier_since = Some(now);
+                Need::Barrier
+            }
+            _ => Need::Nothing,
+        }
+    }
+
+    /// The connection ended: every run ends with it.
+    pub fn disconnected(&mut self, reason: &str) {
+        while !self.runs.is_empty() {
+            self.finish(0, Terminal::Disconnected, reason, Vec::new());
+        }
+    }
+}
+
+/// The cell whose outputs changed.
+pub fn output_cell(change: &OutputChange) -> &str {
+    match change {
+        OutputChange::Cleared { cell_id }
+        | OutputChange::Inserted { cell_id, .. }
+        | OutputChange::Replaced { cell_id, .. }
+        | OutputChange::Removed { cell_id, .. } => cell_id,
+    }
+}
+
+/// The event that a change of a cell's outputs means for one who follows them.
+pub fn output_event(change: &OutputChange, token: u64, cell_id: String) -> Option<RunEvent> {
+    match change {
+        OutputChange::Cleared { .. } => Some(RunEvent::Cleared { token, cell_id }),
+        OutputChange::Inserted { index, element, .. } => Some(RunEvent::Output {
+            token,
+            cell_id,
+            index: *index,
+            element: element.clone(),
+            replaced: false,
+        }),
+        OutputChange::Replaced { index, element, .. } => {
+            Some(RunEvent::Output { token, cell_id, index: *index, element: element.clone(), replaced: true })
+        }
+        // Outputs are removed only by replacing the list; a foreign client's deletion shows in the
+        // document, and no event can undo what was delivered.
+        OutputChange::Removed { .. } => None,
+    }
+}

@@ -1,0 +1,94 @@
+//! Unix socket addresses and the few calls that std does not offer safely.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use polling::{Event, PollMode, Poller};
+
+/// Connections the system keeps for us until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// Connects without blocking the caller: a Unix socket either answers at once or fails.
+///
+/// # Errors
+/// As the operating system says.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Binds and listens with mode 0600 from the first moment. A socket file nobody answers on is
+/// replaced; one that answers is left alone.
+///
+/// # Errors
+/// `AddrInUse` when another process listens; else as the operating system says.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        if UnixStream::connect(path).is_ok() {
+            let text = format!("another daemon listens on {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let bytes = path.as_os_str().as_bytes();
+    // SAFETY: sockaddr_un is plain data for which all zeros is a valid value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        let text = format!("socket path is longer than {} bytes or contains NUL", address.sun_path.len() - 1);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    for (place, byte) in address.sun_path.iter_mut().zip(bytes) {
+        *place = *byte as libc::c_char;
+    }
+    // SAFETY: plain system call; the result is checked before use.
+    let raw = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `raw` is a descriptor we have just made and nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    // SAFETY: `socket` is open; the flag is a plain number.
+    check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    let length = std::mem::size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: the address is initialised and `length` is its size.
+    check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
+    // Nobody can connect before `listen`, so the mode is in force from the first connection on.
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    // SAFETY: plain system call on our own descriptor.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the peer closed and nothing is left to read. Takes nothing from the stream.
+pub fn at_end(stream: &UnixStream) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: one byte is written to a local variable of one byte.
+    let got = unsafe { libc::recv(stream.as_raw_fd(), std::ptr::from_mut(&mut byte).cast(), 1, flags) };
+    got == 0 || (got < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock)
+}
+
+/// Adds a socket to the poller, level-triggered.
+///
+/// # Errors
+/// As the operating system says.
+pub fn watch(poller: &Poller, socket: &(impl AsRawFd + AsFd), interest: Event) -> io::Result<()> {
+    // SAFETY: every handler takes its socket out with `Reactor::forget` before closing it.
+    unsafe { poller.add_with_mode(socket.as_fd().as_raw_fd(), interest, PollMode::Level) }
+}

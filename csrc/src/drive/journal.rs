@@ -1,0 +1,106 @@
+//! A room's document on disk: the saved document, then the changes since, appended.
+//!
+//! An edit costs its own size. A crash can tear only the last chunk, which was not acknowledged
+//! to anybody yet; the loader drops it. Rewriting is atomic (temporary file, then rename).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::DriveError;
+use crate::notebook::{ChangeHash, Notebook};
+
+/// The appended part may grow to the size of the saved part, but at least to this many bytes,
+/// before the file is rewritten: rewriting then costs a constant factor.
+const REWRITE_MIN: u64 = 256 * 1024;
+
+/// An open journal.
+pub struct Journal {
+    path: PathBuf,
+    /// `None` after a failed write: the next change rewrites the whole file.
+    file: Option<File>,
+    saved: u64,
+    appended: u64,
+    heads: Vec<ChangeHash>,
+}
+
+impl Journal {
+    /// Opens the document at `path`, or creates a new one for `notebook_id` there.
+    ///
+    /// # Errors
+    /// `Corrupt` when the file is no document or belongs to another notebook (the file stays as it
+    /// is); `Io` when it cannot be read or written.
+    pub fn open(path: &Path, notebook_id: &str) -> Result<(Self, Notebook), DriveError> {
+        let (notebook, torn) = match fs::read(path) {
+            Ok(bytes) => {
+                let (notebook, torn) = Notebook::load_prefix(&bytes)?;
+                if notebook.notebook_id().is_some_and(|id| id != notebook_id) {
+                    let text = format!("{} belongs to another notebook", path.display());
+                    return Err(DriveError::Corrupt(text));
+                }
+                (notebook, torn || bytes.is_empty())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Notebook::create(notebook_id)?, true),
+            Err(error) => return Err(error.into()),
+        };
+        let mut journal =
+            Self { path: path.into(), file: None, saved: 0, appended: 0, heads: notebook.heads() };
+        if torn {
+            journal.rewrite(&notebook)?;
+        } else {
+            let file = OpenOptions::new().append(true).open(path)?;
+            journal.saved = file.metadata()?.len();
+            journal.file = Some(file);
+        }
+        Ok((journal, notebook))
+    }
+
+    /// Writes the changes since the last call.
+    ///
+    /// # Errors
+    /// The disk refused. Nothing is lost: the next call writes the whole document.
+    pub fn record(&mut self, notebook: &Notebook) -> io::Result<()> {
+        let heads = notebook.heads();
+        if heads == self.heads && self.file.is_some() {
+            return Ok(());
+        }
+        let Some(file) = self.file.as_mut().filter(|_| self.appended <= self.saved.max(REWRITE_MIN)) else {
+            return self.rewrite(notebook);
+        };
+        let bytes = notebook.save_since(&self.heads);
+        if let Err(error) = file.write_all(&bytes) {
+            // Part of the chunk may be in the file; appending behind it would be unreadable.
+            self.file = None;
+            return Err(error);
+        }
+        self.appended += bytes.len() as u64;
+        self.heads = heads;
+        Ok(())
+    }
+
+    fn rewrite(&mut self, notebook: &Notebook) -> io::Result<()> {
+        let bytes = notebook.save();
+        let temporary = self.path.with_extension(format!("tmp.{}", uuid::Uuid::new_v4().simple()));
+        let written = (|| {
+            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            fs::rename(&temporary, &self.path)?;
+            Ok(file)
+        })();
+        match written {
+            Ok(file) => {
+                self.file = Some(file);
+                self.saved = bytes.len() as u64;
+                self.appended = 0;
+                self.heads = notebook.heads();
+                Ok(())
+            }
+            Err(error) => {
+                let _never_made = fs::remove_file(&temporary);
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The bounded event queue between the I/O thread and the host program.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::event::{Event, EventKind};
+use super::lock;
+use super::signal::Signal;
+
+/// Called, with no data, from any thread, when events wait. Must return at once.
+pub type Wakeup = Box<dyn Fn() + Send + Sync>;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    Event,
+    Woken,
+    TimedOut,
+    Closed,
+}
+
+struct Inner {
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// Events taken so far; the first one waiting has this position.
+    seq: u64,
+    /// Position of the hint that waits, per room.
+    hints: HashMap<String, u64>,
+    resync: bool,
+    woken: bool,
+    /// The final event was queued: nothing comes after it.
+    ended: bool,
+    /// The final event was taken.
+    over: bool,
+    signal: Signal,
+}
+
+/// One queue: many producers, one consumer. The descriptor is readable exactly while an event, or
+/// the end, waits.
+pub struct Queue {
+    inner: Mutex<Inner>,
+    arrived: Condvar,
+    wakeup: Mutex<Option<Arc<Wakeup>>>,
+    limit: usize,
+    fd: RawFd,
+}
+
+impl Queue {
+    /// A queue that holds `limit` bytes of droppable events.
+    ///
+    /// # Errors
+    /// No descriptor could be made.
+    pub fn new(limit: usize) -> std::io::Result<Self> {
+        let signal = Signal::new()?;
+        let fd = signal.fd();
+        let inner = Inner {
+            events: VecDeque::new(),
+            bytes: 0,
+            seq: 0,
+            hints: HashMap::new(),
+            resync: false,
+            woken: false,
+            ended: false,
+            over: false,
+            signal,
+        };
+        Ok(Self { inner: Mutex::new(inner), arrived: Condvar::new(), wakeup: Mutex::new(None), limit, fd })
+    }
+
+    /// The descriptor to poll for reading. It lives as long as the queue.
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// Bytes in the queue.
+    pub fn bytes(&self) -> usize {
+        lock(&self.inner).bytes
+    }
+
+    /// Sets, replaces or clears the wakeup callback.
+    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) {
+        let old = std::mem::replace(&mut *lock(&self.wakeup), wakeup.map(Arc::new));
+        drop(old);
+    }
+
+    /// Appends an event. Hints merge with the one that waits. Beyond the bound, droppable events are
+    /// replaced by one `Resync`; terminal events always go in (they are bounded by the number of
+    /// requests under way).
+    pub fn push(&self, mut event: Event) {
+        let mut inner = lock(&self.inner);
+        if inner.ended {
+            return;
+        }
+        if let Some(hint) = event.hint.take() {
+            let taken = inner.seq;
+            if let Some(place) = inner.hints.get(&event.id).and_then(|at| usize::try_from(at - taken).ok()) {
+                if let Some(old) = inner.events.get_mut(place).and_then(|old| old.hint.as_mut()) {
+                    old.merge(hint);
+                    return;
+                }
+            }
+            event.hint = Some(hint);
+            let position = taken + inner.events.len() as u64;
+            inner.hints.insert(event.id.clone(), position);
+        }
+        if event.droppable() && inner.bytes + event.size() > self.limit {
+            if std::mem::replace(&mut inner.resync, true) {
+                return;
+            }
+            event = Event::new(EventKind::Resync);
+        }
+        inner.ended = event.kind == EventKind::Closed;
+        inner.bytes += event.size();
+        inner.events.push_back(event);
+        let edge = inner.events.len() == 1;
+        inner.signal.set(true);
+        drop(inner);
+        self.arrived.notify_all();
+        if edge {
+            let wakeup = lock(&self.wakeup).clone();
+            if let Some(wakeup) = wakeup {
+                wakeup();
+            }
+        }
+    }
+
+    /// Takes the next event; `Err(())` once the final one was taken.
+    #[allow(clippy::result_unit_err)]
+    pub fn pop(&self) -> Result<Option<Event>, ()> {
+        let mut inner = lock(&self.inner);
+        let Some(mut event) = inner.events.pop_front() else {
+            return if inner.over { Err(()) } else { Ok(None) };
+        };
+        inner.bytes -= event.size();
+        inner.seq += 1;
+        event.seq = inner.seq;
+        inner.over = event.kind == EventKind::Closed;
+        inner.resync &= event.kind != EventKind::Resync;
+        let hint = event.hint.take();
+        if hint.is_some() {
+            inner.hints.remove(&event.id);
+        }
+        // After the end the descriptor stays readable, so that nobody waits for more.
+        let waiting = !inner.events.is_empty() || inner.over;
+        inner.signal.set(waiting);
+        drop(inner);
+        if let Some(hint) = hint {
+            event.payload = hint.to_json().to_string().into_bytes();
+        }
+        Ok(Some(event))
+    }
+
+    /// Waits until an event is there; `None` waits without limit.
+    pub fn wait(&self, timeout: Option<Duration>) -> Waited {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut inner = lock(&self.inner);
+        loop {
+            if inner.over {
+                return Waited::Closed;
+            }
+            if std::mem::take(&mut inner.woken) {
+                return Waited::Woken;
+            }
+            if !inner.events.is_empty() {
+                return Waited::Event;
+            }
+            inner = match deadline {
+                None => self.arrived.wait(inner).unwrap_or_else(std::sync::PoisonError::into_inner),
+                Some(deadline) => {
+                    let Some(left) =
+                        deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+                    else {
+                        return Waited::TimedOut;
+                    };
+                    let waited = self.arrived.wait_timeout(inner, left);
+                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Ends the present or the next wait.
+    pub fn wake(&self) {
+        lock(&self.inner).woken = true;
+        self.arrived.notify_all();
+    }
+}

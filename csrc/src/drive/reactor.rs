@@ -1,0 +1,255 @@
+//! The one I/O thread of the process: readiness of sockets and timers.
+//!
+//! It starts with the first session or host and ends with the last. A panic in a handler is
+//! caught, told to that handler, and takes nothing else down.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use polling::{Event as Ready, Events, PollMode, Poller};
+
+use super::{lock, panic_text};
+use crate::connection::Millis;
+
+/// Something with a socket and perhaps a timer. Called on the I/O thread, one at a time.
+pub trait Handler: Send + Sync {
+    /// The socket is readable or writable, or broken (then both).
+    fn ready(&self, readable: bool, writable: bool);
+    /// The time set with [`Reactor::set_timer`] has come.
+    fn timer(&self);
+    /// A call above panicked.
+    fn failed(&self, reason: String);
+}
+
+#[derive(Default)]
+struct Table {
+    handlers: HashMap<usize, Entry>,
+    timers: BTreeSet<(Instant, usize)>,
+    next_key: usize,
+    stopping: bool,
+}
+
+struct Entry {
+    handler: Weak<dyn Handler>,
+    timer: Option<Instant>,
+}
+
+/// The I/O thread.
+pub struct Reactor {
+    poller: Poller,
+    table: Mutex<Table>,
+    started: Instant,
+    /// Number of [`ReactorUse`]; changed only under the lock of `CURRENT`.
+    users: AtomicUsize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    pid: u32,
+}
+
+/// The reactor of this process, while somebody uses it.
+static CURRENT: Mutex<Weak<Reactor>> = Mutex::new(Weak::new());
+
+/// A use of the reactor by one session or host; the last one to go ends the thread and joins it.
+pub struct ReactorUse(Arc<Reactor>);
+
+impl ReactorUse {
+    /// Joins the running reactor, or starts one.
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor left.
+    pub fn acquire() -> std::io::Result<Self> {
+        Reactor::acquire()
+    }
+
+    /// The reactor itself, for handlers.
+    pub fn reactor(&self) -> Arc<Reactor> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Reactor {
+    fn acquire() -> std::io::Result<ReactorUse> {
+        let mut current = lock(&CURRENT);
+        if let Some(reactor) = current.upgrade() {
+            // After a fork the thread exists only in the parent.
+            if reactor.pid == std::process::id() {
+                reactor.users.fetch_add(1, Ordering::Relaxed);
+                return Ok(ReactorUse(reactor));
+            }
+            std::mem::forget(reactor);
+        }
+        let reactor = Arc::new(Self {
+            poller: Poller::new()?,
+            table: Mutex::new(Table::default()),
+            started: Instant::now(),
+            users: AtomicUsize::new(1),
+            thread: Mutex::new(None),
+            pid: std::process::id(),
+        });
+        let runner = Arc::clone(&reactor);
+        let thread = thread::Builder::new().name("runtimed-ffi-io".into()).spawn(move || runner.run())?;
+        *lock(&reactor.thread) = Some(thread);
+        *current = Arc::downgrade(&reactor);
+        Ok(ReactorUse(reactor))
+    }
+
+    /// Milliseconds since the reactor started.
+    pub fn now(&self) -> Millis {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// Reserves a key for a handler.
+    pub fn register(&self, handler: Weak<dyn Handler>) -> usize {
+        let mut table = lock(&self.table);
+        table.next_key += 1;
+        let key = table.next_key;
+        table.handlers.insert(key, Entry { handler, timer: None });
+        key
+    }
+
+    /// Watches a socket under a key. The socket must be taken out with [`Reactor::forget`] before it
+    /// is closed.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn watch(&self, key: usize, socket: &(impl AsRawFd + AsFd), writable: bool) -> std::io::Result<()> {
+        super::address::watch(&self.poller, socket, Ready::new(key, true, writable))
+    }
+
+    /// Changes what a socket is watched for.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn rewatch(
+        &self,
+        key: usize,
+        socket: &impl AsFd,
+        readable: bool,
+        writable: bool,
+    ) -> std::io::Result<()> {
+        self.poller.modify_with_mode(socket, Ready::new(key, readable, writable), PollMode::Level)
+    }
+
+    /// Stops watching a socket and forgets its handler and timer. A socket that was never watched is fine.
+    pub fn forget(&self, key: usize, socket: Option<&impl AsFd>) {
+        if let Some(socket) = socket {
+            let _never_watched = self.poller.delete(socket);
+        }
+        let mut table = lock(&self.table);
+        if let Some(at) = table.handlers.remove(&key).and_then(|entry| entry.timer) {
+            table.timers.remove(&(at, key));
+        }
+    }
+
+    /// Sets or clears the timer of a handler (milliseconds of [`Reactor::now`]).
+    pub fn set_timer(&self, key: usize, at: Option<Millis>) {
+        let at = at.map(|at| self.started + Duration::from_millis(at));
+        let mut table = lock(&self.table);
+        let first = table.timers.first().map(|(at, _)| *at);
+        let Some(entry) = table.handlers.get_mut(&key) else {
+            return;
+        };
+        let old = std::mem::replace(&mut entry.timer, at);
+        if old == at {
+            return;
+        }
+        if let Some(old) = old {
+            table.timers.remove(&(old, key));
+        }
+        if let Some(at) = at {
+            table.timers.insert((at, key));
+            if first.is_none_or(|first| at < first) {
+                drop(table);
+                self.interrupt();
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        // Only a broken kernel object refuses; the thread then wakes at its next timer or event.
+        let _refused = self.poller.notify();
+    }
+
+    fn run(&self) {
+        let mut events = Events::new();
+        loop {
+            let timeout = {
+                let table = lock(&self.table);
+                if table.stopping {
+                    return;
+                }
+                table.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+            };
+            events.clear();
+            if self.poller.wait(&mut events, timeout).is_err() {
+                continue;
+            }
+            for ready in events.iter() {
+                if let Some(handler) = self.handler(ready.key) {
+                    guarded(&handler, |handler| handler.ready(ready.readable, ready.writable));
+                }
+            }
+            self.run_timers();
+        }
+    }
+
+    fn handler(&self, key: usize) -> Option<Arc<dyn Handler>> {
+        lock(&self.table).handlers.get(&key).and_then(|entry| entry.handler.upgrade())
+    }
+
+    fn run_timers(&self) {
+        loop {
+            let key = {
+                let mut table = lock(&self.table);
+                let Some(&(at, key)) = table.timers.first() else {
+                    return;
+                };
+                if at > Instant::now() {
+                    return;
+                }
+                table.timers.remove(&(at, key));
+                if let Some(entry) = table.handlers.get_mut(&key) {
+                    entry.timer = None;
+                }
+                key
+            };
+            if let Some(handler) = self.handler(key) {
+                guarded(&handler, |handler| handler.timer());
+            }
+        }
+    }
+}
+
+fn guarded(handler: &Arc<dyn Handler>, call: impl FnOnce(&dyn Handler)) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(handler.as_ref()))) {
+        let reason = panic_text(payload.as_ref());
+        // A second panic while reporting the first has nobody left to tell.
+        let _unreported = catch_unwind(AssertUnwindSafe(|| handler.failed(reason)));
+    }
+}
+
+impl Drop for ReactorUse {
+    fn drop(&mut self) {
+        if self.0.pid != std::process::id() {
+            return;
+        }
+        let mut current = lock(&CURRENT);
+        if self.0.users.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        // Under the lock, so that nobody joins a reactor that is about to stop.
+        *current = Weak::new();
+        drop(current);
+        lock(&self.0.table).stopping = true;
+        self.0.interrupt();
+        // Uses are held by handles of the host program, never by what runs on the thread itself.
+        let thread = lock(&self.0.thread).take();
+        if let Some(thread) = thread {
+            let _panicked = thread.join();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A room: one document, its journal, the peers that share it.
+//!
+//! Lock order: room, then peer, then the host's tables.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::journal::Journal;
+use super::peer::Peer;
+use super::{lock, panic_text, DriveError};
+use crate::notebook::{Notebook, Op};
+
+/// What a room shares between the I/O thread and the host program.
+pub struct Room {
+    /// The notebook id, byte for byte.
+    pub id: String,
+    state: Mutex<RoomState>,
+}
+
+/// The document and who is there. Held locked for every step, so that each peer sees changes and
+/// broadcasts in one order.
+pub struct RoomState {
+    pub notebook: Notebook,
+    journal: Option<Journal>,
+    pub peers: Vec<Arc<Peer>>,
+    /// Why the room cannot be used any more.
+    pub broken: Option<String>,
+    unsaved: bool,
+}
+
+/// What a step left to tell the host program.
+#[derive(Default)]
+pub struct Outcome {
+    /// Peers whose connection ended in this step, with the reason.
+    pub lost: Vec<(Arc<Peer>, DriveError)>,
+    /// The journal could not be written.
+    pub unsaved: Option<std::io::Error>,
+}
+
+impl Room {
+    /// Opens the document of a room.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open(id: &str, journal: Option<&Path>) -> Result<Self, DriveError> {
+        let (journal, notebook) = match journal {
+            Some(path) => {
+                let (journal, notebook) = Journal::open(path, id)?;
+                (Some(journal), notebook)
+            }
+            None => (None, Notebook::create(id)?),
+        };
+        let state = RoomState { notebook, journal, peers: Vec::new(), broken: None, unsaved: false };
+        Ok(Self { id: id.into(), state: Mutex::new(state) })
+    }
+
+    /// Runs one step under the room's lock. A panic breaks this room and nothing else.
+    ///
+    /// # Errors
+    /// Those of `step`; `Poisoned` when the room failed before; `Panic` when it fails now.
+    pub fn step<T>(
+        &self,
+        outcome: &mut Outcome,
+        step: impl FnOnce(&mut RoomState, &mut Outcome) -> Result<T, DriveError>,
+    ) -> Result<T, DriveError> {
+        let mut state = lock(&self.state);
+        if let Some(reason) = &state.broken {
+            return Err(DriveError::Poisoned(reason.clone()));
+        }
+        match catch_unwind(AssertUnwindSafe(|| step(&mut state, outcome))) {
+            Ok(result) => result,
+            Err(payload) => {
+                let reason = panic_text(payload.as_ref());
+                state.broken = Some(reason.clone());
+                Err(DriveError::Panic(reason))
+            }
+        }
+    }
+
+    /// Takes all peers out, for closing.
+    pub fn take_peers(&self) -> Vec<Arc<Peer>> {
+        std::mem::take(&mut lock(&self.state).peers)
+    }
+
+    /// Number of peers.
+    pub fn peer_count(&self) -> usize {
+        lock(&self.state).peers.len()
+    }
+}
+
+impl RoomState {
+    /// After the document moved: record it, then let every peer know. Recording comes first, so that
+    /// nothing is acknowledged that a crash could lose.
+    pub fn moved(&mut self, outcome: &mut Outcome) {
+        if let Some(journal) = &mut self.journal {
+            match journal.record(&self.notebook) {
+                Ok(()) => self.unsaved = false,
+                Err(error) => {
+                    // Told once per outage; each further change tries again.
+                    if !std::mem::replace(&mut self.unsaved, true) {
+                        outcome.unsaved = Some(error);
+                    }
+                }
+            }
+        }
+        for peer in &self.peers {
+            lock(&peer.state).server.outbox.document_moved();
+        }
+    }
+
+    /// Applies operations as one change, then queues the broadcasts behind it for every peer.
+    ///
+    /// # Errors
+    /// Those of the operations; nothing changed then and nothing is broadcast.
+    pub fn publish(
+        &mut self,
+        ops: &[Op],
+        broadcasts: &[Value],
+        cause: u64,
+        outcome: &mut Outcome,
+    ) -> Result<(), DriveError> {
+        if !ops.is_empty() && self.notebook.edit(ops)? {
+            self.moved(outcome);
+        }
+        for broadcast in broadcasts {
+            let json: Arc<[u8]> = broadcast.to_string().into_bytes().into();
+            for peer in &self.peers {
+                lock(&peer.state).server.outbox.broadcast(&json, cause);
+            }
+        }
+        self.flush_all(outcome);
+        Ok(())
+    }
+
+    /// Sends every peer what it can take now.
+    pub fn flush_all(&mut self, outcome: &mut Outcome) {
+        let notebook = &self.notebook;
+        let lost = &mut outcome.lost;
+        self.peers.retain(|peer| match peer.flush(Some(notebook)) {
+            Ok(()) => true,
+            Err(error) => {
+                lost.push((Arc::clone(peer), error));
+                false
+            }
+        });
+    }
+}

@@ -1,0 +1,43 @@
+//! A file descriptor that is readable exactly while a flag is up.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// Level-triggered signal: at most one byte is ever in the pair, so neither end can block.
+pub struct Signal {
+    reader: UnixStream,
+    writer: UnixStream,
+    raised: bool,
+}
+
+impl Signal {
+    /// A lowered signal.
+    ///
+    /// # Errors
+    /// No descriptor could be made.
+    pub fn new() -> io::Result<Self> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        Ok(Self { reader, writer, raised: false })
+    }
+
+    /// The descriptor to poll for reading.
+    pub fn fd(&self) -> RawFd {
+        self.reader.as_raw_fd()
+    }
+
+    /// Makes the descriptor readable (`true`) or not.
+    pub fn set(&mut self, raised: bool) {
+        if raised == self.raised {
+            return;
+        }
+        let done = if raised { self.writer.write(&[1]) } else { self.reader.read(&mut [0]) };
+        // One byte in an empty socket pair cannot fail; if the system says otherwise the flag must
+        // keep telling what the descriptor shows.
+        if matches!(done, Ok(1)) {
+            self.raised = raised;
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Storey 1: the chunk framing of Automerge's storage format.
+//!
+//! A saved document, a change and the payload of a sync message are all sequences of chunks: magic,
+//! four bytes of checksum, one type byte, a LEB128 length, that many bytes. The engine skips chunks it
+//! cannot read when it loads incrementally; finding the boundaries ourselves lets us tell a torn file
+//! and a damaged message from a good one before anything is applied.
+
+/// The first bytes of every chunk.
+const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+/// Bytes before the length: magic, checksum, type.
+const FIXED: usize = 9;
+
+/// Reads one unsigned LEB128 number; the value and the bytes it took.
+pub(super) fn leb128(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, byte) in bytes.iter().enumerate().take(10) {
+        let part = u64::from(byte & 0x7f);
+        let shifted = part << (7 * i);
+        if shifted >> (7 * i) != part {
+            return None;
+        }
+        value |= shifted;
+        if byte & 0x80 == 0 {
+            return Some((value, i + 1));
+        }
+    }
+    None
+}
+
+/// What the first chunk of some bytes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One change, deflated or not.
+    Change,
+    /// A whole document, a bundle, or something newer.
+    Other,
+}
+
+/// The kind of the first chunk and its length in bytes with its header, if all of it is there.
+pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
+    if bytes.get(..MAGIC.len())? != MAGIC {
+        return None;
+    }
+    let kind = match bytes.get(FIXED - 1)? {
+        1 | 2 => Kind::Change,
+        _ => Kind::Other,
+    };
+    let (length, width) = leb128(&bytes[FIXED..])?;
+    let end = usize::try_from(length).ok()?.checked_add(FIXED + width)?;
+    (end <= bytes.len()).then_some((kind, end))
+}
+
+/// True if `bytes` are whole chunks from end to end (none at all counts).
+pub(super) fn well_framed(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match first(bytes) {
+            Some((_, length)) => bytes = &bytes[length..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leb128_reads_what_it_should_and_stops_at_nonsense() {
+        assert_eq!(leb128(&[0x00]), Some((0, 1)));
+        assert_eq!(leb128(&[0xe5, 0x8e, 0x26, 0xff]), Some((624_485, 3)));
+        assert_eq!(leb128(&[0xff; 9]), None);
+        let mut max = [0xff; 10];
+        max[9] = 0x01;
+        assert_eq!(leb128(&max), Some((u64::MAX, 10)));
+        max[9] = 0x02;
+        assert_eq!(leb128(&max), None);
+        assert_eq!(leb128(&[]), None);
+    }
+
+    #[test]
+    fn boundaries() {
+        let mut chunk = vec![0x85, 0x6f, 0x4a, 0x83, 1, 2, 3, 4, 1, 3, 7, 7, 7];
+        assert_eq!(first(&chunk), Some((Kind::Change, 13)));
+        assert!(well_framed(&chunk));
+        assert!(well_framed(&[]));
+        assert!(!well_framed(&chunk[..12]));
+        chunk.extend_from_slice(&chunk.clone());
+        assert!(well_framed(&chunk));
+        chunk[13] = 0;
+        assert!(!well_framed(&chunk));
+        // A length that would overflow the address space is not a chunk.
+        let huge = [
+            0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0xff, 0x01,
+        ];
+        assert_eq!(first(&huge), None);
+    }
+}

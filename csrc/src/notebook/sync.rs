@@ -1,0 +1,179 @@
+//! Storey 1: the sync state of one peer.
+
+use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
+use automerge::{ChangeHash, PatchLog};
+
+use super::changes::{digest, everything, Changes};
+use super::rows::Rows;
+use super::{chunks, Notebook, NotebookError};
+
+/// More probes than any peer uses in a filter (7 everywhere); a filter that asks for billions of
+/// them would stop us.
+const MAX_PROBES: u64 = 64;
+
+/// What we know about the replica of one peer, for the life of one connection (protocol 2,
+/// section 7.1: nothing is remembered across connections).
+#[derive(Debug, Clone, Default)]
+pub struct PeerSync {
+    state: State,
+}
+
+impl PeerSync {
+    /// The state at the start of a connection.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next message for the peer; none if it has all we have, or if it must answer first.
+    ///
+    /// All changes made since the last message go into one. Call it again after each received
+    /// message and after each change.
+    pub fn generate(&mut self, notebook: &Notebook) -> Option<Vec<u8>> {
+        let message = notebook.doc.generate_sync_message(&mut self.state)?;
+        Some(message.encode())
+    }
+
+    /// Applies a message of the peer.
+    ///
+    /// A message that cannot be decoded leaves the document as it was. A replica that was empty
+    /// reports all cells but no single outputs: there is nothing to compare with, read them all.
+    pub fn receive(
+        &mut self,
+        notebook: &mut Notebook,
+        message: &[u8],
+    ) -> Result<Changes, NotebookError> {
+        let message = decode(message)?;
+        if !message.changes.is_empty() && notebook.is_empty() {
+            // Making patches of a whole document would cost as much again as loading it.
+            let result = notebook
+                .doc
+                .receive_sync_message(&mut self.state, message)
+                .map_err(bad);
+            notebook.rows = Rows::build(&notebook.doc);
+            result?;
+            return Ok(if notebook.heads().is_empty() {
+                Changes::default()
+            } else {
+                everything(&notebook.rows)
+            });
+        }
+        let before = notebook.heads();
+        let mut log = PatchLog::active();
+        let result =
+            notebook
+                .doc
+                .receive_sync_message_log_patches(&mut self.state, message, &mut log);
+        if notebook.heads() == before {
+            return result.map(|()| Changes::default()).map_err(bad);
+        }
+        let patches = notebook.doc.make_patches(&mut log);
+        let changes = digest(&notebook.doc, &mut notebook.rows, &patches);
+        result.map(|()| changes).map_err(bad)
+    }
+
+    /// The heads the peer announced last; none before its first message.
+    pub fn their_heads(&self) -> Option<&[ChangeHash]> {
+        self.state.their_heads.as_deref()
+    }
+
+    /// True if the peer announced heads we do not have: it has changes we lack, and the exchange must
+    /// go on until this is false (protocol 2, section 5.5: a Bloom filter can withhold a change).
+    pub fn missing(&self, notebook: &Notebook) -> bool {
+        self.their_heads().is_some_and(|theirs| {
+            let ours = notebook.heads();
+            theirs
+                .iter()
+                .any(|head| !ours.contains(head) && !notebook.has_change(head))
+        })
+    }
+
+    /// True if the peer has every change we have, by its own announcement.
+    ///
+    /// Nothing of ours depends on our heads, so the peer has one of them exactly if it announced it,
+    /// or if it is known to be shared from an earlier announcement.
+    pub fn acknowledged(&self, notebook: &Notebook) -> bool {
+        self.their_heads().is_some_and(|theirs| {
+            notebook
+                .heads()
+                .iter()
+                .all(|head| theirs.contains(head) || self.state.shared_heads.contains(head))
+        })
+    }
+
+    /// True if both sides have the same changes and both have said so.
+    pub fn converged(&self, notebook: &Notebook) -> bool {
+        let heads = notebook.heads();
+        self.state.have_responded
+            && self.their_heads() == Some(&heads)
+            && self.state.last_sent_heads == heads
+    }
+}
+
+impl Notebook {
+    /// True if this replica has applied this change.
+    pub fn has_change(&self, hash: &ChangeHash) -> bool {
+        self.doc.get_change_meta_by_hash(hash).is_some()
+    }
+}
+
+/// A message that makes a peer announce everything it has that we do not, independent of any sync
+/// state (protocol 2, section 5.5, document barrier). A peer with the same heads does not answer.
+pub fn barrier(notebook: &Notebook) -> Vec<u8> {
+    let heads = notebook.heads();
+    Message {
+        heads: heads.clone(),
+        need: Vec::new(),
+        have: vec![Have {
+            last_sync: heads,
+            ..Have::default()
+        }],
+        changes: ChunkList::empty(),
+        flags: None,
+        version: MessageVersion::V2,
+    }
+    .encode()
+}
+
+fn bad(error: impl ToString) -> NotebookError {
+    NotebookError::BadSync(error.to_string())
+}
+
+/// Decodes a message and refuses what the engine would accept but not survive.
+fn decode(bytes: &[u8]) -> Result<Message, NotebookError> {
+    let mut message = Message::decode(bytes).map_err(bad)?;
+    // The engine compares sorted lists, and repeats the heads it was told in its own messages.
+    sort(&mut message.heads);
+    sort(&mut message.need);
+    for have in &mut message.have {
+        sort(&mut have.last_sync);
+        if !sane_filter(&have.bloom.to_bytes()) {
+            return Err(bad("unusable Bloom filter"));
+        }
+    }
+    // The engine would silently leave out what follows a damaged chunk.
+    if !message.changes.iter().all(chunks::well_framed) {
+        return Err(bad("damaged changes"));
+    }
+    Ok(message)
+}
+
+fn sort(hashes: &mut Vec<ChangeHash>) {
+    hashes.sort_unstable();
+    hashes.dedup();
+}
+
+/// An encoded filter: nothing at all, or entries, bits per entry, probes, bits. The engine divides by
+/// the number of bits and makes a list of as many probes as it is told.
+fn sane_filter(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let mut next = || {
+        let (value, width) = chunks::leb128(rest)?;
+        rest = &rest[width..];
+        Some(value)
+    };
+    match (next(), next(), next()) {
+        (None, _, _) => bytes.is_empty(),
+        (Some(_), Some(_), Some(probes)) => probes <= MAX_PROBES && !rest.is_empty(),
+        _ => false,
+    }
+}

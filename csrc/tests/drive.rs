@@ -1,0 +1,399 @@
+//! Sessions and a host in one process, over a real socket.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::notebook::Op;
+use serde_json::{json, Value};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        let place = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&place).unwrap();
+        Self(place)
+    }
+    fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+trait Source {
+    fn take(&self) -> Option<Event>;
+    fn wait_for_event(&self, left: Duration) -> Waited;
+}
+
+impl Source for Session {
+    fn take(&self) -> Option<Event> {
+        self.next_event().expect("the queue is open")
+    }
+    fn wait_for_event(&self, left: Duration) -> Waited {
+        self.wait(Some(left)).unwrap()
+    }
+}
+
+impl Source for Host {
+    fn take(&self) -> Option<Event> {
+        self.next_event().expect("the queue is open")
+    }
+    fn wait_for_event(&self, left: Duration) -> Waited {
+        self.wait(Some(left)).unwrap()
+    }
+}
+
+/// Takes events until one of this kind comes.
+fn until(source: &impl Source, kind: EventKind) -> Event {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        while let Some(event) = source.take() {
+            if event.kind == kind {
+                return event;
+            }
+        }
+        let left =
+            deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kind:?} came"));
+        source.wait_for_event(left);
+    }
+}
+
+fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
+    let wanted = until(&host, EventKind::RoomWanted);
+    assert_eq!(wanted.id, id);
+    host.open_room(id, None).unwrap();
+    until(&session, EventKind::Ready);
+    (host, session)
+}
+
+fn join(place: &Place, id: &str) -> Session {
+    let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
+    until(&session, EventKind::Ready);
+    session
+}
+
+fn request(host: &Host) -> (u64, Value) {
+    let event = until(host, EventKind::Request);
+    (event.token, serde_json::from_slice(&event.payload).unwrap())
+}
+
+fn synced(session: &Session) {
+    session.sync(9_999, Some(20_000)).unwrap();
+    let event = until(session, EventKind::Synced);
+    assert_eq!((event.token, event.code), (9_999, 0), "{}", event.text);
+}
+
+#[test]
+fn an_edit_reaches_the_other_session_that_does_nothing() {
+    let place = Place::new();
+    let (_host, one) = host_with_room(&place, "n");
+    let two = join(&place, "n");
+    for number in 0..25 {
+        one.edit(&[Op::insert_cell(&format!("c{number}"), "code", "1", None)]).unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while two.cells().unwrap().len() < 25 {
+        assert!(Instant::now() < deadline);
+        until(&two, EventKind::Changed);
+    }
+    let ids: Vec<String> = two.cells().unwrap().into_iter().map(|cell| cell.id).collect();
+    assert_eq!(ids, (0..25).map(|number| format!("c{number}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_sees_the_edit_before_it_and_ends_once() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.edit(&[Op::insert_cell("c", "code", "x = 1", None)]).unwrap();
+    session.execute(7, "c", Some(20_000)).unwrap();
+    let (token, body) = request(&host);
+    assert_eq!(body["action"], "execute_cell");
+    assert_eq!(host.cell("n", "c").unwrap().source, "x = 1");
+    host.respond(token, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"})).unwrap();
+    assert_eq!(until(&session, EventKind::Queued).token, 7);
+    let output = json!({"output_type": "stream", "name": "stdout", "text": "hi\n"}).to_string();
+    host.publish(
+        "n",
+        &[Op::AppendOutputs { cell_id: "c".into(), outputs: vec![output] }],
+        &[
+            json!({"event": "execution_started", "cell_id": "c", "execution_count": 3, "execution_id": "e"}),
+            json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"}),
+        ],
+        0,
+    )
+    .unwrap();
+    let mut kinds = Vec::new();
+    loop {
+        let Some(event) = session.next_event().unwrap() else {
+            assert_ne!(session.wait(Some(PATIENCE)).unwrap(), Waited::TimedOut);
+            continue;
+        };
+        if event.kind == EventKind::Output {
+            assert_eq!((event.token, event.number, event.text.as_str()), (7, 0, "hi\n"));
+        }
+        kinds.push(event.kind);
+        if event.kind == EventKind::Done {
+            assert_eq!((event.token, event.code, event.number), (7, 0, 3));
+            break;
+        }
+    }
+    let place_of = |kind| kinds.iter().position(|other| *other == kind);
+    assert!(place_of(EventKind::Output) < place_of(EventKind::Done));
+    assert!(host.respond(token, &json!({"result": "ok"})).is_err(), "a request is answered once");
+}
+
+#[test]
+fn a_thousand_outputs_arrive_in_order() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    session.execute(1, "c", Some(20_000)).unwrap();
+    let (token, _) = request(&host);
+    host.respond(token, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"})).unwrap();
+    for number in 0..1000 {
+        let output = json!({"output_type": "display_data", "data": {"text/plain": number.to_string()}, "metadata": {}});
+        let op = Op::AppendOutputs { cell_id: "c".into(), outputs: vec![output.to_string()] };
+        host.publish("n", &[op], &[], 0).unwrap();
+    }
+    let done = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"});
+    host.publish("n", &[], &[done], 0).unwrap();
+    for number in 0..1000 {
+        let event = until(&session, EventKind::Output);
+        assert_eq!((event.number, event.text), (number, number.to_string()));
+    }
+    until(&session, EventKind::Done);
+}
+
+#[test]
+fn responses_wait_for_their_order_only_without_identifiers() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    for token in [1, 2] {
+        session.request(token, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
+    }
+    let (first, _) = request(&host);
+    let (second, _) = request(&host);
+    host.respond(second, &json!({"result": "ok"})).unwrap();
+    assert_eq!(until(&session, EventKind::Response).token, 2);
+    host.respond(first, &json!({"result": "ok"})).unwrap();
+    assert_eq!(until(&session, EventKind::Response).token, 1);
+}
+
+#[test]
+fn a_broadcast_caused_by_a_request_follows_its_response() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    let watcher = join(&place, "n");
+    session.request(5, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
+    let (token, _) = request(&host);
+    host.publish(
+        "n",
+        &[],
+        &[json!({"event": "kernel_status", "status": "starting", "cell_id": null})],
+        token,
+    )
+    .unwrap();
+    // The others see it at once.
+    until(&watcher, EventKind::Broadcast);
+    host.respond(token, &json!({"result": "ok"})).unwrap();
+    let mut order = Vec::new();
+    while order.len() < 2 {
+        match session.next_event().unwrap() {
+            Some(event) if event.kind == EventKind::Response || event.kind == EventKind::Broadcast => {
+                order.push(event.kind);
+            }
+            Some(_) => {}
+            None => assert_ne!(session.wait(Some(PATIENCE)).unwrap(), Waited::TimedOut),
+        }
+    }
+    assert_eq!(order, [EventKind::Response, EventKind::Broadcast]);
+}
+
+#[test]
+fn every_waiter_ends_when_the_host_goes() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    session.execute(1, "c", None).unwrap();
+    session.request(2, br#"{"action":"get_queue_state"}"#, None).unwrap();
+    until(&host, EventKind::Request);
+    host.close();
+    until(&host, EventKind::Closed);
+    assert!(!place.socket().exists());
+    let done = until(&session, EventKind::Done);
+    assert_eq!((done.token, done.code), (1, 7));
+    assert_eq!(until(&session, EventKind::Response).token, 2);
+    until(&session, EventKind::Closed);
+    assert!(session.next_event().is_err());
+    assert_eq!(session.wait(None).unwrap(), Waited::Closed);
+    assert!(session.edit(&[Op::insert_cell("d", "code", "x", None)]).is_err());
+    assert_eq!(session.cells().unwrap().len(), 1, "the replica stays readable");
+}
+
+#[test]
+fn time_limits_end_requests_and_executions() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    session.request(1, br#"{"action":"get_kernel_info"}"#, Some(0)).unwrap();
+    session.execute(2, "c", Some(10)).unwrap();
+    assert_eq!(until(&session, EventKind::Response).code, -9);
+    assert_eq!(until(&session, EventKind::Done).code, 6);
+    // A late response belongs to nobody and disturbs nobody.
+    let (late, _) = request(&host);
+    host.respond(late, &json!({"result": "ok"})).unwrap();
+    session.request(3, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
+    request(&host);
+    let (token, _) = request(&host);
+    host.respond(token, &json!({"result": "ok"})).unwrap();
+    assert_eq!(until(&session, EventKind::Response).token, 3);
+}
+
+#[test]
+fn a_journal_brings_the_room_back() {
+    let place = Place::new();
+    let journal = place.0.join("n.automerge");
+    {
+        let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+        let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+        until(&host, EventKind::RoomWanted);
+        host.open_room("n", Some(&journal)).unwrap();
+        until(&session, EventKind::Ready);
+        for number in 0..10 {
+            session.edit(&[Op::insert_cell(&format!("c{number}"), "code", "é🐍", None)]).unwrap();
+        }
+        synced(&session);
+        // Whatever comes after an acknowledgement, the file has it: read it while the room is open.
+        let bytes = std::fs::read(&journal).unwrap();
+        assert_eq!(runtimed_ffi::notebook::Notebook::load(&bytes).unwrap().cells().len(), 10);
+    }
+    // A torn tail, as a crash leaves it.
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.extend_from_slice(&[0x85, 0x6f, 0x4a]);
+    std::fs::write(&journal, &bytes).unwrap();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    host.open_room("n", Some(&journal)).unwrap();
+    assert_eq!(host.cells("n").unwrap().len(), 10);
+    assert!(host.open_room("other", Some(&journal)).is_err(), "a journal belongs to one notebook");
+    std::fs::write(&journal, b"garbage").unwrap();
+    assert!(matches!(host.open_room("n2", Some(&journal)), Err(runtimed_ffi::drive::DriveError::Corrupt(_))));
+    assert_eq!(std::fs::read(&journal).unwrap(), b"garbage", "what cannot be read is left alone");
+}
+
+#[test]
+fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
+    let place = Place::new();
+    let first = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    assert!(Host::open(&place.socket(), HostOptions::default()).is_err());
+    join_nothing(&place);
+    drop(first);
+    drop(std::os::unix::net::UnixListener::bind(place.socket()).unwrap());
+    assert!(place.socket().exists());
+    Host::open(&place.socket(), HostOptions::default()).unwrap();
+}
+
+fn join_nothing(place: &Place) {
+    // The refused second host left the first one's socket in place.
+    std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+}
+
+#[test]
+fn garbage_disturbs_only_its_own_connection() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    for bytes in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x02{}", b"\0\0\0\x05hello", b"GET / HTTP/1.0\r\n\r\n"] {
+        let mut peer = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer.write_all(bytes).unwrap();
+        let end = peer.read(&mut [0; 16]);
+        assert!(
+            end.as_ref().is_ok_and(|count| *count == 0)
+                || end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+        );
+    }
+    session.request(1, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
+    let (token, _) = request(&host);
+    host.respond(token, &json!({"result": "ok"})).unwrap();
+    until(&session, EventKind::Response);
+}
+
+#[test]
+fn a_refused_room_and_a_missing_daemon_are_told() {
+    let place = Place::new();
+    let missing = Session::open(&place.socket(), "n", SessionOptions::default()).err().unwrap();
+    assert_eq!(missing.to_string(), "No such file or directory (os error 2)");
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    assert!(session.cells().is_err(), "nothing to read before the first synchronisation");
+    until(&host, EventKind::RoomWanted);
+    host.refuse_room("n").unwrap();
+    assert_eq!(until(&session, EventKind::Closed).code, -2);
+    let slow = Session::open(
+        &place.socket(),
+        "n",
+        SessionOptions { connect_timeout: Some(1), ..Default::default() },
+    );
+    assert_eq!(until(&slow.unwrap(), EventKind::Closed).text, "Connection timeout");
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_dropped_and_delays_nobody() {
+    use std::io::Write;
+    let place = Place::new();
+    let host =
+        Host::open(&place.socket(), HostOptions { peer_limit: 1 << 20, ..HostOptions::default() }).unwrap();
+    host.open_room("n", None).unwrap();
+    let session = join(&place, "n");
+    let mut deaf = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+    let hello = br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
+    deaf.write_all(&(hello.len() as u32).to_be_bytes()).unwrap();
+    deaf.write_all(hello).unwrap();
+    let peer = loop {
+        let event = until(&host, EventKind::PeerJoined);
+        if event.number == 2 {
+            break event.peer;
+        }
+    };
+    let big = json!({"event": "kernel_error", "error": "x".repeat(100_000)});
+    for _ in 0..40 {
+        host.publish("n", &[], std::slice::from_ref(&big), 0).unwrap();
+        until(&session, EventKind::Broadcast);
+    }
+    let left = until(&host, EventKind::PeerLeft);
+    assert_eq!((left.peer, left.code), (peer, -6));
+}
+
+#[test]
+fn the_descriptor_is_readable_exactly_while_something_waits() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    let readable = |fd: i32| {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+    };
+    while session.next_event().unwrap().is_some() {}
+    assert!(!readable(session.fd()));
+    host.publish("n", &[], &[json!({"event": "kernel_status", "status": "idle", "cell_id": null})], 0)
+        .unwrap();
+    assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Event);
+    assert!(readable(session.fd()));
+    until(&session, EventKind::Broadcast);
+    assert!(!readable(session.fd()));
+    session.wake();
+    assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Woken);
+    session.close();
+    assert!(readable(session.fd()));
+    until(&session, EventKind::Closed);
+    assert!(readable(session.fd()), "the end stays visible");
+}

@@ -1,0 +1,247 @@
+//! When an execution is over: the vectors of protocol 2, the recorded orders of failing cells, and
+//! the final event of our own daemon.
+
+use std::fs;
+use std::path::Path;
+
+use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy, Terminal};
+use runtimed_ffi::notebook::OutputChange;
+use serde_json::{json, Value};
+
+fn load(name: &str) -> Value {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name);
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn queued(runs: &mut Runs, token: u64, response: &Value) -> Need {
+    runs.responded(token, response, response.to_string().as_bytes())
+}
+
+fn done(events: &[RunEvent]) -> Option<(Terminal, Option<i64>, String)> {
+    let mut ends = events.iter().filter_map(|event| match event {
+        RunEvent::Done { end, count, reason, .. } => Some((*end, *count, reason.clone())),
+        _ => None,
+    });
+    let end = ends.next();
+    assert!(ends.next().is_none(), "an execution ended twice");
+    end
+}
+
+#[test]
+fn the_finish_rule_is_met_where_the_vectors_say() {
+    let vectors = load("vectors-v2.json");
+    let mut count = 0;
+    for vector in vectors["vectors"].as_array().unwrap().iter().filter(|v| v["kind"] == "event_sequence") {
+        let id = vector["id"].as_str().unwrap();
+        let mut runs = Runs::new(Strategy::FinishRule);
+        runs.submit(1, "cell-1", None, 0);
+        assert_eq!(queued(&mut runs, 1, &vector["response"]), Need::Nothing);
+        let mut met = None;
+        let mut state = Value::Null;
+        for (index, broadcast) in vector["broadcasts"].as_array().unwrap().iter().enumerate() {
+            if broadcast["event"] == "queue_changed" {
+                state = broadcast.clone();
+            }
+            if runs.broadcast(broadcast, 0) == Need::Barrier {
+                assert!(met.is_none(), "{id}: the barrier was asked for twice");
+                met = Some(index as u64);
+            }
+        }
+        let expect = &vector["expect"];
+        assert_eq!(met, expect["finished_after_index"].as_u64(), "{id}");
+        assert_eq!(runs.barrier_passed(&state, 0, |_| None), Need::Nothing);
+        let (end, number, _) = done(&runs.take_events()).unwrap();
+        let wanted = if expect["success"] == true { Terminal::Ok } else { Terminal::Error };
+        assert_eq!((end, number), (wanted, expect["execution_count"].as_i64()), "{id}");
+        count += 1;
+    }
+    assert_eq!(count, 7);
+}
+
+/// Plays a recording; gives how each execution ended. No output of a cell may follow its end.
+fn replay(scenario: &Value, frames: &[Value]) -> Vec<(Terminal, Option<i64>)> {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut ends = Vec::new();
+    let mut requests = std::collections::VecDeque::new();
+    let mut state = json!({"executing": null, "queued": []});
+    let mut ended: Option<String> = None;
+    for (number, frame) in frames.iter().enumerate() {
+        let body = &frame["json"];
+        let now = frame["t"].as_f64().unwrap() as u64;
+        let mut need = Need::Nothing;
+        match frame["kind"].as_str().unwrap() {
+            "request" => {
+                let execute = body["action"] == "execute_cell";
+                requests.push_back(execute.then_some(number as u64));
+                if execute {
+                    runs.submit(number as u64, body["cell_id"].as_str().unwrap(), None, now);
+                    ended = None;
+                }
+            }
+            "response" => {
+                if let Some(token) = requests.pop_front().unwrap() {
+                    need = queued(&mut runs, token, body);
+                }
+            }
+            "broadcast" => {
+                if body["event"] == "queue_changed" {
+                    state = body.clone();
+                }
+                let late = body["event"] == "output" && ended.as_deref() == body["cell_id"].as_str();
+                assert!(!late, "{}: output after the end: {body}", scenario["scenario"]);
+                need = runs.broadcast(body, now);
+            }
+            _ => {}
+        }
+        // The daemon answers the barrier with the queue as it is.
+        while need == Need::Barrier {
+            need = runs.barrier_passed(&state, now, |_| None);
+        }
+        for event in runs.take_events() {
+            if let RunEvent::Done { end, count, cell_id, .. } = event {
+                ends.push((end, count));
+                ended = Some(cell_id);
+            }
+        }
+    }
+    assert!(runs.is_empty(), "{}: an execution never ended", scenario["scenario"]);
+    ends
+}
+
+#[test]
+fn sixty_recorded_failures_end_as_failures() {
+    let scenario = load("v2/error-orderings.json");
+    let connections = scenario["connections"].as_array().unwrap();
+    let frames = connections.iter().max_by_key(|c| c["frames"].as_array().unwrap().len()).unwrap();
+    let ends = replay(&scenario, frames["frames"].as_array().unwrap());
+    assert_eq!(ends.len(), 60);
+    assert!(ends.iter().all(|(end, count)| *end == Terminal::Error && count.is_some()));
+}
+
+#[test]
+fn cells_dropped_by_an_error_are_told_as_cancelled() {
+    let scenario = load("v2/queue-stop-on-error.json");
+    let connections = scenario["connections"].as_array().unwrap();
+    let frames = connections.iter().max_by_key(|c| c["frames"].as_array().unwrap().len()).unwrap();
+    let mut ends: Vec<Terminal> =
+        replay(&scenario, frames["frames"].as_array().unwrap()).into_iter().map(|(end, _)| end).collect();
+    ends.sort_by_key(|end| *end as i32);
+    assert_eq!(ends, [Terminal::Ok, Terminal::Ok, Terminal::Error, Terminal::Cancelled, Terminal::Cancelled]);
+}
+
+#[test]
+fn our_daemons_final_event_ends_exactly_its_execution() {
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    for token in [1, 2] {
+        runs.submit(token, "c", None, 0);
+        queued(
+            &mut runs,
+            token,
+            &json!({"result": "cell_queued", "cell_id": "c", "execution_id": format!("e{token}")}),
+        );
+    }
+    runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0);
+    assert_eq!(runs.len(), 2, "an event without an identifier belongs to nobody");
+    let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e2", "status": "cancelled",
+        "reason": "dropped", "execution_count": 9});
+    runs.broadcast(&end, 0);
+    assert_eq!(done(&runs.take_events()), Some((Terminal::Cancelled, Some(9), "dropped".into())));
+    assert_eq!(runs.len(), 1);
+    for (status, wanted) in [
+        ("ok", Terminal::Ok),
+        ("error", Terminal::Error),
+        ("interrupted", Terminal::Interrupted),
+        ("kernel_died", Terminal::KernelDied),
+        ("launch_failed", Terminal::LaunchFailed),
+        ("a word of a later version", Terminal::Error),
+    ] {
+        let mut runs = Runs::new(Strategy::FinalEvent);
+        runs.submit(1, "c", None, 0);
+        queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
+        runs.broadcast(&json!({"event": "execution_done", "execution_id": "e", "status": status}), 0);
+        assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
+    }
+}
+
+#[test]
+fn a_run_joined_under_way_gets_the_outputs_that_were_there() {
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    runs.submit(1, "c", None, 0);
+    let need = queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e", "joined": true}));
+    assert_eq!(need, Need::Replay { token: 1, cell_id: "c".into() });
+    runs.replay(1, "c", vec!["a".into()]);
+    runs.outputs_changed(&[OutputChange::Inserted { cell_id: "c".into(), index: 1, element: "b".into() }]);
+    let elements: Vec<String> = runs
+        .take_events()
+        .into_iter()
+        .filter_map(|event| match event {
+            RunEvent::Output { element, .. } => Some(element),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(elements, ["a", "b"]);
+}
+
+#[test]
+fn refusals_limits_and_lost_connections_end_runs() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    let missing = json!({"result": "error", "error": "Cell not found in document: c"});
+    assert_eq!(
+        queued(&mut runs, 1, &missing),
+        Need::Retry { token: 1, cell_id: "c".into() },
+        "sync once more"
+    );
+    assert_eq!(queued(&mut runs, 1, &missing), Need::Nothing);
+    assert_eq!(done(&runs.take_events()).unwrap().2, "Cell not found in document: c");
+    runs.submit(2, "c", Some(10), 0);
+    assert_eq!(runs.deadline(), Some(10));
+    runs.tick(9);
+    assert_eq!(runs.len(), 1);
+    runs.tick(10);
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::TimedOut);
+    runs.submit(3, "c", None, 0);
+    runs.disconnected("gone");
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Disconnected);
+    assert_eq!(runs.deadline(), None);
+}
+
+#[test]
+fn silence_and_a_dead_barrier_are_noticed_with_the_reference_only() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c"}));
+    let guard = runs.deadline().unwrap();
+    assert_eq!(runs.tick(guard - 1), Need::Nothing);
+    assert_eq!(runs.tick(guard), Need::Barrier);
+    // Still running: nothing ends, the guard starts anew.
+    assert_eq!(runs.barrier_passed(&json!({"executing": "c", "queued": []}), guard, |_| None), Need::Nothing);
+    assert_eq!(runs.len(), 1);
+    let again = runs.deadline().unwrap();
+    assert!(again > guard);
+    assert_eq!(runs.tick(again), Need::Barrier);
+    let limit = runs.deadline().unwrap();
+    assert_eq!(runs.tick(limit), Need::GiveUp);
+    let mut ours = Runs::new(Strategy::FinalEvent);
+    ours.submit(1, "c", None, 0);
+    assert_eq!(ours.deadline(), None);
+}
+
+#[test]
+fn a_shut_down_or_broken_kernel_ends_runs_of_the_reference() {
+    for (event, wanted) in [
+        (json!({"event": "kernel_status", "status": "shutdown", "cell_id": null}), Terminal::Cancelled),
+        (
+            json!({"event": "kernel_status", "status": "error: no memory", "cell_id": null}),
+            Terminal::KernelDied,
+        ),
+        (json!({"event": "kernel_error", "error": "it broke"}), Terminal::KernelDied),
+    ] {
+        let mut runs = Runs::new(Strategy::FinishRule);
+        runs.submit(1, "c", None, 0);
+        queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c"}));
+        assert_eq!(runs.broadcast(&event, 0), Need::Barrier);
+        runs.barrier_passed(&json!({"executing": null, "queued": []}), 0, |_| None);
+        assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
+    }
+}

@@ -1,0 +1,167 @@
+"""Requests on the pool channel: statistics, rooms, the end of the daemon.
+
+Storey: daemon (7).  Source: protocol 2, section 4.  There are no pools of environments yet: ``take`` says empty, the
+counts are zero, and a kernel asked for with ``uv:prewarmed`` starts in the default environment.  Unlike in the
+reference, ``return`` never deletes anything and the first ``shutdown`` is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from typing import Callable, List, Optional, Set
+
+from .ports import HostPort, Json
+from .rooms import Rooms
+
+log = logging.getLogger(__name__)
+
+ReadDocument = Callable[[bytes], List[Json]]
+
+
+class PoolRequests:
+    """Answers the requests of the pool channel.
+
+    Parameters
+    ----------
+    read_document:
+        Reads the cells of a journal file (``host.read_document``).
+    stop:
+        Ends the daemon; called after the answer.
+    """
+
+    def __init__(
+        self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]
+    ) -> None:
+        self._host = host
+        self._rooms = rooms
+        self._read_document = read_document
+        self._stop = stop
+        self._tasks: Set["asyncio.Future[None]"] = set()
+
+    def handle(self, token: int, peer: int, payload: bytes) -> None:
+        """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
+        try:
+            request = json.loads(payload)
+            kind = request.get("type") if isinstance(request, dict) else None
+            if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
+                task = asyncio.ensure_future(self._inspect(token, request["notebook_id"]))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            response = self._response(kind)
+        except Exception:
+            log.exception("a request on the pool channel failed")
+            response = None
+        if response is None:
+            self._disconnect(peer)
+            return
+        self._respond(token, response)
+        if response["type"] == "shutting_down":
+            self._stop("a shutdown request")
+
+    def _response(self, kind: object) -> Optional[Json]:
+        if kind == "ping":
+            return {"type": "pong"}
+        if kind == "status":
+            counts = {"uv_available": 0, "uv_warming": 0, "conda_available": 0, "conda_warming": 0}
+            return {"type": "stats", "stats": counts}
+        if kind == "take":
+            return {"type": "empty"}
+        if kind == "return":
+            return {"type": "returned"}
+        if kind == "flush_pool":
+            return {"type": "flushed"}
+        if kind == "shutdown":
+            return {"type": "shutting_down"}
+        if kind == "list_rooms":
+            return {"type": "rooms_list", "rooms": self._list_rooms()}
+        return None
+
+    def _list_rooms(self) -> List[Json]:
+        listed: List[Json] = []
+        for entry in self._host.rooms():
+            room = self._rooms.get(entry["notebook_id"])
+            facts = room.kernel_facts() if room is not None else None
+            described: Json = {
+                "notebook_id": entry["notebook_id"],
+                "active_peers": entry["peers"],
+                "has_kernel": facts is not None,
+            }
+            if facts is not None:
+                described["kernel_type"] = facts["kernel_type"]
+                described["env_source"] = facts["env_source"]
+                described["kernel_status"] = facts["status"]
+            listed.append(described)
+        return listed
+
+    async def _inspect(self, token: int, notebook_id: str) -> None:
+        try:
+            response = await self._notebook_state(notebook_id)
+        except Exception as error:
+            log.exception("inspecting a notebook failed")
+            response = {"type": "error", "message": str(error)}
+        self._respond(token, response)
+
+    async def _notebook_state(self, notebook_id: str) -> Json:
+        room = self._rooms.get(notebook_id)
+        if room is not None:
+            return _state(notebook_id, room.cells(), "live_room", room.kernel_facts())
+        journal = self._rooms.journal(notebook_id)
+        if journal is None or not os.path.exists(journal):
+            path = json.dumps(journal or "", ensure_ascii=False)
+            return _error(f"Notebook not found: no active room and no persisted file at {path}")
+        loop = asyncio.get_running_loop()
+        try:
+            data = await loop.run_in_executor(None, _read, journal)
+        except OSError as error:
+            return _error(f"Failed to read persisted file: {error}")
+        try:
+            cells = await loop.run_in_executor(None, self._read_document, data)
+        except Exception as error:
+            return _error(f"Failed to parse Automerge doc: {error}")
+        return _state(notebook_id, cells, "persisted_file", None)
+
+    def _respond(self, token: int, response: Json) -> None:
+        try:
+            self._host.respond(token, response)
+        except Exception as error:
+            log.debug("a response was not sent: %s", error)
+
+    def _disconnect(self, peer: int) -> None:
+        try:
+            self._host.disconnect(peer)
+        except Exception as error:
+            log.debug("a peer had gone already: %s", error)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _state(notebook_id: str, cells: List[Json], source: str, kernel_info: Optional[Json]) -> Json:
+    shown = [
+        {
+            "id": cell["id"],
+            "cell_type": cell["cell_type"],
+            "source": cell["source"],
+            # On this channel the count is the JSON text of the document (4.2).
+            "execution_count": json.dumps(cell["execution_count"]),
+            "outputs": cell["outputs"],
+        }
+        for cell in cells
+    ]
+    return {
+        "type": "notebook_state",
+        "notebook_id": notebook_id,
+        "cells": shown,
+        "source": source,
+        "kernel_info": kernel_info,
+    }
+
+
+def _error(message: str) -> Json:
+    return {"type": "error", "message": message}

@@ -1,0 +1,155 @@
+"""What the modules of the daemon need from each other and from the C library, as types.
+
+Storey: daemon (7).  Rooms, queues and requests are written against these protocols, so that tests can drive them with
+a host that records and a kernel that plays a script.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence
+
+Json = Dict[str, Any]
+
+RTD_E_NOT_FOUND = -10
+RTD_E_CORRUPT = -15
+"""Result codes the daemon tells apart; the numbers of ``runtimed_ffi.h`` (``enum rtd_code``, never renumbered)."""
+
+
+class EventKind(IntEnum):
+    """Events of a host (``enum rtd_event_kind``)."""
+
+    CLOSED = 12
+    ROOM_WANTED = 20
+    PEER_JOINED = 21
+    PEER_LEFT = 22
+    REQUEST = 23
+    ROOM_CHANGED = 24
+    ROOM_FAILED = 25
+
+
+class ChannelKind(IntEnum):
+    """Where a request came in (``RTD_CHANNEL_*``, the ``code`` of a request event)."""
+
+    NOTEBOOK = 1
+    POOL = 2
+    BLOB = 3
+    POOL_STATE = 4
+
+
+class HostEvent(Protocol):
+    """The members of ``_events.Event`` that the daemon reads."""
+
+    @property
+    def kind(self) -> int: ...
+    @property
+    def code(self) -> int: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def peer(self) -> int: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def text(self) -> str: ...
+
+
+class HostPort(Protocol):
+    """The part of ``runtimed_ffi.host.Host`` that rooms and requests use."""
+
+    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None: ...
+    def refuse_room(self, notebook_id: str) -> None: ...
+    def close_room(self, notebook_id: str) -> None: ...
+    def publish(
+        self,
+        notebook_id: str,
+        ops: Sequence[Mapping[str, Any]] = (),
+        broadcasts: Sequence[Mapping[str, Any]] = (),
+        cause: int = 0,
+    ) -> None: ...
+    def respond(self, token: int, response: Mapping[str, Any]) -> None: ...
+    def cells(self, notebook_id: str) -> List[Json]: ...
+    def cell(self, notebook_id: str, cell_id: str) -> Json: ...
+    def rooms(self) -> List[Json]: ...
+    def disconnect(self, peer: int) -> None: ...
+
+
+class BlobPort(Protocol):
+    """The part of ``runtimed_ffi.blobs.Blobs`` that the daemon uses."""
+
+    def put(self, data: bytes, media_type: str = "application/octet-stream") -> str: ...
+    def store_output(self, output: Mapping[str, Any]) -> str: ...
+
+
+class Message(NamedTuple):
+    """One Jupyter message of a kernel."""
+
+    channel: str
+    """``iopub``, ``shell`` or ``control``."""
+    msg_type: str
+    parent_id: str
+    """Id of the message it answers or was caused by; empty if there is none."""
+    content: Json
+    metadata: Json
+    buffers: List[bytes]
+
+
+class KernelListener(Protocol):
+    """Who hears what a kernel says.  Called on the loop, never from within a method of the kernel."""
+
+    def on_messages(self, kernel: KernelPort, batch: Sequence[Message]) -> None:
+        """All messages that were readable at one moment, iopub first."""
+
+    def on_death(self, kernel: KernelPort, reason: str) -> None:
+        """The process ended without having been asked to.  The last call; all its messages were delivered before."""
+
+
+class KernelPort(Protocol):
+    """A kernel that runs."""
+
+    kernel_type: str
+    env_source: str
+
+    def execute(self, code: str) -> str:
+        """Send an ``execute_request`` now and return its message id.  Never blocks."""
+
+    def fence(self) -> str:
+        """Send a ``kernel_info_request`` and return its message id; reply and idle reach the listener."""
+
+    def request(self, msg_type: str, content: Json, timeout: float) -> Awaitable[Json]:
+        """Send a request on shell and wait for the content of its reply.
+
+        Raises ``asyncio.TimeoutError`` after ``timeout`` seconds and ``KernelGone`` when the kernel ends before.
+        """
+
+    def send_comm(self, message: Json) -> None:
+        """Send a client's Jupyter message on shell with its own header, the session replaced."""
+
+    def interrupt(self) -> None:
+        """Interrupt what the kernel does.  Never blocks, harmless on an idle or dead kernel."""
+
+    def shutdown(self, deadline: float = 2.0) -> Awaitable[None]:
+        """Ask the kernel to end, kill it after ``deadline`` seconds, remove its files.  Idempotent."""
+
+
+class KernelGone(Exception):
+    """The kernel ended while somebody waited for its reply."""
+
+
+class LaunchError(Exception):
+    """A kernel cannot be started.  The text is what the peer reads (protocol 2, section 5.7)."""
+
+
+class Timer(Protocol):
+    """What ``loop.call_later`` returns."""
+
+    def cancel(self) -> None: ...
+
+
+CallLater = Callable[[float, Callable[[], None]], Timer]
+Publish = Callable[[Sequence[Json], Sequence[Json], int], None]
+"""(ops, broadcasts, cause): one change and then the broadcasts, see ``Host.publish``."""

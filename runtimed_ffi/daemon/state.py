@@ -1,0 +1,211 @@
+"""The directory of a daemon: where its files are, the lock that makes it the only one, and ``daemon.json``.
+
+Storey: daemon (7).  Source: protocol 2, sections 1.2 to 1.5.  Everything is created with mode 0700 or 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+
+from .ports import Json
+
+
+class AlreadyRunning(Exception):
+    """Another daemon holds the lock.  ``info`` is its ``daemon.json``, empty if unknown."""
+
+    def __init__(self, info: Json) -> None:
+        self.info = info
+        pid, endpoint = info.get("pid", 0), info.get("endpoint", "unknown")
+        super().__init__(f"another daemon is running (pid {pid}, endpoint {endpoint})")
+
+
+class Layout(NamedTuple):
+    """The paths of a daemon."""
+
+    base: str
+    socket: str
+    blobs: str
+    environments: str
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.base, "daemon.lock")
+
+    @property
+    def info(self) -> str:
+        return os.path.join(self.base, "daemon.json")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.base, "runtimed.log")
+
+    @property
+    def documents(self) -> str:
+        return os.path.join(self.base, "notebook-docs")
+
+    @property
+    def kernels(self) -> str:
+        return os.path.join(self.base, "kernels")
+
+    @property
+    def info_files(self) -> List[str]:
+        """Where ``daemon.json`` goes: the base, and beside the socket, where clients look (12.4)."""
+        beside = os.path.join(os.path.dirname(self.socket), "daemon.json")
+        return [self.info] if beside == self.info else [self.info, beside]
+
+
+def layout(
+    environ: Mapping[str, str],
+    *,
+    base: Optional[str] = None,
+    socket: Optional[str] = None,
+    blobs: Optional[str] = None,
+    environments: Optional[str] = None,
+    dev: bool = False,
+) -> Layout:
+    """The paths from command line and environment.
+
+    With a socket but no base directory everything lies beside the socket; with neither, in the user's cache
+    directory, in development mode (``RUNTIMED_DEV=1`` or ``dev``) once per workspace.
+    """
+    if base is None and socket is not None:
+        base = os.path.dirname(os.path.abspath(socket))
+    if base is None:
+        base = os.path.join(_cache_directory(environ), "runtimed-ffi")
+        workspace = _workspace(environ, dev)
+        if workspace is not None:
+            digest = hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]
+            base = os.path.join(base, "worktrees", digest)
+    base = os.path.abspath(base)
+    return Layout(
+        base,
+        os.path.abspath(socket) if socket is not None else os.path.join(base, "runtimed.sock"),
+        os.path.abspath(blobs) if blobs is not None else os.path.join(base, "blobs"),
+        os.path.abspath(environments) if environments is not None else os.path.join(base, "envs"),
+    )
+
+
+def _cache_directory(environ: Mapping[str, str]) -> str:
+    chosen = environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(chosen):
+        return chosen
+    home = environ.get("HOME") or os.path.expanduser("~")
+    if os.uname().sysname == "Darwin":
+        return os.path.join(home, "Library", "Caches")
+    return os.path.join(home, ".cache")
+
+
+def _workspace(environ: Mapping[str, str], dev: bool) -> Optional[str]:
+    """The workspace of development mode, or ``None`` (1.2, rules 1 to 4)."""
+    chosen = environ.get("CONDUCTOR_WORKSPACE_PATH")
+    if chosen is not None:
+        return chosen
+    if not dev and environ.get("RUNTIMED_DEV") != "1":
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"], capture_output=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    path = os.fsdecode(answer.stdout).strip()
+    return path if path and os.path.exists(path) else None
+
+
+class State:
+    """The files of a running daemon.  The constructor takes the lock; ``close`` gives it back.
+
+    Raises ``AlreadyRunning`` if another daemon has the lock.
+    """
+
+    def __init__(self, paths: Layout) -> None:
+        self.paths = paths
+        os.makedirs(paths.base, 0o700, exist_ok=True)
+        self._lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = -1
+            raise AlreadyRunning(read_info(paths.info)) from None
+
+    def prepare(self) -> None:
+        """Make the directories; what a dead daemon left of its kernels is removed."""
+        paths = self.paths
+        shutil.rmtree(paths.kernels, ignore_errors=True)
+        for directory in (os.path.dirname(paths.socket), paths.blobs, paths.documents, paths.kernels):
+            os.makedirs(directory, 0o700, exist_ok=True)
+        # Clients look for the blobs beside the socket and only there (12.4).
+        beside = os.path.join(os.path.dirname(paths.socket), "blobs")
+        if not os.path.lexists(beside):
+            os.symlink(paths.blobs, beside)
+
+    def announce(self, version: str) -> Json:
+        """Write ``daemon.json``, atomically, and return what is in it.  Only after the socket listens."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        info: Dict[str, Any] = {
+            "endpoint": self.paths.socket,
+            "pid": os.getpid(),
+            "version": version,
+            "started_at": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        }
+        for path in self.paths.info_files:
+            _write_atomically(path, json.dumps(info, indent=2, ensure_ascii=False))
+        return info
+
+    def close(self) -> None:
+        """Remove ``daemon.json`` and the directory of the kernels, release the lock.  Idempotent."""
+        if self._lock < 0:
+            return
+        for path in self.paths.info_files:
+            if read_info(path).get("pid") == os.getpid():
+                _remove(path)
+        shutil.rmtree(self.paths.kernels, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def is_locked(path: str) -> bool:
+    """Whether a daemon holds the lock file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read_info(path: str) -> Json:
+    """The content of a ``daemon.json``; empty if there is none or it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            info = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _write_atomically(path: str, text: str) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,257 @@
+"""Host notebook rooms on a socket: a thin handle over the ``rtd_host_*`` functions of the C library.
+
+Storey: client layer (6), beside ``session.py``.  A host listens on a Unix socket, speaks the wire protocol, keeps
+the documents of its rooms and copies changes and broadcasts to the peers.  It knows nothing about kernels: each
+request of a peer surfaces as an event, and the host program answers it.  The embedded daemon
+(``runtimed_ffi.daemon``) is such a program; any other Python program can be one::
+
+    with Host("/run/user/1000/rooms.sock") as host:
+        while True:
+            host.wait()
+            for event in host.drain():
+                if event.kind == EventKind.ROOM_WANTED:
+                    host.open_room(event.id)
+                elif event.kind == EventKind.REQUEST:
+                    host.respond(event.token, {"result": "no_kernel"})
+
+Threads: every method may be called from any thread, except that only one thread at a time may ``drain`` and that
+``close`` must not run beside another call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import warnings
+from types import TracebackType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, Union
+
+from ._events import Event, decode_event
+from ._ffi import check, ffi, lib, take_buf
+
+Json = Dict[str, Any]
+
+
+def _text(value: Union[str, bytes]) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("utf-8")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+class Host:
+    """A listening socket with rooms.
+
+    Parameters
+    ----------
+    socket_path:
+        Where to listen.  The socket gets mode 0600.  The socket file of a dead process is replaced, a live one never.
+    capabilities:
+        Members added to the capabilities frame that greets each notebook connection.
+    max_peers:
+        Connections accepted at the same time (default 1024).
+    handshake_timeout:
+        Seconds a connection may take for its first frame (default 10).
+    peer_limit:
+        Bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default 64 MiB).
+
+    Raises
+    ------
+    RuntimedError
+        The socket cannot be bound; the text is the operating system's.
+    """
+
+    def __init__(
+        self,
+        socket_path: Union[str, "os.PathLike[str]"],
+        capabilities: Optional[Mapping[str, Any]] = None,
+        *,
+        max_peers: Optional[int] = None,
+        handshake_timeout: Optional[float] = None,
+        peer_limit: Optional[int] = None,
+    ) -> None:
+        self._handle: Any = ffi.NULL
+        path = os.fsencode(os.fspath(socket_path))
+        options = ffi.new("rtd_host_options *")
+        lib.rtd_host_options_init(options, ffi.sizeof("rtd_host_options"))
+        keep = _json(dict(capabilities)) if capabilities is not None else b""
+        if keep:
+            options.capabilities = ffi.from_buffer("uint8_t[]", keep)
+            options.capabilities_len = len(keep)
+        if max_peers is not None:
+            options.max_peers = max_peers
+        if handshake_timeout is not None:
+            options.handshake_timeout_ms = int(handshake_timeout * 1000)
+        if peer_limit is not None:
+            options.peer_limit = peer_limit
+        out = ffi.new("rtd_host **")
+        check(lib.rtd_host_open(path, len(path), options, out))
+        self._handle = out[0]
+        self._event = ffi.new("rtd_event *")
+        self._event.struct_size = ffi.sizeof("rtd_event")
+        self._ended = False
+        self.socket_path = os.fsdecode(path)
+
+    # -- events
+
+    def fileno(self) -> int:
+        """The descriptor that is readable exactly while an event waits.  Poll it; never read or close it."""
+        return int(lib.rtd_host_fd(self._live()))
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Wait until an event is there, at most ``timeout`` seconds (``None``: for ever).  False: the time is over."""
+        return bool(select.select([self.fileno()], [], [], timeout)[0])
+
+    def drain(self, limit: int = 256) -> List[Event]:
+        """Take the events that wait now, in order, at most ``limit`` of them.  Never blocks."""
+        handle, event = self._live(), self._event
+        events: List[Event] = []
+        while len(events) < limit:
+            code = lib.rtd_host_next_event(handle, event)
+            if code == lib.RTD_E_AGAIN:
+                break
+            if code == lib.RTD_E_CLOSED:
+                self._ended = True
+                break
+            check(code)
+            events.append(decode_event(event))
+        return events
+
+    @property
+    def ended(self) -> bool:
+        """True once ``drain`` has delivered the last event after :meth:`stop`."""
+        return self._ended
+
+    # -- rooms
+
+    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None:
+        """Answer ``RTD_EV_ROOM_WANTED``: open the room, or load it from its journal.
+
+        ``journal`` is the file that receives every change; ``None`` keeps the room in memory only.  Raises an error
+        with code ``RTD_E_CORRUPT`` and leaves the file as it is if the journal cannot be read.
+        """
+        room = _text(notebook_id)
+        if journal is None:
+            check(lib.rtd_host_open_room(self._live(), room, len(room), ffi.NULL, 0))
+        else:
+            path = os.fsencode(journal)
+            check(lib.rtd_host_open_room(self._live(), room, len(room), path, len(path)))
+
+    def refuse_room(self, notebook_id: str) -> None:
+        """Answer ``RTD_EV_ROOM_WANTED`` by disconnecting the peers that asked for the room."""
+        room = _text(notebook_id)
+        check(lib.rtd_host_refuse_room(self._live(), room, len(room)))
+
+    def close_room(self, notebook_id: str) -> None:
+        """Close a room and disconnect its peers.  Its journal stays."""
+        room = _text(notebook_id)
+        check(lib.rtd_host_close_room(self._live(), room, len(room)))
+
+    def rooms(self) -> List[Json]:
+        """The open rooms: ``{"notebook_id", "peers", "cells"}`` each."""
+        out = ffi.new("rtd_buf *")
+        check(lib.rtd_host_rooms(self._live(), out))
+        return list(json.loads(take_buf(out)))
+
+    def publish(
+        self,
+        notebook_id: str,
+        ops: Sequence[Mapping[str, Any]] = (),
+        broadcasts: Sequence[Mapping[str, Any]] = (),
+        cause: int = 0,
+    ) -> None:
+        """Change the document of a room and then tell its peers.
+
+        ``ops`` become one change (all or nothing) and one sync message per peer; the broadcasts follow it in order.
+        ``cause`` is the token of a request: its peer sees the response before these broadcasts (protocol 2,
+        section 5.5, item 4).
+        """
+        room, edits, events = _text(notebook_id), _json(list(ops)), _json(list(broadcasts))
+        check(lib.rtd_host_publish(self._live(), room, len(room), edits, len(edits), events, len(events), cause))
+
+    def respond(self, token: int, response: Mapping[str, Any]) -> None:
+        """Answer a request, once.  Raises (code ``RTD_E_NOT_FOUND``) if it was answered or its peer has gone."""
+        data = _json(dict(response))
+        check(lib.rtd_host_respond(self._live(), token, data, len(data)))
+
+    def cells(self, notebook_id: str) -> List[Json]:
+        """The cells of a room in order: ``{"id", "cell_type", "source", "execution_count", "outputs"}`` each."""
+        room, out = _text(notebook_id), ffi.new("rtd_buf *")
+        check(lib.rtd_host_cells(self._live(), room, len(room), out))
+        return list(json.loads(take_buf(out)))
+
+    def cell(self, notebook_id: str, cell_id: str) -> Json:
+        """One cell of a room.  Raises ``Cell not found: <id>`` (code ``RTD_E_NOT_FOUND``)."""
+        room, cell, out = _text(notebook_id), _text(cell_id), ffi.new("rtd_buf *")
+        check(lib.rtd_host_cell(self._live(), room, len(room), cell, len(cell), out))
+        return dict(json.loads(take_buf(out)))
+
+    def metadata(self, notebook_id: str) -> Dict[str, str]:
+        """The ``/metadata`` map of a room: strings by key."""
+        room, out = _text(notebook_id), ffi.new("rtd_buf *")
+        check(lib.rtd_host_metadata(self._live(), room, len(room), out))
+        return dict(json.loads(take_buf(out)))
+
+    def disconnect(self, peer: int) -> None:
+        """End the connection of one peer."""
+        check(lib.rtd_host_disconnect(self._live(), peer))
+
+    # -- life
+
+    def stop(self) -> None:
+        """Stop listening, flush and disconnect the peers, remove the socket file.
+
+        The events still waiting can be drained; the last one is ``RTD_EV_CLOSED``.  Idempotent.
+        """
+        if self._handle != ffi.NULL:
+            check(lib.rtd_host_close(self._handle))
+
+    def close(self) -> None:
+        """Stop and free the handle.  Idempotent; every other method raises afterwards."""
+        handle, self._handle = self._handle, ffi.NULL
+        if handle != ffi.NULL:
+            self._ended = True
+            lib.rtd_host_close(handle)
+            lib.rtd_host_free(handle)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", ffi.NULL) != ffi.NULL:
+            warnings.warn("a Host was not closed", ResourceWarning, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._handle == ffi.NULL else "open"
+        return f"<Host {self.socket_path!r} {state}>"
+
+    def _live(self) -> Any:
+        if self._handle == ffi.NULL:
+            raise ValueError("the host is closed")
+        return self._handle
+
+
+def read_document(data: bytes) -> List[Json]:
+    """The cells of a saved notebook document (a journal file), in the form of :meth:`Host.cells`.
+
+    Raises an error (code ``RTD_E_CORRUPT`` or ``RTD_E_PROTOCOL``) if the bytes are no document.
+    """
+    document = ffi.new("rtd_doc **")
+    check(lib.rtd_doc_load(data, len(data), document))
+    try:
+        out = ffi.new("rtd_buf *")
+        check(lib.rtd_doc_cells(document[0], out))
+        return list(json.loads(take_buf(out)))
+    finally:
+        lib.rtd_doc_free(document[0])

@@ -1,0 +1,250 @@
+"""A host that records, a kernel that plays a script, and the events between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
+
+
+class HostError(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class FakeEvent(NamedTuple):
+    kind: int
+    code: int = 0
+    token: int = 0
+    peer: int = 0
+    number: int = -1
+    id: str = ""
+    payload: bytes = b""
+    text: str = ""
+
+
+class FakeHost:
+    """Records responses and publications in order, and applies the ops to plain cells."""
+
+    def __init__(self) -> None:
+        self.log: List[Tuple[str, Any]] = []
+        self.documents: Dict[str, List[Dict[str, Any]]] = {}
+        self.opened: List[Tuple[str, Optional[str]]] = []
+        self.refused: List[str] = []
+        self.closed: List[str] = []
+        self.disconnected: List[int] = []
+        self.corrupt: List[str] = []
+        self.publications = 0
+        self.refuse_ops: List[str] = []
+
+    def add_cell(self, notebook_id: str, cell_id: str, source: str, cell_type: str = "code") -> None:
+        cell = {"id": cell_id, "cell_type": cell_type, "source": source, "execution_count": None, "outputs": []}
+        self.documents.setdefault(notebook_id, []).append(cell)
+
+    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None:
+        if journal in self.corrupt:
+            self.corrupt.remove(journal)
+            raise HostError(RTD_E_CORRUPT, "corrupt")
+        self.opened.append((notebook_id, journal))
+        self.documents.setdefault(notebook_id, [])
+
+    def refuse_room(self, notebook_id: str) -> None:
+        self.refused.append(notebook_id)
+
+    def close_room(self, notebook_id: str) -> None:
+        self.closed.append(notebook_id)
+
+    def disconnect(self, peer: int) -> None:
+        self.disconnected.append(peer)
+
+    def rooms(self) -> List[Dict[str, Any]]:
+        return [{"notebook_id": key, "peers": 0, "cells": len(cells)} for key, cells in self.documents.items()]
+
+    def cells(self, notebook_id: str) -> List[Dict[str, Any]]:
+        return json.loads(json.dumps(self.documents[notebook_id]))
+
+    def cell(self, notebook_id: str, cell_id: str) -> Dict[str, Any]:
+        for cell in self.documents[notebook_id]:
+            if cell["id"] == cell_id:
+                return json.loads(json.dumps(cell))
+        raise HostError(RTD_E_NOT_FOUND, f"Cell not found: {cell_id}")
+
+    def respond(self, token: int, response: Any) -> None:
+        self.log.append(("response", dict(json.loads(json.dumps(response)), token=token)))
+
+    def publish(
+        self, notebook_id: str, ops: Sequence[Any] = (), broadcasts: Sequence[Any] = (), cause: int = 0
+    ) -> None:
+        for op in ops:
+            if op["op"] in self.refuse_ops:
+                raise HostError(-4, "refused " + op["op"])
+        self.publications += 1
+        for op in json.loads(json.dumps(list(ops))):
+            assert op.pop("if_present")
+            self._apply(self.documents.setdefault(notebook_id, []), op)
+        for broadcast in json.loads(json.dumps(list(broadcasts))):
+            self.log.append(("broadcast", broadcast))
+
+    def _apply(self, cells: List[Dict[str, Any]], op: Dict[str, Any]) -> None:
+        for cell in cells:
+            if cell["id"] == op["cell_id"]:
+                break
+        else:
+            return
+        if op["op"] == "append_outputs":
+            cell["outputs"].extend(op["outputs"])
+        elif op["op"] == "replace_output":
+            cell["outputs"][op["index"]] = op["output"]
+        elif op["op"] == "clear_outputs":
+            cell["outputs"], cell["execution_count"] = [], None
+        elif op["op"] == "set_execution_count":
+            cell["execution_count"] = op["execution_count"]
+        else:
+            raise AssertionError(op)
+
+    # -- what tests look at
+
+    def outputs(self, notebook_id: str, cell_id: str) -> List[Dict[str, Any]]:
+        return [json.loads(element) for element in self.cell(notebook_id, cell_id)["outputs"]]
+
+    def brief(self) -> List[str]:
+        """The log in short lines, emptied."""
+        lines = [_brief(kind, item) for kind, item in self.log]
+        self.log.clear()
+        return lines
+
+    def take(self, event: str) -> List[Dict[str, Any]]:
+        """The broadcasts of one kind."""
+        return [item for kind, item in self.log if kind == "broadcast" and item["event"] == event]
+
+    def responses(self) -> List[Dict[str, Any]]:
+        return [item for kind, item in self.log if kind == "response"]
+
+
+def _brief(kind: str, item: Dict[str, Any]) -> str:
+    if kind == "response":
+        return f"-> {item.get('result', item.get('type'))}" + (f" {item['error']}" if "error" in item else "")
+    event = item["event"]
+    if event == "queue_changed":
+        return f"queue {item['executing'] or '-'} [{' '.join(item['queued'])}]"
+    if event == "kernel_status":
+        return f"status {item['status']} {item['cell_id'] or '-'}"
+    if event == "execution_started":
+        return f"started {item['cell_id']} {item['execution_count']}"
+    if event == "execution_done":
+        return f"done {item['cell_id']} {item['status']}"
+    if event == "output":
+        return f"output {item['cell_id']} {item['output_type']}"
+    return event + (f" {item['cell_id']}" if "cell_id" in item else "")
+
+
+class FakeBlobs:
+    def put(self, data: bytes, media_type: str = "application/octet-stream") -> str:
+        return "0" * 64
+
+    def store_output(self, output: Any) -> str:
+        return json.dumps(output)
+
+
+class ScriptedKernel:
+    """Sends nothing by itself: the test plays the kernel with the functions below."""
+
+    kernel_type = "python"
+    env_source = "uv:prewarmed"
+
+    def __init__(self, listener: Any) -> None:
+        self.listener = listener
+        self.executed: List[str] = []
+        self.interrupts = 0
+        self.fences = 0
+        self.comms: List[Any] = []
+        self.stopped = False
+        self.fail_next = False
+        self.replies: Dict[str, "asyncio.Future[Any]"] = {}
+
+    def execute(self, code: str) -> str:
+        if self.fail_next:
+            self.fail_next = False
+            raise KernelGone("no way")
+        self.executed.append(code)
+        return f"m{len(self.executed)}"
+
+    def fence(self) -> str:
+        self.fences += 1
+        return f"f{self.fences}"
+
+    async def request(self, msg_type: str, content: Any, timeout: float) -> Any:
+        future = self.replies[msg_type] = asyncio.get_running_loop().create_future()
+        return await asyncio.wait_for(future, timeout)
+
+    def send_comm(self, message: Any) -> None:
+        self.comms.append(message)
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+    async def shutdown(self, deadline: float = 2.0) -> None:
+        self.stopped = True
+
+    def say(self, *messages: Message) -> None:
+        self.listener.on_messages(self, list(messages))
+
+    def die(self, reason: str = "Kernel died: exit code 3") -> None:
+        self.listener.on_death(self, reason)
+
+
+class KernelFactory:
+    """``StartKernel`` that gives scripted kernels when the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.kernels: List[ScriptedKernel] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Optional[str] = None
+
+    async def __call__(self, plan: Any, listener: Any) -> ScriptedKernel:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise LaunchError(self.failure)
+        kernel = ScriptedKernel(listener)
+        self.kernels.append(kernel)
+        return kernel
+
+
+# -- messages
+
+
+def iopub(msg_type: str, parent: str, buffers: Sequence[bytes] = (), **content: Any) -> Message:
+    return Message("iopub", msg_type, parent, content, {}, list(buffers))
+
+
+def busy(parent: str) -> Message:
+    return iopub("status", parent, execution_state="busy")
+
+
+def idle(parent: str) -> Message:
+    return iopub("status", parent, execution_state="idle")
+
+
+def started(parent: str, count: int) -> Message:
+    return iopub("execute_input", parent, execution_count=count, code="")
+
+
+def stream(parent: str, text: str, name: str = "stdout") -> Message:
+    return iopub("stream", parent, name=name, text=text)
+
+
+def display(parent: str, text: str, display_id: Optional[str] = None, kind: str = "display_data") -> Message:
+    transient = {"display_id": display_id} if display_id else {}
+    return iopub(kind, parent, data={"text/plain": text}, metadata={}, transient=transient)
+
+
+def error(parent: str, ename: str = "ValueError") -> Message:
+    return iopub("error", parent, ename=ename, evalue="x", traceback=["line"])
+
+
+def reply(parent: str, status: str = "ok", **content: Any) -> Message:
+    return Message("shell", "execute_reply", parent, {"status": status, **content}, {}, [])

@@ -1,0 +1,299 @@
+"""A real ipykernel: start, execution, interrupt, death with its reason, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Awaitable, Callable, List, Sequence
+
+import pytest
+
+zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
+pytest.importorskip("ipykernel", reason="ipykernel is missing")
+
+from runtimed_ffi.daemon import environments, kernels  # noqa: E402
+from runtimed_ffi.daemon.kernels import Kernel  # noqa: E402
+from runtimed_ffi.daemon.ports import KernelGone, LaunchError, Message  # noqa: E402
+from runtimed_ffi.daemon.processes import describe_exit, watch_process  # noqa: E402
+
+LIMIT = 60.0
+
+
+class Ears:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.messages: List[Message] = []
+        self.deaths: List[str] = []
+        self.news = asyncio.Event()
+
+    def on_messages(self, kernel: Any, batch: Sequence[Message]) -> None:
+        self.messages.extend(batch)
+        self.news.set()
+
+    def on_death(self, kernel: Any, reason: str) -> None:
+        self.deaths.append(reason)
+        self.news.set()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), max(deadline - time.monotonic(), 0.001))
+
+    def of(self, msg_id: str, msg_type: str) -> List[Message]:
+        return [message for message in self.messages if message.parent_id == msg_id and message.msg_type == msg_type]
+
+    async def run(self, kernel: Kernel, code: str) -> str:
+        msg_id = kernel.execute(code)
+        await self.until(lambda: self.finished(msg_id))
+        return msg_id
+
+    def finished(self, msg_id: str) -> bool:
+        states = [message.content["execution_state"] for message in self.of(msg_id, "status")]
+        return bool(self.of(msg_id, "execute_reply")) and "idle" in states
+
+
+def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callable[[Path], None]:
+    def run(tmp_path: Path) -> None:
+        async def body() -> None:
+            context, ears = zmq.Context(), Ears()
+            kernel = await kernels.start(plan(tmp_path), ears, str(tmp_path), context)
+            try:
+                await asyncio.wait_for(test(kernel, ears, tmp_path), LIMIT)
+            finally:
+                await kernel.shutdown()
+                context.destroy(linger=0)
+            assert glob.glob(str(tmp_path / "*")) == [], "files of the kernel were left behind"
+
+        asyncio.run(body())
+
+    run.__name__ = test.__name__
+    return run
+
+
+def plan(directory: Path) -> environments.LaunchPlan:
+    return environments.resolve("python", "uv:prewarmed", str(directory / "n.ipynb"))
+
+
+@with_kernel
+async def test_execution_and_first_output_of_all(kernel: Kernel, ears: Ears, path: Path) -> None:
+    msg_id = await ears.run(kernel, "import os, sys; print(sys.executable, os.getcwd()); 6 * 7")
+    (stream,) = ears.of(msg_id, "stream")
+    assert stream.content["text"].split() == [sys.executable, str(path)]
+    assert ears.of(msg_id, "execute_result")[0].content["data"]["text/plain"] == "42"
+    assert ears.of(msg_id, "execute_input")[0].content["execution_count"] == 1
+
+
+def test_files_of_the_user_are_not_made_private(tmp_path: Path) -> None:
+    async def body() -> str:
+        context, ears = zmq.Context(), Ears()
+        kernel = await kernels.start(plan(tmp_path), ears, str(tmp_path), context, umask=0o027)
+        msg_id = await ears.run(kernel, "import os; print(oct(os.umask(0)))")
+        await kernel.shutdown()
+        context.destroy(linger=0)
+        return str(ears.of(msg_id, "stream")[0].content["text"])
+
+    assert asyncio.run(asyncio.wait_for(body(), LIMIT)) == "0o27\n"
+
+
+@with_kernel
+async def test_a_thousand_outputs_in_order(kernel: Kernel, ears: Ears, path: Path) -> None:
+    code = "from IPython.display import display\nfor i in range(1000): display(i)"
+    msg_id = await ears.run(kernel, code)
+    numbers = [int(message.content["data"]["text/plain"]) for message in ears.of(msg_id, "display_data")]
+    assert numbers == list(range(1000))
+
+
+@with_kernel
+async def test_the_next_cell_after_an_error_is_not_aborted(kernel: Kernel, ears: Ears, path: Path) -> None:
+    for _ in range(20):
+        failed = await ears.run(kernel, "1/0")
+        assert ears.of(failed, "execute_reply")[0].content["ename"] == "ZeroDivisionError"
+        good = await ears.run(kernel, "1")
+        assert ears.of(good, "execute_reply")[0].content["status"] == "ok"
+
+
+@with_kernel
+async def test_interrupt(kernel: Kernel, ears: Ears, path: Path) -> None:
+    kernel.interrupt()
+    msg_id = kernel.execute("import time\nprint('in', flush=True)\ntime.sleep(600)")
+    await ears.until(lambda: ears.of(msg_id, "stream"))
+    kernel.interrupt()
+    await ears.until(lambda: ears.finished(msg_id))
+    assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
+    assert ears.finished(await ears.run(kernel, "1"))
+
+
+@with_kernel
+async def test_input_is_refused(kernel: Kernel, ears: Ears, path: Path) -> None:
+    msg_id = await ears.run(kernel, "input()")
+    assert ears.of(msg_id, "error")[0].content["ename"] == "StdinNotImplementedError"
+
+
+@with_kernel
+async def test_requests_with_a_deadline(kernel: Kernel, ears: Ears, path: Path) -> None:
+    reply = await kernel.request("complete_request", {"code": "prin", "cursor_pos": 4}, 10)
+    assert "print" in reply["matches"]
+    kernel.execute("import time; time.sleep(600)")
+    with pytest.raises(asyncio.TimeoutError):
+        await kernel.request("complete_request", {"code": "prin", "cursor_pos": 4}, 0.05)
+    waiting = asyncio.ensure_future(kernel.request("complete_request", {"code": "x", "cursor_pos": 1}, LIMIT))
+    await asyncio.sleep(0)
+    os.kill(kernel.process_id or 0, signal.SIGKILL)
+    with pytest.raises(KernelGone):
+        await waiting
+
+
+@with_kernel
+async def test_death_tells_exit_code_and_last_words(kernel: Kernel, ears: Ears, path: Path) -> None:
+    code = (
+        "import os, sys\nprint('out', flush=True)\n"
+        # ipykernel captures descriptor 2 and keeps the original beside it, except under pytest.
+        "os.write(getattr(sys.stderr, '_original_stdstream_copy', 2), b'the last words')\nos._exit(3)"
+    )
+    start = time.monotonic()
+    msg_id = kernel.execute(code)
+    await ears.until(lambda: ears.deaths)
+    assert ears.deaths == ["Kernel died: exit code 3\nthe last words"]
+    assert ears.of(msg_id, "execute_input"), "what it said before reached us"
+    assert time.monotonic() - start < 5
+    with pytest.raises(KernelGone):
+        kernel.execute("1")
+    kernel.interrupt()
+
+
+@with_kernel
+async def test_death_by_signal_is_noticed_at_once(kernel: Kernel, ears: Ears, path: Path) -> None:
+    kernel.execute("import time; time.sleep(600)")
+    start = time.monotonic()
+    os.kill(kernel.process_id or 0, signal.SIGKILL)
+    await ears.until(lambda: ears.deaths)
+    assert ears.deaths == ["Kernel died: killed by SIGKILL"]
+    assert time.monotonic() - start < 1.0
+
+
+@with_kernel
+async def test_children_end_with_the_kernel(kernel: Kernel, ears: Ears, path: Path) -> None:
+    msg_id = await ears.run(kernel, "import subprocess\nprint(subprocess.Popen(['sleep', '600']).pid)")
+    child = int(ears.of(msg_id, "stream")[0].content["text"])
+    os.kill(child, 0)
+    os.kill(kernel.process_id or 0, signal.SIGKILL)
+    await ears.until(lambda: ears.deaths)
+    await gone(child)
+
+
+@with_kernel
+async def test_a_stubborn_kernel_is_killed(kernel: Kernel, ears: Ears, path: Path) -> None:
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\nwhile True: pass"
+    msg_id = kernel.execute(code)
+    await ears.until(lambda: ears.of(msg_id, "stream"))
+    start = time.monotonic()
+    await kernel.shutdown(0.2)
+    assert time.monotonic() - start < 3
+    assert ears.deaths == [], "it was asked for"
+    await kernel.shutdown()
+
+
+def start_and_fail(tmp_path: Path, argv: List[str], limit: float = LIMIT) -> str:
+    async def body() -> str:
+        context = zmq.Context()
+        broken = plan(tmp_path)._replace(argv=argv)
+        try:
+            with pytest.raises(LaunchError) as caught:
+                await kernels.start(broken, Ears(), str(tmp_path), context, limit)
+        finally:
+            context.destroy(linger=0)
+        assert list(tmp_path.iterdir()) == []
+        return str(caught.value)
+
+    return asyncio.run(body())
+
+
+def test_a_kernel_that_ends_while_starting_says_why(tmp_path: Path) -> None:
+    text = start_and_fail(tmp_path, [sys.executable, "-c", "import sys; sys.exit('no module named kernel')"])
+    assert text == "Failed to launch kernel: Kernel died: exit code 1\nno module named kernel"
+
+
+def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
+    assert start_and_fail(tmp_path, [str(tmp_path / "none")]).startswith("Failed to launch kernel: ")
+
+
+def test_a_kernel_that_never_answers(tmp_path: Path) -> None:
+    text = start_and_fail(tmp_path, [sys.executable, "-c", "import time; time.sleep(600)"], 0.3)
+    assert text == "Failed to launch kernel: Kernel did not respond within 0.3s"
+
+
+def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        context = zmq.Context()
+        mark = tmp_path.parent / "pid"
+        script = f"import os, time\nwith open({str(mark)!r}, 'w') as f: f.write(str(os.getpid()))\ntime.sleep(600)"
+        slow = plan(tmp_path)._replace(argv=[sys.executable, "-c", script])
+        start = asyncio.ensure_future(kernels.start(slow, Ears(), str(tmp_path), context))
+        while not (mark.exists() and mark.read_text()):
+            await asyncio.sleep(0.01)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        await gone(int(mark.read_text()))
+        context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(body(), LIMIT))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_directory_gets_a_short_one(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+
+    async def body() -> None:
+        context, ears = zmq.Context(), Ears()
+        kernel = await kernels.start(plan(tmp_path), ears, str(long), context)
+        await ears.run(kernel, "1")
+        await kernel.shutdown()
+        context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(body(), LIMIT))
+    assert list(long.iterdir()) == []
+
+
+def test_processes_are_watched_without_pidfd_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+
+    async def body() -> Any:
+        exited = asyncio.get_running_loop().create_future()
+        process = subprocess.Popen([sys.executable, "-c", "import os; os._exit(7)"], start_new_session=True)
+        watch_process(process, exited.set_result)
+        return await asyncio.wait_for(exited, LIMIT)
+
+    assert asyncio.run(body()) == 7
+
+
+def test_exit_codes_in_words() -> None:
+    assert describe_exit(3) == "exit code 3"
+    assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(-199) == "killed by signal 199"
+    assert describe_exit(None) == "the process has ended"
+
+
+async def gone(pid: int) -> None:
+    """Until the process has ended (or is a zombie nobody has collected)."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return
+        except OSError:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"process {pid} is still there")

@@ -1,0 +1,251 @@
+"""Whole daemons, as processes: start, lock, signals, shutdown, executions end to end.  Needs the built library."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+import pytest
+
+pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+
+import runtimed_ffi
+
+LIMIT = 60.0
+
+
+class Process:
+    """A daemon started by its command line, ready when the constructor returns."""
+
+    def __init__(self, *arguments: str, stdin: Optional[int] = subprocess.DEVNULL, wait: bool = True) -> None:
+        read, write = os.pipe()
+        command = [sys.executable, "-m", "runtimed_ffi", "daemon", *arguments]
+        if wait:
+            command += ["--ready-fd", str(write)]
+        self.process = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write]
+        )
+        os.close(write)
+        self.info: Any = None
+        if wait:
+            self.info = json.loads(_line(read))
+        os.close(read)
+
+    def end(self, number: Optional[int] = signal.SIGTERM) -> int:
+        if number is not None:
+            self.process.send_signal(number)
+        try:
+            self.process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return self.process.returncode
+
+
+def _line(descriptor: int) -> bytes:
+    assert select.select([descriptor], [], [], LIMIT)[0], "the daemon did not become ready"
+    data = b""
+    while not data.endswith(b"\n"):
+        part = os.read(descriptor, 65536)
+        assert part, "the daemon ended before it was ready"
+        data += part
+    return data
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def running(base: Path) -> Iterator[Process]:
+    daemon = Process("run", "--socket", str(base / "s.sock"))
+    yield daemon
+    if daemon.process.poll() is None:
+        daemon.end()
+
+
+def pool(path: Path, *requests: Any) -> List[Any]:
+    """Raw requests on one pool connection."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(LIMIT)
+        connection.connect(str(path))
+        _send(connection, {"channel": "pool"})
+        answers = []
+        for request in requests:
+            _send(connection, request)
+            length = int.from_bytes(_exactly(connection, 4), "big")
+            answers.append(json.loads(_exactly(connection, length)))
+        return answers
+
+
+def _send(connection: socket.socket, value: Any) -> None:
+    data = json.dumps(value).encode()
+    connection.sendall(len(data).to_bytes(4, "big") + data)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = connection.recv(count - len(data))
+        assert part, "the daemon closed the connection"
+        data += part
+    return data
+
+
+def test_files_and_modes(running: Process, base: Path) -> None:
+    assert stat.S_IMODE(os.stat(base).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(base / "s.sock").st_mode) == 0o600
+    assert (base / "blobs").is_dir()
+    info = json.loads((base / "daemon.json").read_text())
+    assert info == running.info
+    assert (info["endpoint"], info["pid"]) == (str(base / "s.sock"), running.process.pid)
+
+
+def test_only_one_daemon(running: Process, base: Path) -> None:
+    second = Process("run", "--socket", str(base / "s.sock"), wait=False)
+    _, errors = second.process.communicate(timeout=LIMIT)
+    assert second.process.returncode == 1
+    assert str(running.process.pid) in errors.decode()
+    assert pool(base / "s.sock", {"type": "ping"}) == [{"type": "pong"}]
+
+
+def test_a_live_socket_is_never_taken(base: Path) -> None:
+    base.mkdir()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(base / "s.sock"))
+        other.listen()
+        daemon = Process("run", "--socket", str(base / "s.sock"), wait=False)
+        daemon.process.communicate(timeout=LIMIT)
+        assert daemon.process.returncode == 1
+        assert (base / "s.sock").exists()
+    assert not (base / "daemon.json").exists()
+
+
+def test_what_a_killed_daemon_left_does_not_hinder(running: Process, base: Path) -> None:
+    running.end(signal.SIGKILL)
+    assert (base / "s.sock").exists()
+    assert (base / "daemon.json").exists()
+    second = Process("run", "--socket", str(base / "s.sock"))
+    assert pool(base / "s.sock", {"type": "ping"}) == [{"type": "pong"}]
+    assert second.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_cleanly(running: Process, base: Path, number: int) -> None:
+    start = time.monotonic()
+    with runtimed_ffi.Session(socket_path=str(base / "s.sock")) as session:
+        session.start_kernel()
+        pid = int(session.run("import os; print(os.getpid())").stdout)
+        assert running.end(number) == 0
+    assert time.monotonic() - start < LIMIT
+    assert not (base / "s.sock").exists()
+    assert not (base / "daemon.json").exists()
+    assert not (base / "kernels").exists()
+    with pytest.raises(OSError, match="No such process"):
+        os.kill(pid, 0)
+
+
+def test_the_end_takes_less_than_five_seconds_with_a_stubborn_kernel(running: Process, base: Path) -> None:
+    session = runtimed_ffi.Session(socket_path=str(base / "s.sock"))
+    session.start_kernel()
+    cell = session.create_cell("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass")
+    with pytest.raises(runtimed_ffi.RuntimedError, match="timed out"):
+        session.execute_cell(cell, timeout_secs=1)
+    start = time.monotonic()
+    assert running.end() == 0
+    assert time.monotonic() - start < 5
+
+
+def test_the_first_shutdown_request_is_enough(running: Process, base: Path) -> None:
+    assert pool(base / "s.sock", {"type": "shutdown"}) == [{"type": "shutting_down"}]
+    assert running.end(None) == 0
+    assert not (base / "s.sock").exists()
+
+
+def test_reference_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "runtimed.sock"
+    line = ["run", "--socket", str(path), "--cache-dir", str(tmp_path / "envs"), "--blob-store-dir"]
+    line += [str(tmp_path / "blobs"), "--uv-pool-size", "1", "--conda-pool-size", "0"]
+    daemon = Process(*line)
+    client = runtimed_ffi.DaemonClient(socket_path=str(path))
+    assert client.ping()
+    assert client.status()["uv_available"] == 0
+    client.shutdown()
+    assert daemon.end(None) == 0
+
+
+def test_status_and_stop(running: Process, base: Path) -> None:
+    def command(name: str) -> "subprocess.CompletedProcess[str]":
+        line = [sys.executable, "-m", "runtimed_ffi", "daemon", name, "--socket", str(base / "s.sock")]
+        return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
+
+    assert json.loads(command("status").stdout)["pid"] == running.process.pid
+    assert command("stop").returncode == 0
+    assert running.end(None) == 0
+    assert command("status").returncode == 1
+
+
+def test_it_ends_with_standard_input(base: Path) -> None:
+    read, write = os.pipe()
+    daemon = Process("run", "--socket", str(base / "s.sock"), "--exit-with-stdin", stdin=read)
+    os.close(read)
+    os.close(write)
+    assert daemon.end(None) == 0
+
+
+def test_it_ends_when_idle_but_not_while_somebody_is_there(base: Path) -> None:
+    daemon = Process("run", "--socket", str(base / "s.sock"), "--idle-timeout", "0.3")
+    session = runtimed_ffi.Session(socket_path=str(base / "s.sock"))
+    session.connect()
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.process.wait(1.0)
+    del session
+    import gc
+
+    gc.collect()
+    assert daemon.end(None) == 0
+
+
+def test_a_room_survives_the_daemon(running: Process, base: Path) -> None:
+    session = runtimed_ffi.Session("kept", socket_path=str(base / "s.sock"))
+    session.connect()
+    cell = session.create_cell("x = 1")
+    running.end()
+    again = Process("run", "--socket", str(base / "s.sock"))
+    second = runtimed_ffi.Session("kept", socket_path=str(base / "s.sock"))
+    second.connect()
+    assert second.get_cell(cell).source == "x = 1"
+    assert again.end() == 0
+
+
+def test_a_broken_journal_is_kept_and_the_room_opens(running: Process, base: Path) -> None:
+    import hashlib
+
+    name = hashlib.sha256(b"broken").hexdigest() + ".automerge"
+    (base / "notebook-docs" / name).write_bytes(b"no document")
+    session = runtimed_ffi.Session("broken", socket_path=str(base / "s.sock"))
+    session.connect()
+    assert session.get_cells() == []
+    assert (base / "notebook-docs" / (name + ".corrupt")).read_bytes() == b"no document"
+
+
+def test_event_numbers_are_those_of_the_header() -> None:
+    from runtimed_ffi._ffi import lib
+    from runtimed_ffi.daemon import ports
+
+    for kind in ports.EventKind:
+        assert getattr(lib, "RTD_EV_" + kind.name) == kind
+    for channel in ports.ChannelKind:
+        assert getattr(lib, "RTD_CHANNEL_" + channel.name) == channel
+    assert ports.RTD_E_NOT_FOUND == lib.RTD_E_NOT_FOUND
+    assert ports.RTD_E_CORRUPT == lib.RTD_E_CORRUPT

@@ -1,0 +1,80 @@
+"""Directory, lock and daemon.json (protocol 2, sections 1.2 to 1.5), and the command line around them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from runtimed_ffi.daemon import cli
+from runtimed_ffi.daemon.state import AlreadyRunning, State, is_locked, layout, read_info
+
+
+def test_paths_of_the_default_directory(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "HOME": "/nonexistent"}
+    paths = layout(environ)
+    assert paths.socket == str(tmp_path / "runtimed-ffi" / "runtimed.sock")
+    assert paths.info_files == [str(tmp_path / "runtimed-ffi" / "daemon.json")]
+    dev = layout({**environ, "CONDUCTOR_WORKSPACE_PATH": "/w"})
+    assert dev.base.endswith("/worktrees/" + hashlib.sha256(b"/w").hexdigest()[:12])
+
+
+def test_a_socket_alone_brings_everything_beside_it(tmp_path: Path) -> None:
+    paths = layout({}, socket=str(tmp_path / "d" / "s.sock"))
+    assert (paths.base, paths.socket) == (str(tmp_path / "d"), str(tmp_path / "d" / "s.sock"))
+    both = layout({}, socket=str(tmp_path / "s.sock"), base=str(tmp_path / "base"), blobs=str(tmp_path / "b"))
+    assert both.lock == str(tmp_path / "base" / "daemon.lock")
+    assert both.info_files == [str(tmp_path / "base" / "daemon.json"), str(tmp_path / "daemon.json")]
+
+
+def test_life_of_the_directory(tmp_path: Path) -> None:
+    paths = layout({}, socket=str(tmp_path / "s" / "s.sock"), base=str(tmp_path / "base"))
+    assert not is_locked(paths.lock)
+    state = State(paths)
+    (tmp_path / "base" / "kernels" / "stale").mkdir(parents=True)
+    state.prepare()
+    assert os.listdir(paths.kernels) == []
+    assert stat.S_IMODE(os.stat(paths.base).st_mode) == 0o700
+    assert os.path.samefile(tmp_path / "s" / "blobs", paths.blobs), "where clients look for them"
+    info = state.announce("0.1.0")
+    for path in paths.info_files:
+        assert read_info(path) == info
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert info["started_at"].endswith("Z")
+    assert is_locked(paths.lock)
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}, endpoint {paths.socket}"):
+        State(paths)
+    assert read_info(paths.info) == info, "the second daemon has touched nothing"
+    state.close()
+    state.close()
+    assert not is_locked(paths.lock)
+    assert not any(os.path.exists(path) for path in [*paths.info_files, paths.kernels])
+    assert os.path.exists(paths.lock)
+
+
+def test_information_of_another_process_stays(tmp_path: Path) -> None:
+    paths = layout({}, base=str(tmp_path))
+    state = State(paths)
+    Path(paths.info).write_text(json.dumps({"pid": 1}))
+    state.close()
+    assert read_info(paths.info) == {"pid": 1}
+    Path(paths.info).write_text("[")
+    assert read_info(paths.info) == {}
+
+
+def test_reference_command_line() -> None:
+    line = ["run", "--socket", "/s", "--cache-dir", "/c", "--blob-store-dir", "/b"]
+    arguments = cli._parse([*line, "--uv-pool-size", "1", "--conda-pool-size", "0"])
+    assert (arguments.command, arguments.socket, arguments.uv_pool_size) == ("run", "/s", 1)
+    assert cli._parse([]).command == "run"
+    assert cli._parse(["--log-level", "warn", "status", "--dev"]).command == "status"
+
+
+def test_status_and_stop_without_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--base-dir", str(tmp_path)]) == 1
+    assert cli.main(["stop", "--base-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "not running\nnot running\n"
+    assert os.listdir(tmp_path) == []
