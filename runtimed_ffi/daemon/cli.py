@@ -160,12 +160,13 @@ def _start_logging(paths: Layout, chosen: Optional[str]) -> None:
     form = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     mask = os.umask(0o077)
     try:
-        handlers: List[logging.Handler] = [
-            logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"),
-            logging.StreamHandler(sys.stderr),
-        ]
+        to_file = logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
     finally:
         os.umask(mask)
+    handlers: List[logging.Handler] = [to_file]
+    # Who starts the daemon in the background sends its standard error to the log: each line belongs there once.
+    if not os.path.sameopenfile(to_file.stream.fileno(), 2):
+        handlers.append(logging.StreamHandler(sys.stderr))
     logger = logging.getLogger("runtimed_ffi")
     logger.setLevel(level)
     for handler in handlers:

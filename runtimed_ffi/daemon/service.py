@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import logging
 import os
 import signal
@@ -41,7 +40,7 @@ class Options(NamedTuple):
     eviction_delay: Optional[float] = EVICTION_DELAY
     """Seconds an empty room stays; ``None``: for ever."""
     ready_fd: Optional[int] = None
-    """A descriptor that gets one line, the content of ``daemon.json``, when clients may connect."""
+    """A descriptor that gets the line ``ready`` when clients may connect."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
 
@@ -114,7 +113,8 @@ class Service:
             loop.add_reader(host.fileno(), readable)
             try:
                 self._listen_for_signals(loop)
-                self._ready(state.announce(self._version))
+                state.announce(self._version)
+                self._ready()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.run_in_executor(None, _import_kernels)
                 self._watch_idleness(rooms)
@@ -163,12 +163,12 @@ class Service:
             loop.remove_reader(0)
             self.stop("standard input has ended")
 
-    def _ready(self, info: Json) -> None:
+    def _ready(self) -> None:
         descriptor = self._options.ready_fd
         if descriptor is None:
             return
         try:
-            os.write(descriptor, json.dumps(info).encode("utf-8") + b"\n")
+            os.write(descriptor, b"ready\n")
             os.close(descriptor)
         except OSError as error:
             log.warning("nobody listens on descriptor %d: %s", descriptor, error)
