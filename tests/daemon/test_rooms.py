@@ -294,10 +294,10 @@ async def test_idempotent_while_executing_or_queued(s: Stage) -> None:
     s.execute("a", "b")
     s.host.log.clear()
     s.execute("a", "b")
-    assert s.host.brief() == ["-> cell_queued", "-> cell_queued"]
     assert [response.get("joined") for response in s.host.responses()] == [True, True]
+    assert s.host.brief() == ["-> cell_queued", "-> cell_queued"]
     s.ask("get_queue_state")
-    state = s.host.responses()[-1]
+    (state,) = s.host.responses()
     assert (state["executing"], state["queued"]) == ("a", ["b"])
     s.host.log.clear()
     s.play(1)
