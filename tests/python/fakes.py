@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import uuid
@@ -182,3 +183,14 @@ def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
         return value
 
     return join
+
+
+def press_ctrl_c(ended: threading.Event) -> None:
+    """Send SIGINT to the main thread until it says that its wait has ended.
+
+    Once is not always enough: a signal between Python's last look and the system call does not end the call.
+    """
+    while True:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if ended.wait(1.0):
+            return

@@ -45,7 +45,7 @@ def test_a_session_that_left_can_come_back(open_session):
     cell = session.create_cell("x")
     session.sync()
     session.disconnect()
-    with pytest.raises(errors.NotConnectedError, match="^Not connected$"):
+    with pytest.raises(errors.NotConnectedError, match=r"^Not connected$"):
         session.get_cells()
     session.connect()
     assert [c.id for c in session.get_cells()] == [cell] == [c.id for c in keeper.get_cells()]
@@ -75,7 +75,7 @@ def test_cells(session):
     with pytest.raises(errors.CellNotFoundError, match=f"^Cell not found: {first}$"):
         session.get_cell(first)
     for call in (session.delete_cell, session.clear_outputs, lambda c: session.set_source(c, "")):
-        with pytest.raises(errors.CellNotFoundError, match="^Cell not found: a$"):
+        with pytest.raises(errors.CellNotFoundError, match=r"^Cell not found: a$"):
             call("a")
 
 
@@ -150,7 +150,9 @@ def test_outputs(kernel_session):
     assert kernel_session.run("import sys; print('e', file=sys.stderr)").stderr == "e\n"
     several = kernel_session.run("print('line 1'); print('line 2'); print('line 3')")
     assert several.stdout == "line 1\nline 2\nline 3\n"
-    rich = kernel_session.run("from IPython.display import HTML, JSON, display; display(HTML('<b>x</b>')); JSON({'a': 1})")
+    rich = kernel_session.run(
+        "from IPython.display import HTML, JSON, display; display(HTML('<b>x</b>')); JSON({'a': 1})"
+    )
     assert rich.display_data[0].data["text/html"] == "<b>x</b>"
     assert rich.display_data[1].data["application/json"] == '{"a":1}'
 
@@ -206,7 +208,7 @@ def test_an_exception_in_a_callback(kernel_session):
 
 
 def test_refusals(kernel_session):
-    with pytest.raises(errors.CellNotFoundError, match="^Cell not found in document: nope$"):
+    with pytest.raises(errors.CellNotFoundError, match=r"^Cell not found in document: nope$"):
         kernel_session.execute_cell("nope")
     text = kernel_session.create_cell("# t", "markdown")
     with pytest.raises(errors.DaemonError, match=rf"^Cannot execute non-code cell: {text} \(type: markdown\)$"):
@@ -220,7 +222,7 @@ def test_timeout_then_run_again(open_session):
     cell = session.create_cell("import time; print('begun', flush=True); time.sleep(30)")
     ended = threading.Event()
     watch = session.on_broadcast(lambda broadcast: broadcast["event"] == "execution_done" and ended.set())
-    with pytest.raises(errors.TimeoutError_, match="^Execution timed out after 0.5 seconds$") as late:
+    with pytest.raises(errors.TimeoutError_, match=r"^Execution timed out after 0.5 seconds$") as late:
         session.execute_cell(cell, 0.5)
     assert late.value.result.state == "timed_out"
     # Asking for a cell that is still running would only join that run (protocol 2, section 5.9).
@@ -232,7 +234,7 @@ def test_timeout_then_run_again(open_session):
     session.set_source(cell, "print('again')")
     result = session.execute_cell(cell)
     assert result.stdout == "again\n", "the end of the earlier run is not taken for the end of this one"
-    with pytest.raises(TimeoutError, match="^Execution timed out after 0 seconds$"):
+    with pytest.raises(TimeoutError, match=r"^Execution timed out after 0 seconds$"):
         session.run("1", 0)
 
 
@@ -281,7 +283,7 @@ def test_close_stops_the_kernel_of_a_lonely_session(daemon, open_session):
     session.close()
     assert (session.is_connected, session.kernel_started, session.env_source) == (True, False, None)
     assert session.kernel_info()["kernel_type"] is None
-    with pytest.raises(errors.NoKernelError, match="^No kernel running$"):
+    with pytest.raises(errors.NoKernelError, match=r"^No kernel running$"):
         session.interrupt()
     session.shutdown_kernel()
 
@@ -290,7 +292,7 @@ def test_a_kernel_stopped_by_another(open_session):
     name = f"stopped-{uuid.uuid4()}"
     one, two = open_session(name, kernel=True), open_session(name, kernel=True)
     one.shutdown_kernel()
-    with pytest.raises(errors.KernelError, match="^Unexpected response: NoKernel$"):
+    with pytest.raises(errors.KernelError, match=r"^Unexpected response: NoKernel$"):
         two.run("1")
     two.start_kernel()
     assert two.run("1").success
@@ -316,7 +318,7 @@ def test_a_killed_kernel_ends_the_waiter(open_session):
     join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
     assert begun.wait(SECONDS)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(errors.KernelDiedError, match="^Kernel") as died:
+    with pytest.raises(errors.KernelDiedError, match=r"^Kernel") as died:
         join()
     assert died.value.reason
     assert died.value.result.stdout == "begun\n"
@@ -381,7 +383,9 @@ def test_ctrl_c(daemon, where):
     program = CTRL_C
     if where == "wait":
         program = program.replace("and kill()", "and threading.Timer(0.1, kill).start()")
-    done = subprocess.run([sys.executable, "-c", program, daemon.socket_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, daemon.socket_path], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("KeyboardInterrupt\nusable\n\n", "", 0)
 
 
@@ -405,8 +409,11 @@ assert begun.wait(30)
 
 def test_interpreter_exit_under_load(daemon):
     for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", EXIT, daemon.socket_path], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", EXIT, daemon.socket_path], capture_output=True, text=True, timeout=60
+        )
         assert (done.stderr, done.returncode) == ("", 0)
+
 
 def test_a_killed_daemon_ends_the_waiter():
     with runtimed_ffi.Daemon() as daemon:
@@ -418,13 +425,13 @@ def test_a_killed_daemon_ends_the_waiter():
         assert begun.wait(SECONDS)
         pid = daemon.pid
         daemon.kill()
-        with pytest.raises(errors.DisconnectedError, match="^Broadcast channel closed") as gone:
+        with pytest.raises(errors.DisconnectedError, match=r"^Broadcast channel closed") as gone:
             join()
         assert gone.value.result.stdout == "begun\n"
         assert not session.is_connected
-        with pytest.raises(errors.DisconnectedError, match="^Channel closed$"):
+        with pytest.raises(errors.DisconnectedError, match=r"^Channel closed$"):
             session.get_cells()
-        with pytest.raises(errors.ConnectError, match="^Failed to connect: Connection refused"):
+        with pytest.raises(errors.ConnectError, match=r"^Failed to connect: Connection refused"):
             session.connect()
         assert daemon.pid is None and pid
         assert not daemon.client().ping()
@@ -449,7 +456,7 @@ def test_shutdown_returns_when_the_daemon_is_gone():
         client = daemon.client()
         client.shutdown()
         assert not client.ping()
-        with pytest.raises(errors.ConnectError, match="^Failed to connect to daemon: "):
+        with pytest.raises(errors.ConnectError, match=r"^Failed to connect to daemon: "):
             client.shutdown()
 
 

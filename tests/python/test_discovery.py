@@ -110,7 +110,9 @@ def test_default_socket_path_is_a_text_that_exists(home, monkeypatch):
 
 
 def test_nobody_there(home):
-    with pytest.raises(runtimed_ffi.ConnectError, match=r"^Failed to connect: No such file or directory \(os error 2\)$"):
+    with pytest.raises(
+        runtimed_ffi.ConnectError, match=r"^Failed to connect: No such file or directory \(os error 2\)$"
+    ):
         runtimed_ffi.Session(autostart=False).connect()
     client = runtimed_ffi.DaemonClient()
     assert repr(client) == "DaemonClient(disconnected)"

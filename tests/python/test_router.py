@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import linecache
 import random
-import signal
 import sys
 import threading
 
 import pytest
-from fakes import SECONDS, FakeSource, in_thread
+from fakes import SECONDS, FakeSource, in_thread, press_ctrl_c
 
 from runtimed_ffi import _events as events
 from runtimed_ffi import _router
@@ -39,7 +38,9 @@ def take_all(router, box):
 def test_one_thread_gets_its_events_in_order():
     source, router = make()
     box = router.open()
-    source.push(*(Event(events.OUTPUT, token=box.token, number=n) for n in range(5)), Event(events.DONE, token=box.token))
+    source.push(
+        *(Event(events.OUTPUT, token=box.token, number=n) for n in range(5)), Event(events.DONE, token=box.token)
+    )
     assert [event.number for event in take_all(router, box)] == [0, 1, 2, 3, 4, -1]
 
 
@@ -220,12 +221,14 @@ def test_ctrl_c_ends_the_leaders_wait_and_another_leads():
     def interrupt():
         assert source.idle.wait(SECONDS)
         join = in_thread(lambda: take(router, other))
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        press_ctrl_c(ended)
         return join
 
+    ended = threading.Event()
     joined = in_thread(interrupt)
     with pytest.raises(KeyboardInterrupt):
         router.wait(mine)
+    ended.set()
     source.push(Event(events.DONE, token=other.token), Event(events.DONE, token=mine.token))
     assert joined()().token == other.token
     assert take(router, mine).token == mine.token
@@ -239,13 +242,15 @@ def test_ctrl_c_ends_a_followers_wait():
 
     def interrupt():
         # Under the router's lock a follower is either about to sleep or asleep; both are interrupted.
-        while not router._waiting:
+        while not router._asleep:
             assert join is not None
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        press_ctrl_c(ended)
 
+    ended = threading.Event()
     interrupted = in_thread(interrupt)
     with pytest.raises(KeyboardInterrupt):
         router.wait(mine)
+    ended.set()
     interrupted()
     source.push(Event(events.DONE, token=mine.token), Event(events.DONE, token=other.token))
     assert take(router, mine).token == mine.token

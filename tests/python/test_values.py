@@ -158,18 +158,18 @@ def test_seconds_are_plain_and_exact(seconds):
 
 
 def test_argument_texts():
-    with pytest.raises(TypeError, match="^argument 'source': 'int' object is not an instance of 'str'$"):
+    with pytest.raises(TypeError, match=r"^argument 'source': 'int' object is not an instance of 'str'$"):
         arguments.text("source", 1)
     with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
         arguments.text("source", "\ud800")
-    with pytest.raises(OverflowError, match="^can't convert negative int to unsigned$"):
+    with pytest.raises(OverflowError, match=r"^can't convert negative int to unsigned$"):
         arguments.index("index", -1)
     with pytest.raises(OverflowError):
         arguments.index("index", 1 << 64)
     assert arguments.index("index", (1 << 64) - 1) == (1 << 63) - 1
-    with pytest.raises(TypeError, match="^argument 'index': 'str' object cannot be interpreted as an integer$"):
+    with pytest.raises(TypeError, match=r"^argument 'index': 'str' object cannot be interpreted as an integer$"):
         arguments.index("index", "1")
-    with pytest.raises(TypeError, match="^argument 'timeout_secs': must be real number, not str$"):
+    with pytest.raises(TypeError, match=r"^argument 'timeout_secs': must be real number, not str$"):
         arguments.timeout("timeout_secs", "1")
 
 
