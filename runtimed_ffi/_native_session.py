@@ -13,11 +13,25 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from typing import Any, List, Optional
+from typing import Any
 
 from runtimed_ffi._events import Event, decode_event, new_event
-from runtimed_ffi._ffi import AGAIN, CLOSED, IO, NOT_FOUND, CData, bytes_in, check, error, ffi, last_error, lib
-from runtimed_ffi._ffi import new_buffer, take_buf, text_in
+from runtimed_ffi._ffi import (
+    AGAIN,
+    CLOSED,
+    IO,
+    NOT_FOUND,
+    CData,
+    bytes_in,
+    check,
+    error,
+    ffi,
+    last_error,
+    lib,
+    new_buffer,
+    take_buf,
+    text_in,
+)
 from runtimed_ffi.errors import CellNotFoundError, ConnectError, DisconnectedError, RuntimedError
 
 NO_LIMIT = -1
@@ -38,7 +52,7 @@ class NativeSession:
 
     def __init__(self, socket_path: str, notebook_id: str, *, connect_timeout_ms: int) -> None:
         self._lock = threading.Lock()
-        self._handle: Optional[CData] = None
+        self._handle: CData | None = None
         self._closed = False
         self._event = new_event()
         self._confirmed = 0
@@ -82,7 +96,7 @@ class NativeSession:
 
     # -- events
 
-    def next_event(self) -> Optional[Event]:
+    def next_event(self) -> Event | None:
         """The oldest event not yet confirmed, or `None` when none is waiting.
 
         The event stays the next one until `confirm` is called, so that a `KeyboardInterrupt` between two bytecodes can
@@ -144,13 +158,13 @@ class NativeSession:
         with self._lock:
             _check(lib.rtd_session_delete_cell(self._live(), *text_in(cell_id)))
 
-    def edit(self, operations: List[Any]) -> None:
+    def edit(self, operations: list[Any]) -> None:
         """Apply a list of operations as one change, all or nothing."""
         raw = _json(operations)
         with self._lock:
             _check(lib.rtd_session_edit(self._live(), *bytes_in(raw)))
 
-    def cells(self) -> List[Any]:
+    def cells(self) -> list[Any]:
         """All cells in document order."""
         with self._lock:
             out = new_buffer()

@@ -48,13 +48,13 @@ class EventSource(Protocol):
 class Mailbox:
     """The events of one token, in order. Collected with its owner: the router holds it weakly."""
 
-    def __init__(self, token: int, lock: threading.Lock) -> None:
+    def __init__(self, token: int) -> None:
         self.token = token
         self.errors: list[Exception] = []
         """What subscribers raised while the owner of this mailbox was waiting."""
         self._events: deque[Event] = deque()
         self._accepted = 0
-        self._ready = threading.Condition(lock)
+        self._sleepers: list[_Waiter] = []
 
     def accept(self, event: Event) -> None:
         """The owner has dealt with the event; until then `Router.wait` answers the same one again."""
@@ -89,8 +89,8 @@ class Router:
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         self._boxes: WeakValueDictionary[int, Mailbox] = WeakValueDictionary()
-        self._life = Mailbox(0, self._lock)
-        self._waiting: set[_Waiter] = set()
+        self._life = Mailbox(0)
+        self._asleep: dict[_Waiter, None] = {}
         self._leader: _Waiter | None = None
         self._news: deque[Event] = deque()
         self._delivered = 0
@@ -107,7 +107,7 @@ class Router:
     def open(self) -> Mailbox:
         """A mailbox with a new token. It lives as long as the caller keeps it."""
         with self._lock:
-            box = Mailbox(next(self._tokens), self._lock)
+            box = Mailbox(next(self._tokens))
             self._boxes[box.token] = box
             return box
 
@@ -121,24 +121,25 @@ class Router:
             KeyboardInterrupt: at once, when the main thread waits; nothing is lost, and the wait may be repeated.
         """
         waiter = _Waiter(box)
-        while True:
-            try:
+        try:
+            while True:
                 with self._lock:
-                    while True:
-                        event = box._peek() or self._ended
-                        if event is not None:
-                            return event
-                        if self._leader is None:
-                            break
-                        self._waiting.add(waiter)
-                        box._ready.wait()
-                    self._waiting.discard(waiter)
-                    self._leader = waiter
-                self._lead(waiter)
-            finally:
-                self._leave(waiter)
-            # Without the lead: subscribers may take their time, and may call back into the session.
-            box.errors.extend(self._deliver_news())
+                    self._wake(waiter)
+                    event = box._peek() or self._ended
+                    if event is not None:
+                        return event
+                    leads = self._take_lead_or_sleep(waiter)
+                if leads:
+                    try:
+                        self._lead(waiter)
+                    finally:
+                        self._leave_surely(waiter)
+                    # Without the lead: subscribers may take their time, and may call back into the session.
+                    box.errors.extend(self._deliver_news())
+                else:
+                    waiter.bell.acquire()
+        finally:
+            self._leave_surely(waiter)
 
     def wait_ready(self) -> Event:
         """The connection's first event: `READY`, or `ENDED` when it failed."""
@@ -154,37 +155,54 @@ class Router:
 
     def pump(self, stop: Stop, on_errors: Callable[[list[Exception]], None]) -> None:
         """Consume events on this thread, whoever they are for, until `stop` or the end of the connection."""
-        waiter = _Waiter(Mailbox(0, self._lock), stop)
-        stop.waits_on = waiter.box._ready
-        while not stop.requested and self._ended is None:
-            try:
+        waiter = _Waiter(Mailbox(0), stop)
+        stop.waiter = waiter
+        try:
+            while not stop.requested and self._ended is None:
                 with self._lock:
-                    while self._leader is not None and not stop.requested and self._ended is None:
-                        self._waiting.add(waiter)
-                        waiter.box._ready.wait()
-                    if self._leader is None:
-                        self._waiting.discard(waiter)
-                        self._leader = waiter
-                if self._leader is waiter:
-                    self._lead(waiter)
-            finally:
-                self._leave(waiter)
-            on_errors(self._deliver_news())
-        with self._lock:
-            stop.close()
+                    self._wake(waiter)
+                    leads = self._take_lead_or_sleep(waiter)
+                if leads:
+                    try:
+                        self._lead(waiter)
+                    finally:
+                        self._leave_surely(waiter)
+                    on_errors(self._deliver_news())
+                elif not stop.requested and self._ended is None:
+                    waiter.bell.acquire()
+        finally:
+            self._leave_surely(waiter)
+            with self._lock:
+                stop.close()
 
     def stop_pump(self, stop: Stop) -> None:
         """Make the `pump` that was given this object return soon."""
         with self._lock:
             stop.request()
-            if stop.waits_on is not None:
-                stop.waits_on.notify_all()
+            if stop.waiter is not None:
+                stop.waiter.ring()
+
+    def _take_lead_or_sleep(self, waiter: _Waiter) -> bool:
+        # A leader on this very thread was interrupted before it could give up the lead.
+        if self._leader is None or self._leader.thread == waiter.thread:
+            self._leader = waiter
+            return True
+        self._asleep[waiter] = None
+        waiter.box._sleepers.append(waiter)
+        return False
+
+    def _wake(self, waiter: _Waiter) -> None:
+        if waiter in self._asleep:
+            del self._asleep[waiter]
+            waiter.box._sleepers.remove(waiter)
 
     def _lead(self, waiter: _Waiter) -> None:
         """Route events until the leader's mailbox has one, news wait, or a pump is told to stop."""
         poll = self._poll if waiter.stop is None else waiter.stop.poll_with(self._source.fd)
         while True:
             with self._lock:
+                if self._leader is not waiter:
+                    return
                 self._drain()
                 news = bool(self._news) and not self._delivering
                 if news or self._ended is not None or waiter.box._peek() is not None:
@@ -204,8 +222,8 @@ class Router:
     def _route(self, event: Event) -> None:
         if event.kind == ENDED:
             self._ended = event
-            for waiter in self._waiting:
-                waiter.box._ready.notify_all()
+            for waiter in self._asleep:
+                waiter.ring()
         elif event.kind == READY:
             self._put(self._life, event)
         elif event.kind == RESYNC:
@@ -224,19 +242,28 @@ class Router:
     @staticmethod
     def _put(box: Mailbox, event: Event) -> None:
         box._events.append(event)
-        box._ready.notify_all()
+        for waiter in box._sleepers:
+            waiter.ring()
+
+    def _leave_surely(self, waiter: _Waiter) -> None:
+        try:
+            self._leave(waiter)
+        except BaseException:
+            # Ctrl-C at the worst moment must not leave a leader behind that is gone.
+            self._leave(waiter)
+            raise
 
     def _leave(self, waiter: _Waiter) -> None:
         """Give up the lead, if it was ours, and see that somebody leads as long as somebody waits."""
         free = False
         with self._lock:
-            self._waiting.discard(waiter)
+            self._wake(waiter)
             if self._leader is waiter:
                 self._leader = None
                 free = self._ended is not None
             if self._leader is None and self._ended is None:
-                for other in self._waiting:
-                    other.box._ready.notify()
+                for other in self._asleep:
+                    other.ring()
                     break
         if free:
             self._source.free()
@@ -272,6 +299,17 @@ class _Waiter:
     def __init__(self, box: Mailbox, stop: Stop | None = None) -> None:
         self.box = box
         self.stop = stop
+        self.thread = threading.get_ident()
+        # A bare lock, because an interrupt in Condition.wait() can leave its lock in the wrong state.
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+    def ring(self) -> None:
+        """End the sleep; if it has not begun, it will be over at once."""
+        try:
+            self.bell.release()
+        except RuntimeError:
+            pass  # It was rung already.
 
 
 class Stop:
@@ -280,7 +318,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.waits_on: threading.Condition | None = None
+        self.waiter: _Waiter | None = None
         self._closed = False
         self._reader, self._writer = os.pipe()
 

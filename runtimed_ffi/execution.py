@@ -179,8 +179,9 @@ class Execution:
         self._cell_id = cell_id
         self._on_output = on_output
         self._timeout_secs = timeout_secs
-        self._turn = threading.Condition(threading.Lock())
+        self._turn = threading.Lock()
         self._consumer: int | None = None
+        self._bells: list[threading.Lock] = []
         self._state = "submitted"
         self._execution_id: str | None = None
         self._count: int | None = None
@@ -266,15 +267,19 @@ class Execution:
         me = threading.get_ident()
         nested = self._consumer == me  # Called back from `on_output`.
         try:
-            with self._turn:
-                while self._result is None and (seen is None or seen >= len(self._arrived)):
+            while True:
+                with self._turn:
+                    if self._result is not None or (seen is not None and seen < len(self._arrived)):
+                        return
                     if nested or self._consumer is None:
                         self._consumer = me
                         break
-                    # Woken after every event: an iterator must not wait for the end because another thread does.
-                    self._turn.wait()
-                else:
-                    return
+                    # Rung after every event: an iterator must not wait for the end because another thread does.
+                    # A bare lock, because an interrupt in Condition.wait() can leave its lock in the wrong state.
+                    bell = threading.Lock()
+                    bell.acquire()
+                    self._bells.append(bell)
+                bell.acquire()
             event = self._channel.wait(self._box)
             output = self._apply(event)
             self._box.accept(event)
@@ -282,9 +287,11 @@ class Execution:
                 self._tell(output)
         finally:
             if not nested and self._consumer == me:
+                self._consumer = None
                 with self._turn:
-                    self._consumer = None
-                    self._turn.notify_all()
+                    bells, self._bells = self._bells, []
+                for bell in bells:
+                    bell.release()
 
     def _apply(self, event: Event) -> Output | None:
         if event.kind == events.OUTPUT:

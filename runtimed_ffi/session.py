@@ -14,13 +14,12 @@ from runtimed_ffi import _arguments as arguments
 from runtimed_ffi import _events as events
 from runtimed_ffi import errors
 from runtimed_ffi._connection import Connection
-from runtimed_ffi._native_session import NativeSession
+from runtimed_ffi._document import DocumentAccess
 from runtimed_ffi.autostart import ensure_running
-from runtimed_ffi.cell import Cell
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.discovery import StrPath, locate
 from runtimed_ffi.execution import Execution, ExecutionResult, OnOutput
-from runtimed_ffi.output import Output, OutputEvent
+from runtimed_ffi.output import OutputEvent
 from runtimed_ffi.subscription import Change, Subscription, Subscriptions
 
 CONNECT_SECONDS = 10.0
@@ -33,7 +32,7 @@ LAUNCH_SECONDS = 600.0
 _logger = logging.getLogger("runtimed_ffi")
 
 
-class Session:
+class Session(DocumentAccess):
     """A peer of one notebook room.
 
     Making a session does no I/O. `connect`, `start_kernel`, `create_cell` and `run` connect by themselves, also again
@@ -237,83 +236,6 @@ class Session:
         _expect(response, "queue_state")
         return {"executing": response.get("executing"), "queued": list(response.get("queued") or ())}
 
-    # -- document: local, at once; others see one change
-
-    def create_cell(self, source: str = "", cell_type: str = "code", index: int | None = None) -> str:
-        """Insert a cell and return its id. Connects by itself.
-
-        Args:
-            source: its text.
-            cell_type: ``code``, ``markdown``, ``raw``, or any other text.
-            index: its position; past the end, or `None`, means the end.
-
-        Raises:
-            OverflowError: a negative index.
-        """
-        arguments.text("source", source)
-        arguments.text("cell_type", cell_type)
-        position = -1 if index is None else arguments.index("index", index)
-        return self._connect().require().create_cell(cell_type, source, position)
-
-    def set_source(self, cell_id: str, source: str) -> None:
-        """Change a cell's text as a difference, so that edits of others at the same time merge.
-
-        Raises:
-            CellNotFoundError: `Cell not found: <id>`; so do all methods that take a cell id.
-        """
-        arguments.text("cell_id", cell_id)
-        arguments.text("source", source)
-        self._native().set_source(cell_id, source)
-
-    def splice_source(self, cell_id: str, index: int, delete_count: int, text: str = "") -> None:
-        """Replace `delete_count` characters (Unicode code points) at `index` by `text`."""
-        self._edit(
-            "splice_source",
-            cell_id,
-            index=arguments.index("index", index),
-            delete=arguments.index("delete_count", delete_count),
-            insert=arguments.text("text", text),
-        )
-
-    def set_cell_type(self, cell_id: str, cell_type: str) -> None:
-        """Make a cell ``code``, ``markdown``, ``raw``, or any other type."""
-        self._edit("set_cell_type", cell_id, cell_type=arguments.text("cell_type", cell_type))
-
-    def move_cell(self, cell_id: str, index: int) -> None:
-        """Move a cell to the position `index` of the list without it; past the end means the end."""
-        self._edit("move_cell", cell_id, index=arguments.index("index", index))
-
-    def clear_outputs(self, cell_id: str) -> None:
-        """Remove a cell's outputs and its execution count."""
-        self._edit("clear_outputs", cell_id)
-
-    def delete_cell(self, cell_id: str) -> None:
-        """Remove a cell; if it is running, it goes on."""
-        self._native().delete_cell(arguments.text("cell_id", cell_id))
-
-    def get_cell(self, cell_id: str) -> Cell:
-        """A snapshot of one cell, from the local copy of the document."""
-        return Cell.from_document(self._native().cell(arguments.text("cell_id", cell_id)))
-
-    def get_cells(self) -> list[Cell]:
-        """Snapshots of all cells in their order, from the local copy of the document."""
-        return [Cell.from_document(cell) for cell in self._native().cells()]
-
-    def get_outputs(self, cell_id: str) -> list[Output]:
-        """The outputs a cell has in the document, whoever ran it."""
-        arguments.text("cell_id", cell_id)
-        return self._require().outputs(cell_id)
-
-    def get_metadata(self) -> dict[str, str]:
-        """The notebook's metadata, as far as it is text."""
-        return dict(self._native().metadata())
-
-    def set_metadata(self, key: str, value: str) -> None:
-        """Set one text of the notebook's metadata."""
-        arguments.text("key", key)
-        arguments.text("value", value)
-        self._native().edit([{"op": "set_metadata", "key": key, "value": value}])
-
     def sync(self, timeout_secs: float | None = REQUEST_SECONDS) -> None:
         """Wait until the daemon has all changes made here, and the local copy all that the daemon has announced.
 
@@ -422,13 +344,6 @@ class Session:
             raise errors.NotConnectedError("Not connected")
         connection.require()
         return connection
-
-    def _native(self) -> NativeSession:
-        return self._require().native
-
-    def _edit(self, operation: str, cell_id: str, **members: Any) -> None:
-        arguments.text("cell_id", cell_id)
-        self._native().edit([{"op": operation, "cell_id": cell_id, **members}])
 
     def _require_kernel(self) -> None:
         if not self._kernel_started:
