@@ -227,7 +227,7 @@ fn every_waiter_ends_when_the_host_goes() {
     session.execute(1, "c", None).unwrap();
     session.request(2, br#"{"action":"get_queue_state"}"#, None).unwrap();
     until(&host, EventKind::Request);
-    host.close();
+    host.close().unwrap();
     until(&host, EventKind::Closed);
     assert!(!place.socket().exists());
     let done = until(&session, EventKind::Done);
@@ -390,9 +390,9 @@ fn the_descriptor_is_readable_exactly_while_something_waits() {
     assert!(readable(session.fd()));
     until(&session, EventKind::Broadcast);
     assert!(!readable(session.fd()));
-    session.wake();
+    session.wake().unwrap();
     assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Woken);
-    session.close();
+    session.close().unwrap();
     assert!(readable(session.fd()));
     until(&session, EventKind::Closed);
     assert!(readable(session.fd()), "the end stays visible");

@@ -18,7 +18,8 @@ use crate::notebook::Notebook;
 use crate::wire::handshake::Channel;
 
 enum Side {
-    Client(Client),
+    /// With the daemon's capabilities, which come before the event that tells them.
+    Client(Client, Map<String, Value>),
     Server { server: Server, next_token: u64 },
 }
 
@@ -46,7 +47,7 @@ pub unsafe extern "C" fn rtd_conn_client(
         unsafe {
             give(out, || {
                 let client = Client::new(text(notebook_id, len, "notebook_id")?)?;
-                Ok(rtd_conn { side: Mutex::new(Side::Client(client)), lent: Lent::default() })
+                Ok(rtd_conn { side: Mutex::new(Side::Client(client, Map::new())), lent: Lent::default() })
             })
         }
     })
@@ -79,7 +80,7 @@ pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8
         // SAFETY: the caller's promise.
         let (conn, data) = unsafe { (handle(conn, "conn")?, bytes(data, len, "data")?) };
         match &mut *lock(conn)? {
-            Side::Client(client) => client.push(data),
+            Side::Client(client, _) => client.push(data),
             Side::Server { server, .. } => server.push(data),
         }
         Ok(())
@@ -96,7 +97,7 @@ pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         match &mut *lock(unsafe { handle(conn, "conn")? })? {
-            Side::Client(client) => client.eof()?,
+            Side::Client(client, _) => client.eof()?,
             Side::Server { server, .. } => server.eof()?,
         }
         Ok(())
@@ -131,9 +132,9 @@ pub unsafe extern "C" fn rtd_conn_next_event(
         };
         let mut notebook = doc.map(lock_doc).transpose()?;
         let next = match &mut *lock(conn)? {
-            Side::Client(client) => {
+            Side::Client(client, capabilities) => {
                 let notebook = notebook.as_deref_mut().ok_or_else(no_doc)?;
-                client_event(client, notebook, now_ms)?
+                client_event(client, capabilities, notebook, now_ms)?
             }
             Side::Server { server, next_token } => server_event(server, next_token, notebook.as_deref_mut())?,
         };
@@ -146,18 +147,22 @@ fn no_doc() -> Failure {
     Failure::new(rtd_code::RTD_E_NULL, "doc is NULL")
 }
 
-fn client_event(client: &mut Client, notebook: &mut Notebook, now: u64) -> Result<Option<Event>, Failure> {
-    let mut capabilities = None;
+fn client_event(
+    client: &mut Client,
+    capabilities: &mut Map<String, Value>,
+    notebook: &mut Notebook,
+    now: u64,
+) -> Result<Option<Event>, Failure> {
     loop {
         let Some(next) = client.next(notebook, now)? else { return Ok(None) };
         let event = match next {
             ClientEvent::Capabilities(members) => {
-                capabilities = Some(members);
+                *capabilities = members;
                 continue;
             }
             ClientEvent::Ready => {
                 let mut event = Event::new(EventKind::Ready);
-                event.payload = Value::Object(capabilities.unwrap_or_default()).to_string().into_bytes();
+                event.payload = Value::Object(capabilities.clone()).to_string().into_bytes();
                 event
             }
             ClientEvent::Changed(changes) => {
@@ -245,7 +250,7 @@ pub unsafe extern "C" fn rtd_conn_request(
         let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };
         let body = object(json)?;
         match &mut *lock(conn)? {
-            Side::Client(client) => Ok(client.request(token, body)?),
+            Side::Client(client, _) => Ok(client.request(token, body)?),
             Side::Server { .. } => Err(wrong_side()),
         }
     })
@@ -299,7 +304,7 @@ pub unsafe extern "C" fn rtd_conn_respond(
                 let missing = || Failure::new(rtd_code::RTD_E_NOT_FOUND, "no such request");
                 server.outbox.respond(token, &body).then_some(()).ok_or_else(missing)
             }
-            Side::Client(_) => Err(wrong_side()),
+            Side::Client(..) => Err(wrong_side()),
         }
     })
 }
@@ -326,7 +331,7 @@ pub unsafe extern "C" fn rtd_conn_broadcast(
                 server.outbox.broadcast(&body, 0);
                 Ok(())
             }
-            Side::Client(_) => Err(wrong_side()),
+            Side::Client(..) => Err(wrong_side()),
         }
     })
 }
@@ -354,7 +359,7 @@ pub unsafe extern "C" fn rtd_conn_output(
         let notebook = doc.map(lock_doc).transpose()?;
         let mut output = Vec::new();
         match &mut *lock(conn)? {
-            Side::Client(client) => {
+            Side::Client(client, _) => {
                 let notebook = notebook.as_deref().ok_or_else(no_doc)?;
                 if moved != 0 && client.is_ready() {
                     client.push_changes(notebook)?;

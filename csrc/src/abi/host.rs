@@ -128,10 +128,7 @@ fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
 pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            host.close();
-            Ok(())
-        })
+        with(host, |host| Ok(host.close()?))
     })
 }
 
@@ -163,7 +160,7 @@ pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_fd(host: *const rtd_host) -> i32 {
     // SAFETY: the caller's promise.
-    guard_value(-1, || unsafe { host.as_ref() }.map_or(-1, |host| host.host.fd()))
+    guard_value(-1, || unsafe { host.as_ref() }.filter(|host| host.host.in_own_process()).map_or(-1, |host| host.host.fd()))
 }
 
 /// Takes the next event. Never blocks.
@@ -208,10 +205,7 @@ pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -
 pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            host.wake();
-            Ok(())
-        })
+        with(host, |host| Ok(host.wake()?))
     })
 }
 
@@ -259,8 +253,11 @@ pub unsafe extern "C" fn rtd_host_set_wakeup(
     // SAFETY: the caller's promise.
     guard(|| unsafe {
         with(host, |host| {
-            host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
-            Ok(())
+            if !host.in_own_process() {
+                // Nothing is taken over, so the finalizer does not run.
+                return Err(Failure::new(rtd_code::RTD_E_STATE, "the host belongs to the parent process"));
+            }
+            Ok(host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer))?)
         })
     })
 }
@@ -361,12 +358,15 @@ pub unsafe extern "C" fn rtd_host_publish(
                 [] => Vec::new(),
                 json => parse_ops(json)?,
             };
-            let broadcasts: Vec<Value> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
-                [] => Vec::new(),
-                json => serde_json::from_slice(json).map_err(|error| {
-                    Failure::new(rtd_code::RTD_E_ARG, format!("broadcasts: not a JSON array: {error}"))
-                })?,
-            };
+            let broadcasts: Vec<Map<String, Value>> =
+                match bytes(broadcasts, broadcasts_len, "broadcasts")? {
+                    [] => Vec::new(),
+                    json => serde_json::from_slice(json).map_err(|error| {
+                        let text = format!("broadcasts: not a JSON array of objects: {error}");
+                        Failure::new(rtd_code::RTD_E_ARG, text)
+                    })?,
+                };
+            let broadcasts: Vec<Value> = broadcasts.into_iter().map(Value::Object).collect();
             Ok(host.publish(id, &ops, &broadcasts, cause)?)
         })
     })

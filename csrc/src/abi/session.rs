@@ -140,10 +140,7 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
 pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(session, |session| {
-            session.close();
-            Ok(())
-        })
+        with(session, |session| Ok(session.close()?))
     })
 }
 
@@ -175,7 +172,7 @@ pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
     // SAFETY: the caller's promise.
-    guard_value(-1, || unsafe { session.as_ref() }.map_or(-1, |session| session.session.fd()))
+    guard_value(-1, || unsafe { session.as_ref() }.filter(|session| session.session.in_own_process()).map_or(-1, |session| session.session.fd()))
 }
 
 /// Takes the next event. Never blocks on the daemon; reads a blob file when an output lies in one.
@@ -233,10 +230,7 @@ pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
 pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(session, |session| {
-            session.wake();
-            Ok(())
-        })
+        with(session, |session| Ok(session.wake()?))
     })
 }
 
@@ -284,8 +278,11 @@ pub unsafe extern "C" fn rtd_session_set_wakeup(
     // SAFETY: the caller's promise.
     guard(|| unsafe {
         with(session, |session| {
-            session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer));
-            Ok(())
+            if !session.in_own_process() {
+                // Nothing is taken over, so the finalizer does not run.
+                return Err(Failure::new(rtd_code::RTD_E_STATE, "the session belongs to the parent process"));
+            }
+            Ok(session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer))?)
         })
     })
 }

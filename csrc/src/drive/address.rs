@@ -75,6 +75,36 @@ fn check(result: i32) -> io::Result<()> {
     }
 }
 
+/// Writes without SIGPIPE, whatever the standard library of this toolchain does: the host program may
+/// keep the signal's default action.
+///
+/// # Errors
+/// As the operating system says; `BrokenPipe` when the peer has gone.
+pub fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(target_vendor = "apple")]
+    let flags = {
+        quiet(stream)?;
+        0
+    };
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = libc::MSG_NOSIGNAL;
+    // SAFETY: the bytes are borrowed for the length of the call.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Where no flag of a call keeps the signal away, an option of the socket does.
+#[cfg(target_vendor = "apple")]
+fn quiet(stream: &UnixStream) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
+    let value = std::ptr::from_ref(&on).cast();
+    // SAFETY: `value` points to a number of `length` bytes.
+    check(unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NOSIGPIPE, value, length)
+    })
+}
+
 /// Whether the peer closed and nothing is left to read. Takes nothing from the stream.
 pub fn at_end(stream: &UnixStream) -> bool {
     let mut byte = 0_u8;

@@ -116,10 +116,13 @@ impl Host {
 
     /// Stops listening, disconnects every peer, removes the socket file. `Closed` is the last event.
     /// Idempotent.
-    pub fn close(&self) {
-        if self.in_own_process() {
-            self.shared.close();
-        }
+    ///
+    /// # Errors
+    /// `State` in a forked child: socket and peers are the parent's.
+    pub fn close(&self) -> Result<(), DriveError> {
+        self.check_process()?;
+        self.shared.close();
+        Ok(())
     }
 
     /// The event queue's descriptor: readable exactly while an event or the end waits.
@@ -146,13 +149,23 @@ impl Host {
     }
 
     /// Ends the present or next wait.
-    pub fn wake(&self) {
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn wake(&self) -> Result<(), DriveError> {
+        self.check_process()?;
         self.shared.queue.wake();
+        Ok(())
     }
 
-    /// Sets or clears the wakeup callback.
-    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) {
+    /// Sets or clears the wakeup callback; calls it at once when events wait.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
+        self.check_process()?;
         self.shared.queue.set_wakeup(wakeup);
+        Ok(())
     }
 
     /// Opens a room and lets the peers in that wait for it. The document is loaded on this thread.
@@ -318,8 +331,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.close();
-        self.shared.queue.set_wakeup(None);
+        // The C layer never drops a handle of the parent in a forked child.
+        if self.close().is_ok() {
+            self.shared.queue.set_wakeup(None);
+        }
     }
 }
 
@@ -402,7 +417,7 @@ impl HostShared {
 
     fn close_room(&self, room: &Arc<Room>) {
         lock(&self.tables).rooms.remove(&room.id);
-        for peer in room.take_peers() {
+        for peer in room.shut() {
             self.drop_peer(&peer, &DriveError::Closed("the room was closed".into()));
         }
     }

@@ -1,6 +1,6 @@
 //! One accepted connection of a host.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
@@ -118,7 +118,7 @@ impl Peer {
             if !state.server.outbox.has_output() {
                 break;
             }
-            match (&self.stream).write(state.server.outbox.output()) {
+            match address::send(&self.stream, state.server.outbox.output()) {
                 Ok(count) => state.server.outbox.written(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

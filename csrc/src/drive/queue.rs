@@ -79,10 +79,18 @@ impl Queue {
         lock(&self.inner).bytes
     }
 
-    /// Sets, replaces or clears the wakeup callback.
+    /// Sets, replaces or clears the wakeup callback. Events that wait already are announced at once:
+    /// their own edge has passed.
     pub fn set_wakeup(&self, wakeup: Option<Wakeup>) {
-        let old = std::mem::replace(&mut *lock(&self.wakeup), wakeup.map(Arc::new));
+        let new = wakeup.map(Arc::new);
+        let old = std::mem::replace(&mut *lock(&self.wakeup), new.clone());
         drop(old);
+        if let Some(new) = new {
+            let waiting = !lock(&self.inner).events.is_empty();
+            if waiting {
+                new();
+            }
+        }
     }
 
     /// Appends an event. Hints merge with the one that waits. Beyond the bound, droppable events are

@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -44,14 +44,42 @@ pub struct Reactor {
     poller: Poller,
     table: Mutex<Table>,
     started: Instant,
-    /// Number of [`ReactorUse`]; changed only under the lock of `CURRENT`.
+    /// Number of [`ReactorUse`]; changed only under the lock of its [`Place`].
     users: AtomicUsize,
     thread: Mutex<Option<JoinHandle<()>>>,
     pid: u32,
 }
 
-/// The reactor of this process, while somebody uses it.
-static CURRENT: Mutex<Weak<Reactor>> = Mutex::new(Weak::new());
+/// The reactor of a process, while somebody uses it.
+struct Place {
+    pid: AtomicU32,
+    current: Mutex<Weak<Reactor>>,
+    /// The place of the child, if this process forked. A thread of the parent may have held the lock at
+    /// that moment, and in the child nobody would ever release it.
+    child: OnceLock<Box<Place>>,
+}
+
+impl Place {
+    const fn new(pid: u32) -> Self {
+        Self { pid: AtomicU32::new(pid), current: Mutex::new(Weak::new()), child: OnceLock::new() }
+    }
+}
+
+/// The place of the process that used the library first; its pid is zero until then.
+static FIRST: Place = Place::new(0);
+
+/// The place of this process.
+fn place() -> &'static Place {
+    let pid = std::process::id();
+    let mut place = &FIRST;
+    loop {
+        match place.pid.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return place,
+            Err(found) if found == pid => return place,
+            Err(_) => place = place.child.get_or_init(|| Box::new(Place::new(pid))),
+        }
+    }
+}
 
 /// A use of the reactor by one session or host; the last one to go ends the thread and joins it.
 pub struct ReactorUse(Arc<Reactor>);
@@ -73,14 +101,11 @@ impl ReactorUse {
 
 impl Reactor {
     fn acquire() -> std::io::Result<ReactorUse> {
-        let mut current = lock(&CURRENT);
+        // After a fork the thread exists only in the parent: the child has a place, and a reactor, of its own.
+        let mut current = lock(&place().current);
         if let Some(reactor) = current.upgrade() {
-            // After a fork the thread exists only in the parent.
-            if reactor.pid == std::process::id() {
-                reactor.users.fetch_add(1, Ordering::Relaxed);
-                return Ok(ReactorUse(reactor));
-            }
-            std::mem::forget(reactor);
+            reactor.users.fetch_add(1, Ordering::Relaxed);
+            return Ok(ReactorUse(reactor));
         }
         let reactor = Arc::new(Self {
             poller: Poller::new()?,
@@ -237,7 +262,7 @@ impl Drop for ReactorUse {
         if self.0.pid != std::process::id() {
             return;
         }
-        let mut current = lock(&CURRENT);
+        let mut current = lock(&place().current);
         if self.0.users.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }

@@ -28,6 +28,7 @@ pub struct RoomState {
     pub peers: Vec<Arc<Peer>>,
     /// Why the room cannot be used any more.
     pub broken: Option<String>,
+    shut: bool,
     unsaved: bool,
 }
 
@@ -53,14 +54,15 @@ impl Room {
             }
             None => (None, Notebook::create(id)?),
         };
-        let state = RoomState { notebook, journal, peers: Vec::new(), broken: None, unsaved: false };
+        let state = RoomState { notebook, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
         Ok(Self { id: id.into(), state: Mutex::new(state) })
     }
 
     /// Runs one step under the room's lock. A panic breaks this room and nothing else.
     ///
     /// # Errors
-    /// Those of `step`; `Poisoned` when the room failed before; `Panic` when it fails now.
+    /// Those of `step`; `NotFound` when the room was closed; `Poisoned` when it failed before; `Panic` when it
+    /// fails now.
     pub fn step<T>(
         &self,
         outcome: &mut Outcome,
@@ -69,6 +71,9 @@ impl Room {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.broken {
             return Err(DriveError::Poisoned(reason.clone()));
+        }
+        if state.shut {
+            return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
         }
         match catch_unwind(AssertUnwindSafe(|| step(&mut state, outcome))) {
             Ok(result) => result,
@@ -80,9 +85,12 @@ impl Room {
         }
     }
 
-    /// Takes all peers out, for closing.
-    pub fn take_peers(&self) -> Vec<Arc<Peer>> {
-        std::mem::take(&mut lock(&self.state).peers)
+    /// Closes the room and takes its peers out. Whoever found it before it left the table is refused at
+    /// the next step; a peer that entered now would wait in a room that nobody can reach.
+    pub fn shut(&self) -> Vec<Arc<Peer>> {
+        let mut state = lock(&self.state);
+        state.shut = true;
+        std::mem::take(&mut state.peers)
     }
 
     /// Number of peers.

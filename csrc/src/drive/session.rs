@@ -1,7 +1,7 @@
 //! A client of one room: local reads, edits that go out at once, requests, executions, events.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -175,10 +175,13 @@ impl Session {
 
     /// Leaves the room. Everything under way ends with a terminal event; `Closed` is the last one.
     /// Idempotent.
-    pub fn close(&self) {
-        if self.in_own_process() {
-            self.shared.end(&mut lock(&self.shared.core), 0, "closed by this side");
-        }
+    ///
+    /// # Errors
+    /// `State` in a forked child: the connection is the parent's.
+    pub fn close(&self) -> Result<(), DriveError> {
+        self.check_process()?;
+        self.shared.end(&mut lock(&self.shared.core), 0, "closed by this side");
+        Ok(())
     }
 
     /// The event queue's descriptor: readable exactly while an event or the end waits.
@@ -206,13 +209,23 @@ impl Session {
     }
 
     /// Ends the present or next wait.
-    pub fn wake(&self) {
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn wake(&self) -> Result<(), DriveError> {
+        self.check_process()?;
         self.shared.queue.wake();
+        Ok(())
     }
 
-    /// Sets or clears the wakeup callback.
-    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) {
+    /// Sets or clears the wakeup callback; calls it at once when events wait.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
+        self.check_process()?;
         self.shared.queue.set_wakeup(wakeup);
+        Ok(())
     }
 
     /// Turns outputs of cells run by others on or off (token 0).
@@ -419,8 +432,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.close();
-        self.shared.queue.set_wakeup(None);
+        // The C layer never drops a handle of the parent in a forked child.
+        if self.close().is_ok() {
+            self.shared.queue.set_wakeup(None);
+        }
     }
 }
 
@@ -518,7 +533,7 @@ impl Shared {
                 core.sent = 0;
                 return self.want_writable(core, false);
             }
-            match (&self.stream).write(&core.out[core.sent..]) {
+            match address::send(&self.stream, &core.out[core.sent..]) {
                 Ok(count) => core.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -635,7 +650,10 @@ impl Shared {
             .map_err(|error| DriveError::Protocol(format!("deserialize response: {error}")))?;
         match core.purposes.remove(&number) {
             Some(Purpose::Request(token)) => {
-                core.requests.retain(|waiting| waiting.token != token);
+                // One only: a token used twice at a time still ends twice.
+                if let Some(place) = core.requests.iter().position(|waiting| waiting.token == token) {
+                    core.requests.remove(place);
+                }
                 if value.get("result").and_then(Value::as_str) == Some("queue_state") {
                     core.queue_state.clone_from(&value);
                 }

@@ -1,0 +1,106 @@
+/* A plugin's life: load the library, host a room and join it, unload the library; all of it twice.
+ * argv[1]: the library, argv[2]: a directory for the socket. Prints "ok" and returns 0.
+ *
+ * The work is done on a thread that ends before the library goes: the C library keeps a shared object
+ * in memory for as long as a thread lives that has something of it to tear down. */
+#define _POSIX_C_SOURCE 200809L
+#include <dlfcn.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "runtimed_ffi.h"
+
+static struct {
+  rtd_result (*host_open)(const char *, size_t, const rtd_host_options *, rtd_host **);
+  rtd_result (*host_open_room)(const rtd_host *, const char *, size_t, const char *, size_t);
+  rtd_result (*host_next_event)(const rtd_host *, rtd_event *);
+  rtd_result (*host_wait)(const rtd_host *, int64_t);
+  rtd_result (*host_respond)(const rtd_host *, uint64_t, const uint8_t *, size_t);
+  void (*host_free)(rtd_host *);
+  rtd_result (*session_open)(const char *, size_t, const char *, size_t, const rtd_session_options *, rtd_session **);
+  rtd_result (*session_next_event)(const rtd_session *, rtd_event *);
+  rtd_result (*session_wait)(const rtd_session *, int64_t);
+  rtd_result (*session_request)(const rtd_session *, uint64_t, const uint8_t *, size_t, int64_t);
+  rtd_result (*session_create_cell)(const rtd_session *, const char *, size_t, const char *, size_t, int64_t, rtd_buf *);
+  void (*session_free)(rtd_session *);
+  rtd_result (*last_error)(char *, size_t, size_t *);
+  void (*buf_free)(rtd_buf *);
+} api;
+
+static char path[512];
+
+static void find(void *library, const char *name, void *function) {
+  void *symbol = dlsym(library, name);
+  CHECK(symbol);
+  memcpy(function, &symbol, sizeof symbol); /* C has no cast from a pointer to a function pointer */
+}
+
+static void on_host(rtd_host *host, rtd_event *event, int kind) {
+  rtd_result rc;
+  while ((rc = api.host_next_event(host, event)) != RTD_OK || event->kind != kind)
+    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && api.host_wait(host, PATIENCE) == RTD_OK);
+}
+
+static void on_session(rtd_session *session, rtd_event *event, int kind) {
+  rtd_result rc;
+  while ((rc = api.session_next_event(session, event)) != RTD_OK || event->kind != kind)
+    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && api.session_wait(session, PATIENCE) == RTD_OK);
+}
+
+static void *use(void *unused) {
+  rtd_host *host;
+  rtd_session *session;
+  rtd_event event = {0};
+  rtd_buf cell = {0};
+  size_t len;
+  event.struct_size = sizeof event;
+  CHECK(api.session_open(TEXT(path), TEXT("n"), NULL, &session) == RTD_E_IO);
+  CHECK(api.last_error(NULL, 0, &len) == RTD_OK && len > 0);
+  CHECK(api.host_open(TEXT(path), NULL, &host) == RTD_OK);
+  CHECK(api.session_open(TEXT(path), TEXT("n"), NULL, &session) == RTD_OK);
+  on_host(host, &event, RTD_EV_ROOM_WANTED);
+  CHECK(api.host_open_room(host, event.id, event.id_len, NULL, 0) == RTD_OK);
+  on_session(session, &event, RTD_EV_READY);
+  CHECK(api.session_create_cell(session, TEXT("code"), TEXT("1"), -1, &cell) == RTD_OK);
+  api.buf_free(&cell);
+  CHECK(api.session_request(session, 1, BYTES("{\"action\":\"get_kernel_info\"}"), PATIENCE) == RTD_OK);
+  on_host(host, &event, RTD_EV_REQUEST);
+  CHECK(api.host_respond(host, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_OK);
+  on_session(session, &event, RTD_EV_RESPONSE);
+  CHECK(event.token == 1 && event.code == RTD_OK);
+  api.session_free(session); /* with events of both still waiting */
+  api.host_free(host);
+  return unused;
+}
+
+int main(int argc, char **argv) {
+  int round;
+  CHECK(argc == 3);
+  snprintf(path, sizeof path, "%s/s", argv[2]);
+  for (round = 0; round < 2; round++) {
+    pthread_t thread;
+    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+    if (!library) fprintf(stderr, "%s\n", dlerror());
+    CHECK(library);
+    find(library, "rtd_host_open", &api.host_open);
+    find(library, "rtd_host_open_room", &api.host_open_room);
+    find(library, "rtd_host_next_event", &api.host_next_event);
+    find(library, "rtd_host_wait", &api.host_wait);
+    find(library, "rtd_host_respond", &api.host_respond);
+    find(library, "rtd_host_free", &api.host_free);
+    find(library, "rtd_session_open", &api.session_open);
+    find(library, "rtd_session_next_event", &api.session_next_event);
+    find(library, "rtd_session_wait", &api.session_wait);
+    find(library, "rtd_session_request", &api.session_request);
+    find(library, "rtd_session_create_cell", &api.session_create_cell);
+    find(library, "rtd_session_free", &api.session_free);
+    find(library, "rtd_last_error", &api.last_error);
+    find(library, "rtd_buf_free", &api.buf_free);
+    CHECK(pthread_create(&thread, NULL, use, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(dlclose(library) == 0);
+    CHECK(dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) == NULL); /* it is really gone */
+  }
+  puts("ok");
+  return 0;
+}
