@@ -128,7 +128,8 @@ class Router:
                         event = box._peek() or self._ended
                         if event is not None:
                             return event
-                        if self._leader is None:
+                        # A leader on this very thread was interrupted before it could give up the lead.
+                        if self._leader is None or self._leader.thread == waiter.thread:
                             break
                         self._waiting.add(waiter)
                         box._ready.wait()
@@ -136,7 +137,7 @@ class Router:
                     self._leader = waiter
                 self._lead(waiter)
             finally:
-                self._leave(waiter)
+                self._leave_surely(waiter)
             # Without the lead: subscribers may take their time, and may call back into the session.
             box.errors.extend(self._deliver_news())
 
@@ -168,7 +169,7 @@ class Router:
                 if self._leader is waiter:
                     self._lead(waiter)
             finally:
-                self._leave(waiter)
+                self._leave_surely(waiter)
             on_errors(self._deliver_news())
         with self._lock:
             stop.close()
@@ -185,6 +186,8 @@ class Router:
         poll = self._poll if waiter.stop is None else waiter.stop.poll_with(self._source.fd)
         while True:
             with self._lock:
+                if self._leader is not waiter:
+                    return
                 self._drain()
                 news = bool(self._news) and not self._delivering
                 if news or self._ended is not None or waiter.box._peek() is not None:
@@ -225,6 +228,14 @@ class Router:
     def _put(box: Mailbox, event: Event) -> None:
         box._events.append(event)
         box._ready.notify_all()
+
+    def _leave_surely(self, waiter: _Waiter) -> None:
+        try:
+            self._leave(waiter)
+        except BaseException:
+            # Ctrl-C at the worst moment must not leave a leader behind that is gone.
+            self._leave(waiter)
+            raise
 
     def _leave(self, waiter: _Waiter) -> None:
         """Give up the lead, if it was ours, and see that somebody leads as long as somebody waits."""
@@ -272,6 +283,7 @@ class _Waiter:
     def __init__(self, box: Mailbox, stop: Stop | None = None) -> None:
         self.box = box
         self.stop = stop
+        self.thread = threading.get_ident()
 
 
 class Stop:

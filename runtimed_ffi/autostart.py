@@ -3,7 +3,7 @@
 Storey 6 (client). Knows the daemon's command line and its readiness pipe, and nothing else of it.
 
 The starter holds an exclusive lock on `start.lock` beside the socket, connects once more under it, and only then spawns
-the daemon. The daemon writes ``ready`` into an inherited pipe after it has bound its socket, so that nobody polls.
+the daemon. The daemon writes one line into an inherited pipe after it has bound its socket, so that nobody polls.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import BinaryIO
 from runtimed_ffi._wire import accepts, os_error_text
 from runtimed_ffi.errors import ConnectError
 
-READY = b"ready\n"
 READY_SECONDS = 30.0
 """Limit for a daemon to become ready."""
+IDLE_SECONDS = 4 * 3600
+"""A daemon that nobody asked for by name ends after this time without peers and work."""
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
@@ -86,7 +87,7 @@ def _start(socket_path: str, log_path: str) -> None:
         try:
             try:
                 process = _Detached(
-                    daemon_command(socket_path, "--ready-fd", str(writer)),
+                    daemon_command(socket_path, "--ready-fd", str(writer), "--idle-timeout", str(IDLE_SECONDS)),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -118,11 +119,11 @@ def await_ready(descriptor: int, seconds: float) -> bool:
     received = b""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    while READY not in received:
+    while b"\n" not in received:
         left = end - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
             return False
-        data = os.read(descriptor, 64)
+        data = os.read(descriptor, 4096)
         if not data:
             return False
         received += data

@@ -1,5 +1,9 @@
 //! Result codes, the one vocabulary of success and failure in Rust, C and Python.
 
+/// `RTD_OK` (0) or a negative `RTD_E_*` of `rtd_code`.
+#[allow(non_camel_case_types)]
+pub type rtd_result = i32;
+
 /// Result of a call, and code of an event. Zero is success, errors are negative and never renumbered.
 #[allow(non_camel_case_types)]
 #[repr(C)]

@@ -165,7 +165,7 @@ def _start_logging(paths: Layout, chosen: Optional[str]) -> None:
         os.umask(mask)
     handlers: List[logging.Handler] = [to_file]
     # Who starts the daemon in the background sends its standard error to the log: each line belongs there once.
-    if not os.path.sameopenfile(to_file.stream.fileno(), 2):
+    if not os.path.samestat(os.stat(paths.log), os.fstat(2)):
         handlers.append(logging.StreamHandler(sys.stderr))
     logger = logging.getLogger("runtimed_ffi")
     logger.setLevel(level)

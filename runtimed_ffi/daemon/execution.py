@@ -113,17 +113,20 @@ class ExecutionQueue:
 
     # -- from requests
 
+    def find(self, cell_id: str) -> Optional[Run]:
+        """The execution of a cell that is at the kernel or waits."""
+        runs = [self._executing] if self._executing is not None else []
+        return next((run for run in [*runs, *self._queue] if run.cell_id == cell_id), None)
+
     def submit(self, cell_id: str, code: str, peer: int, publication: Publication) -> Run:
         """Queue an execution and start it if the kernel is free.
 
         A cell that is executing or waiting is left alone; its present execution is returned (idempotence, 5.9).  The
         caller sends the response and then publishes.
         """
-        for run in self._queue:
-            if run.cell_id == cell_id:
-                return run
-        if self._executing is not None and self._executing.cell_id == cell_id:
-            return self._executing
+        present = self.find(cell_id)
+        if present is not None:
+            return present
         run = Run(OutputTarget(cell_id, self._new_id()), code, peer)
         self._queue.append(run)
         self._queue_changed(publication)

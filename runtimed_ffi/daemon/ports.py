@@ -10,6 +10,7 @@ from typing import Any, Awaitable, Callable, Dict, List, Mapping, NamedTuple, Op
 
 Json = Dict[str, Any]
 
+RTD_E_IO = -8
 RTD_E_NOT_FOUND = -10
 RTD_E_CORRUPT = -15
 """Result codes the daemon tells apart; the numbers of ``runtimed_ffi.h`` (``enum rtd_code``, never renumbered)."""

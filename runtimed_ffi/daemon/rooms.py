@@ -19,6 +19,7 @@ from .execution import ExecutionQueue
 from .outputs import OutputWriter, Publication
 from .ports import (
     RTD_E_CORRUPT,
+    RTD_E_IO,
     BlobPort,
     HostPort,
     Json,
@@ -320,8 +321,15 @@ class Rooms:
         if not room.peers:
             self._evict_later(notebook_id)
 
-    def failed(self, notebook_id: str, reason: str) -> None:
-        """The host has closed the room because of an error: its kernel goes with it, the others stay."""
+    def failed(self, notebook_id: str, code: int, reason: str) -> None:
+        """Something is wrong with a room.
+
+        With ``RTD_E_IO`` its journal cannot be written at present: the room goes on, and the host tries again with
+        every change.  With any other code the host has closed it: its kernel goes too, the other rooms stay.
+        """
+        if code == RTD_E_IO:
+            log.error("room %r cannot be saved at present, free some space: %s", notebook_id, reason)
+            return
         log.error("room %r failed: %s", notebook_id, reason)
         self._remove(notebook_id, "the room failed: " + reason)
 

@@ -213,7 +213,7 @@ class Dispatch:
             elif event.kind == EventKind.PEER_LEFT:
                 self._rooms.left(event.id, event.peer)
             elif event.kind == EventKind.ROOM_FAILED:
-                self._rooms.failed(event.id, event.text)
+                self._rooms.failed(event.id, event.code, event.text)
         except Exception:
             log.exception("an event of kind %d failed", event.kind)
 

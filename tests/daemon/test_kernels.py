@@ -138,7 +138,7 @@ async def test_input_is_refused(kernel: Kernel, ears: Ears, path: Path) -> None:
 
 @with_kernel
 async def test_requests_with_a_deadline(kernel: Kernel, ears: Ears, path: Path) -> None:
-    reply = await kernel.request("complete_request", {"code": "prin", "cursor_pos": 4}, 10)
+    reply = await kernel.request("complete_request", {"code": "prin", "cursor_pos": 4}, LIMIT)
     assert "print" in reply["matches"]
     kernel.execute("import time; time.sleep(600)")
     with pytest.raises(asyncio.TimeoutError):

@@ -294,6 +294,7 @@ async def test_idempotent_while_executing_or_queued(s: Stage) -> None:
     s.execute("a", "b")
     s.host.log.clear()
     s.execute("a", "b")
+    assert [response.get("joined") for response in s.host.responses()] == [True, True]
     assert s.host.brief() == ["-> cell_queued", "-> cell_queued"]
     s.ask("get_queue_state")
     (state,) = s.host.responses()
@@ -777,7 +778,9 @@ def test_a_failed_room_takes_only_its_kernel_with_it() -> None:
     async def body() -> None:
         s = Stage()
         await s.launch()
-        s.rooms.failed("nb", "panic")
+        s.rooms.failed("nb", -8, "No space left on device")
+        assert s.rooms.get("nb") is not None, "a full disk does not end the room"
+        s.rooms.failed("nb", -13, "panic")
         await turn()
         assert s.kernel.stopped and s.rooms.get("nb") is None
 

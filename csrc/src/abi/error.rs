@@ -1,26 +1,10 @@
 //! The text of the last failure on this thread, and names of codes.
 
-use std::cell::RefCell;
 use std::ffi::c_char;
 
-use super::guard::{guard, guard_value, place};
+use super::guard::{guard, guard_value, last_error, place};
+use super::rtd_result;
 use crate::code::rtd_code::{self, *};
-
-/// `RTD_OK` (0) or a negative `RTD_E_*` of `rtd_code`.
-pub type rtd_result = i32;
-
-thread_local! {
-    static LAST: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-pub(super) fn set_last_error(text: &str) {
-    // A thread that is being torn down has nobody left to read the text.
-    let _torn_down = LAST.try_with(|last| {
-        let mut last = last.borrow_mut();
-        last.clear();
-        last.push_str(text);
-    });
-}
 
 /// Copies the text of the last failure on this thread: UTF-8, with a final NUL where `cap` has room
 /// for one. Every failing call sets it and no succeeding call touches it, so read it right after the
@@ -40,7 +24,7 @@ pub unsafe extern "C" fn rtd_last_error(buf: *mut c_char, cap: usize, len: *mut 
             // SAFETY: the caller's promise; checked for NULL.
             unsafe { place(buf, "buf")? };
         }
-        let text = LAST.try_with(|last| last.borrow().clone()).unwrap_or_default();
+        let text = last_error();
         *len = text.len();
         let count = text.len().min(cap);
         // SAFETY: `buf` is writable for `cap` bytes and `count` is not more.

@@ -4,8 +4,8 @@ use super::buf::{fill, rtd_buf};
 use super::guard::{bytes, give, guard, guard_value, handle, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::wire::frame::{self, Decoder, FrameError};
-use crate::wire::FrameType;
+use crate::wire::frame::{self, Decoder};
+use crate::wire::{FrameError, FrameType};
 use std::sync::{Mutex, PoisonError};
 
 /// Kinds of frames of the notebook channel (protocol 2, section 5.1).

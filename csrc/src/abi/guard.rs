@@ -1,5 +1,6 @@
 //! The only way into the library: arguments checked, panics caught, the error text kept.
 
+use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
@@ -10,8 +11,25 @@ use crate::notebook::NotebookError;
 use crate::outputs::OutputError;
 use crate::wire::{FrameError, MessageError};
 
-use super::error::set_last_error;
 use super::rtd_result;
+
+thread_local! {
+    static LAST: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn set_last_error(text: &str) {
+    // A thread that is being torn down has nobody left to read the text.
+    let _torn_down = LAST.try_with(|last| {
+        let mut last = last.borrow_mut();
+        last.clear();
+        last.push_str(text);
+    });
+}
+
+/// The text of the last failure on this thread.
+pub fn last_error() -> String {
+    LAST.try_with(|last| last.borrow().clone()).unwrap_or_default()
+}
 
 /// A failure on its way to the caller.
 pub struct Failure {

@@ -21,6 +21,7 @@ mod output;
 mod blobs;
 mod conn;
 
+pub use crate::code::rtd_result;
 pub use blobs::*;
 pub use buf::*;
 pub use conn::*;

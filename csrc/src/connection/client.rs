@@ -9,7 +9,7 @@ use crate::notebook::{Changes, Notebook, PeerSync};
 use crate::wire::frame::{self, Decoder, DATA_LIMIT};
 use crate::wire::handshake::{first_frame, Capabilities, Channel, FirstFrame, Handshake, Protocol};
 use crate::wire::typed::split;
-use crate::wire::FrameType;
+use crate::wire::{FrameError, FrameType};
 
 /// An acknowledgement waits until nothing came for this long, so that a burst of changes costs one
 /// answer (protocol 2, section 14.1 item 4) ...
@@ -75,7 +75,7 @@ impl Client {
         let hello = Handshake { channel, extra }.to_json();
         if hello.len() > frame::CONTROL_LIMIT {
             let announced = hello.len() as u64;
-            return Err(frame::FrameError::TooLarge { announced, limit: frame::CONTROL_LIMIT }.into());
+            return Err(FrameError::TooLarge { announced, limit: frame::CONTROL_LIMIT }.into());
         }
         let mut out = Vec::new();
         frame::append(&mut out, None, &hello)?;

@@ -189,3 +189,115 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notebook::Op;
+    use crate::wire::frame::{Decoder, DATA_LIMIT};
+    use crate::wire::typed::split;
+    use serde_json::json;
+
+    fn outbox() -> Outbox {
+        Outbox::new(Protocol::V2, true)
+    }
+
+    fn broadcast(outbox: &mut Outbox, name: &str, cause: u64) {
+        let json: Arc<[u8]> = json!({"event": name}).to_string().into_bytes().into();
+        outbox.broadcast(&json, cause);
+    }
+
+    /// The frames that leave now: "sync", or the result or event they carry.
+    fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &Notebook)>) -> Vec<String> {
+        outbox.fill(document).unwrap();
+        let mut decoder = Decoder::new(DATA_LIMIT);
+        decoder.push(outbox.output());
+        outbox.written(outbox.output().len());
+        assert!(!outbox.has_output());
+        std::iter::from_fn(|| decoder.next_frame().unwrap())
+            .map(|frame| match split(&frame).unwrap() {
+                (FrameType::Sync, _) => "sync".into(),
+                (_, body) => {
+                    let value: Value = serde_json::from_slice(body).unwrap();
+                    let name = value.get("result").or(value.get("event")).and_then(Value::as_str);
+                    name.unwrap().to_owned()
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_broadcast_never_overtakes_the_change_before_it() {
+        let mut notebook = Notebook::create("n").unwrap();
+        let mut sync = PeerSync::new();
+        let mut outbox = outbox();
+        outbox.expect(1, None);
+        notebook.edit(&[Op::insert_cell("c", "code", "", None)]).unwrap();
+        broadcast(&mut outbox, "output", 0);
+        outbox.document_moved();
+        outbox.respond(1, &json!({"result": "ok"}));
+        assert_eq!(sent(&mut outbox, Some((&mut sync, &notebook))), ["ok", "sync", "output"]);
+        assert_eq!(outbox.queued(), 0);
+    }
+
+    #[test]
+    fn a_caused_broadcast_and_all_behind_it_wait_for_the_response() {
+        let mut outbox = outbox();
+        outbox.expect(1, Some(json!(5)));
+        broadcast(&mut outbox, "before", 0);
+        broadcast(&mut outbox, "starting", 1);
+        broadcast(&mut outbox, "behind", 0);
+        assert_eq!(sent(&mut outbox, None), ["before"]);
+        outbox.respond(1, &json!({"result": "kernel_launched"}));
+        assert_eq!(sent(&mut outbox, None), ["kernel_launched", "starting", "behind"]);
+    }
+
+    #[test]
+    fn answers_keep_the_order_of_requests_unless_these_carry_identifiers() {
+        let mut outbox = outbox();
+        outbox.expect(1, None);
+        outbox.expect(2, Some(json!("x")));
+        outbox.expect(3, None);
+        assert!(outbox.respond(3, &json!({"result": "third"})));
+        assert!(outbox.respond(2, &json!({"result": "second"})));
+        assert_eq!(sent(&mut outbox, None), ["second"]);
+        assert_eq!(outbox.unanswered(), 1);
+        assert!(outbox.respond(1, &json!({"result": "first"})));
+        assert_eq!(sent(&mut outbox, None), ["first", "third"]);
+        assert!(!outbox.respond(1, &json!({"result": "again"})), "a request is answered once");
+    }
+
+    #[test]
+    fn a_slow_peer_costs_one_sync_message_however_many_changes_wait() {
+        let mut notebook = Notebook::create("n").unwrap();
+        let mut sync = PeerSync::new();
+        let mut outbox = outbox();
+        // The wire is full: nothing is generated until the peer takes some of it.
+        let big: Arc<[u8]> =
+            json!({"event": "big", "data": "x".repeat(WIRE_MARK)}).to_string().into_bytes().into();
+        outbox.broadcast(&big, 0);
+        outbox.fill(Some((&mut sync, &notebook))).unwrap();
+        for number in 0..20 {
+            notebook.edit(&[Op::insert_cell(&number.to_string(), "code", "", None)]).unwrap();
+            outbox.document_moved();
+            outbox.fill(Some((&mut sync, &notebook))).unwrap();
+        }
+        assert_eq!(sent(&mut outbox, None), ["big"]);
+        assert_eq!(sent(&mut outbox, Some((&mut sync, &notebook))), ["sync"]);
+    }
+
+    #[test]
+    fn a_partly_written_frame_goes_on_where_it_stopped() {
+        let mut outbox = outbox();
+        broadcast(&mut outbox, "one", 0);
+        broadcast(&mut outbox, "two", 0);
+        outbox.fill(None).unwrap();
+        let whole = outbox.output().to_vec();
+        let mut taken = Vec::new();
+        while outbox.has_output() {
+            taken.push(outbox.output()[0]);
+            outbox.written(1);
+        }
+        assert_eq!(taken, whole);
+    }
+}

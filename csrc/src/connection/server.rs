@@ -278,3 +278,147 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::{Client, ClientEvent};
+    use crate::notebook::Op;
+    use crate::wire::frame;
+    use serde_json::json;
+
+    /// Moves bytes both ways until nobody has anything to say; gives what each side saw.
+    fn settle(
+        client: (&mut Client, &mut Notebook),
+        server: (&mut Server, &mut Notebook),
+    ) -> (Vec<ClientEvent>, Vec<ServerEvent>) {
+        let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
+        loop {
+            let mut up = Vec::new();
+            client.0.take_output(&mut up);
+            server.0.push(&up);
+            while let Some(event) = server.0.next(Some(server.1)).unwrap() {
+                if matches!(event, ServerEvent::Handshake(_)) {
+                    server.0.join(&Map::from_iter([("rtd".to_owned(), json!(1))])).unwrap();
+                }
+                at_server.push(event);
+            }
+            server.0.fill(Some(server.1)).unwrap();
+            let down = server.0.outbox.output().to_vec();
+            server.0.outbox.written(down.len());
+            client.0.push(&down);
+            while let Some(event) = client.0.next(client.1, 0).unwrap() {
+                at_client.push(event);
+            }
+            if up.is_empty() && down.is_empty() {
+                return (at_client, at_server);
+            }
+        }
+    }
+
+    fn joined() -> (Client, Notebook, Server, Notebook) {
+        let mut client = Client::new("n").unwrap();
+        let mut replica = Notebook::empty();
+        let mut server = Server::new();
+        let mut notebook = Notebook::create("n").unwrap();
+        let (seen, _) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+        assert!(matches!(seen[..], [ClientEvent::Capabilities(_), ClientEvent::Ready]));
+        assert!(client.is_ready() && client.extended() && client.converged(&replica));
+        (client, replica, server, notebook)
+    }
+
+    #[test]
+    fn a_request_waits_for_changes_its_sender_announced() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        // The change is announced by its head but withheld, as a Bloom filter may do.
+        let announcement = crate::notebook::barrier(&replica);
+        server.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
+        let body = br#"{"action":"execute_cell","cell_id":"c"}"#;
+        server.push(&frame::encode_typed(FrameType::Request, body).unwrap());
+        assert!(matches!(server.next(Some(&mut notebook)), Ok(Some(ServerEvent::Synced(_)))));
+        assert!(matches!(server.next(Some(&mut notebook)), Ok(None)), "the request waits");
+        client.push_changes(&replica).unwrap();
+        let (_, seen) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+        let request = seen.iter().position(|event| matches!(event, ServerEvent::Request { .. })).unwrap();
+        assert!(request > 0, "it came after the change");
+        assert!(notebook.cell("c").is_some());
+    }
+
+    #[test]
+    fn a_peer_that_never_delivers_cannot_hold_its_request_back_for_ever() {
+        let (_, mut replica, mut server, mut notebook) = joined();
+        replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        let announcement = frame::encode_typed(FrameType::Sync, &crate::notebook::barrier(&replica)).unwrap();
+        server.push(&announcement);
+        server.push(&frame::encode_typed(FrameType::Request, br#"{"action":"get_queue_state"}"#).unwrap());
+        server.push(&announcement);
+        server.push(&announcement);
+        let events: Vec<ServerEvent> =
+            std::iter::from_fn(|| server.next(Some(&mut notebook)).unwrap()).collect();
+        assert!(matches!(events.last(), Some(ServerEvent::Request { .. })));
+    }
+
+    #[test]
+    fn broadcasts_wait_for_the_changes_they_speak_of() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        notebook.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        // Announced but withheld on the way down; then the broadcast about it.
+        let announcement = crate::notebook::barrier(&notebook);
+        client.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
+        client.push(&frame::encode_typed(FrameType::Broadcast, br#"{"event":"execution_done"}"#).unwrap());
+        assert!(client.next(&mut replica, 0).unwrap().is_none(), "the broadcast is held");
+        server.outbox.document_moved();
+        let (seen, _) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+        assert!(matches!(seen[..], [ClientEvent::Changed(_), ClientEvent::Broadcast(_)]), "{seen:?}");
+    }
+
+    #[test]
+    fn responses_find_their_requests_by_identifier_or_by_order() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        for token in [10, 11, 12] {
+            client.request(token, Map::from_iter([("action".to_owned(), json!("get_queue_state"))])).unwrap();
+        }
+        let (_, seen) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+        assert_eq!(seen.len(), 3);
+        assert_eq!(client.pending_requests(), 3);
+        for body in
+            [r#"{"result":"ok","request_id":2}"#, r#"{"result":"ok"}"#, r#"{"result":"ok","request_id":3}"#]
+        {
+            client.push(&frame::encode_typed(FrameType::Response, body.as_bytes()).unwrap());
+        }
+        let tokens: Vec<u64> = std::iter::from_fn(|| client.next(&mut replica, 0).unwrap())
+            .map(|event| match event {
+                ClientEvent::Response { token, .. } => token,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(tokens, [11, 10, 12]);
+        client.push(&frame::encode_typed(FrameType::Response, br#"{"result":"ok"}"#).unwrap());
+        assert!(client.next(&mut replica, 0).is_err(), "a response without a request breaks the protocol");
+        assert!(client.next(&mut replica, 0).is_err(), "and the connection stays failed");
+    }
+
+    #[test]
+    fn acknowledgements_are_combined_and_never_forgotten() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        let mut out = Vec::new();
+        for number in 0..5_u64 {
+            notebook.edit(&[Op::insert_cell(&number.to_string(), "code", "", None)]).unwrap();
+            server.outbox.document_moved();
+            server.fill(Some(&notebook)).unwrap();
+            client.push(server.outbox.output());
+            server.outbox.written(server.outbox.output().len());
+            while client.next(&mut replica, number).unwrap().is_some() {}
+            client.take_output(&mut out);
+        }
+        assert!(out.is_empty(), "no answer to each");
+        let due = client.deadline().unwrap();
+        client.tick(&replica, due).unwrap();
+        client.take_output(&mut out);
+        server.push(&out);
+        while server.next(Some(&mut notebook)).unwrap().is_some() {}
+        assert_eq!(client.deadline(), None);
+        assert!(client.converged(&replica));
+    }
+}

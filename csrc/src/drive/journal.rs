@@ -104,3 +104,84 @@ impl Journal {
         }
     }
 }
+
+#[cfg(test)]
+impl Journal {
+    /// As after a failed write, with the file in another place.
+    pub(super) fn break_for_test(&mut self, path: &Path) {
+        self.file = None;
+        self.path = path.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notebook::Op;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Self {
+            let place = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+            fs::create_dir(&place).unwrap();
+            Self(place)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn edit(notebook: &mut Notebook, id: &str) {
+        notebook.edit(&[Op::insert_cell(id, "code", &"x".repeat(50), None)]).unwrap();
+    }
+
+    #[test]
+    fn an_edit_appends_its_own_size_and_every_prefix_of_the_file_loads() {
+        let place = Place::new();
+        let path = place.0.join("n");
+        let (mut journal, mut notebook) = Journal::open(&path, "n").unwrap();
+        let mut sizes = vec![fs::metadata(&path).unwrap().len()];
+        for number in 0..50 {
+            edit(&mut notebook, &format!("c{number}"));
+            journal.record(&notebook).unwrap();
+            sizes.push(fs::metadata(&path).unwrap().len());
+        }
+        let (first, last) = (sizes[2] - sizes[1], sizes[50] - sizes[49]);
+        assert!(last < first * 2, "{first} bytes for an early edit, {last} for a late one");
+        let bytes = fs::read(&path).unwrap();
+        for (count, size) in sizes.iter().enumerate() {
+            // A crash in the middle of the next chunk loses that chunk only.
+            for torn in [0, 1, 9, 40] {
+                let end = (*size as usize + torn).min(bytes.len());
+                let (loaded, _) = Notebook::load_prefix(&bytes[..end]).unwrap();
+                assert_eq!(loaded.cells().len(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_journal_is_rewritten_and_loses_nothing() {
+        let place = Place::new();
+        let path = place.0.join("n");
+        let (mut journal, mut notebook) = Journal::open(&path, "n").unwrap();
+        let mut shrank = false;
+        let mut before = 0;
+        for number in 0..200 {
+            // Changing text that does not compress to nothing: a rewritten file is the history's size.
+            let value = uuid::Uuid::new_v4().to_string().repeat(100);
+            notebook.edit(&[Op::SetMetadata { key: format!("k{}", number % 5), value }]).unwrap();
+            journal.record(&notebook).unwrap();
+            let size = fs::metadata(&path).unwrap().len();
+            shrank |= size < before;
+            before = size;
+        }
+        assert!(shrank, "the file was never rewritten");
+        let (_, loaded) = Journal::open(&path, "n").unwrap();
+        assert_eq!(loaded.heads(), notebook.heads());
+        assert_eq!(fs::read_dir(&place.0).unwrap().count(), 1, "no temporary file stays");
+    }
+}

@@ -187,3 +187,102 @@ impl Queue {
         self.arrived.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Hint;
+    use super::*;
+    use crate::notebook::Changes;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn output(text: &str) -> Event {
+        let mut event = Event::new(EventKind::Output);
+        event.text = text.into();
+        event
+    }
+
+    fn hint(room: &str, cell: &str) -> Event {
+        let mut event = Event::new(EventKind::Changed);
+        event.id = room.into();
+        let changes = Changes { cells: [cell.to_owned()].into(), ..Changes::default() };
+        event.hint = Some(Hint::new(&changes));
+        event
+    }
+
+    fn kinds(queue: &Queue) -> Vec<EventKind> {
+        std::iter::from_fn(|| queue.pop().unwrap()).map(|event| event.kind).collect()
+    }
+
+    #[test]
+    fn events_are_numbered_without_a_gap_and_end_with_the_last() {
+        let queue = Queue::new(1 << 20).unwrap();
+        queue.push(output("a"));
+        queue.push(Event::new(EventKind::Closed));
+        queue.push(output("too late"));
+        assert_eq!(queue.pop().unwrap().unwrap().seq, 1);
+        assert_eq!(queue.pop().unwrap().unwrap().seq, 2);
+        assert!(queue.pop().is_err());
+        assert_eq!(queue.wait(None), Waited::Closed);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn beyond_the_bound_outputs_become_one_resync_and_terminals_still_arrive() {
+        let queue = Queue::new(2000).unwrap();
+        for _ in 0..100 {
+            queue.push(output(&"x".repeat(500)));
+        }
+        queue.push(Event::new(EventKind::Done));
+        assert!(queue.bytes() < 4000, "the bound holds but for terminal events");
+        let kinds = kinds(&queue);
+        assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Resync).count(), 1);
+        assert_eq!(kinds.last(), Some(&EventKind::Done));
+        queue.push(output("room again"));
+        assert_eq!(queue.pop().unwrap().unwrap().kind, EventKind::Output);
+    }
+
+    #[test]
+    fn hints_collapse_per_room_until_they_are_taken() {
+        let queue = Queue::new(1 << 20).unwrap();
+        queue.push(output("first"));
+        queue.push(hint("r", "a"));
+        queue.push(hint("s", "b"));
+        queue.push(output("between"));
+        queue.push(hint("r", "c"));
+        queue.pop().unwrap();
+        let merged = queue.pop().unwrap().unwrap();
+        assert_eq!(merged.payload, br#"{"cells":["a","c"],"order":false,"metadata":false}"#);
+        queue.push(hint("r", "d"));
+        assert_eq!(kinds(&queue), [EventKind::Changed, EventKind::Output, EventKind::Changed]);
+    }
+
+    #[test]
+    fn a_wake_is_never_lost_and_a_wait_ends_in_time() {
+        let queue = Queue::new(1 << 20).unwrap();
+        queue.wake();
+        assert_eq!(queue.wait(None), Waited::Woken);
+        assert_eq!(queue.wait(Some(Duration::ZERO)), Waited::TimedOut);
+        std::thread::scope(|scope| {
+            scope.spawn(|| queue.push(output("x")));
+            assert_eq!(queue.wait(None), Waited::Event);
+        });
+    }
+
+    #[test]
+    fn the_wakeup_is_called_when_the_queue_stops_being_empty() {
+        let queue = Queue::new(1 << 20).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        queue.set_wakeup(Some(Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        })));
+        queue.push(output("a"));
+        queue.push(output("b"));
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        kinds(&queue);
+        queue.push(output("c"));
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+        queue.set_wakeup(None);
+        assert_eq!(Arc::strong_count(&calls), 1, "the callback is dropped with its last call");
+    }
+}

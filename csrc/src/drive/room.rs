@@ -148,3 +148,56 @@ impl RoomState {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_breaks_its_room_with_a_reason_and_no_other() {
+        let room = Room::open("n", None).unwrap();
+        let other = Room::open("m", None).unwrap();
+        let failed = room.step(&mut Outcome::default(), |_, _| -> Result<(), DriveError> { panic!("boom") });
+        assert!(matches!(&failed, Err(DriveError::Panic(text)) if text.contains("boom")));
+        let after = room.step(&mut Outcome::default(), |_, _| Ok(()));
+        assert!(matches!(&after, Err(DriveError::Poisoned(text)) if text.contains("boom")));
+        assert!(other.step(&mut Outcome::default(), |_, _| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_refused_operation_changes_and_sends_nothing() {
+        let room = Room::open("n", None).unwrap();
+        let mut outcome = Outcome::default();
+        let ops = [Op::insert_cell("a", "code", "", None), Op::DeleteCell { cell_id: "nowhere".into() }];
+        let result = room.step(&mut outcome, |state, outcome| state.publish(&ops, &[], 0, outcome));
+        assert!(matches!(result, Err(DriveError::NotFound(_))));
+        let cells = room.step(&mut outcome, |state, _| Ok(state.notebook.cells().len()));
+        assert_eq!(cells.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_is_told_once_and_caught_up_with() {
+        let dir = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = dir.join("n.automerge");
+        let room = Room::open("n", Some(&path)).unwrap();
+        let edit = |id: &str| {
+            let mut outcome = Outcome::default();
+            let ops = [Op::insert_cell(id, "code", "", None)];
+            room.step(&mut outcome, |state, outcome| state.publish(&ops, &[], 0, outcome)).unwrap();
+            outcome.unsaved.is_some()
+        };
+        room.step(&mut Outcome::default(), |state, _| {
+            state.journal.as_mut().unwrap().break_for_test(&dir.join("gone/n.automerge"));
+            Ok(())
+        })
+        .unwrap();
+        assert!(edit("a"), "the first failure is told");
+        assert!(!edit("b"), "the next one is the same outage");
+        std::fs::create_dir(dir.join("gone")).unwrap();
+        assert!(!edit("c"));
+        let saved = Notebook::load(&std::fs::read(dir.join("gone/n.automerge")).unwrap()).unwrap();
+        assert_eq!(saved.cell_ids(), ["a", "b", "c"], "nothing of the outage is lost");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

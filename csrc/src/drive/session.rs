@@ -483,7 +483,7 @@ impl Shared {
         if let Err(error) = self.flush(core) {
             // What the daemon said last may still be readable; its end of stream ends the session.
             if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-                self.end(core, code(RTD_E_IO), &format!("Failed to connect: {error}"));
+                self.end(core, code(RTD_E_IO), &error.to_string());
                 return;
             }
         }
@@ -567,7 +567,7 @@ impl Shared {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
-                    let text = format!("Sync protocol error: {error}");
+                    let text = error.to_string();
                     return self.end(core, code(RTD_E_PROTOCOL), &text);
                 }
             };
@@ -594,7 +594,7 @@ impl Shared {
                 ClientEvent::Broadcast(body) => self.broadcast(core, body, now),
             };
             if let Err(error) = need {
-                return self.end(core, code(RTD_E_PROTOCOL), &format!("Sync protocol error: {error}"));
+                return self.end(core, code(RTD_E_PROTOCOL), &error.to_string());
             }
         }
     }

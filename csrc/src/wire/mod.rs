@@ -13,6 +13,7 @@
 
 #![deny(missing_docs)]
 
+mod error;
 pub mod frame;
 pub mod handshake;
 mod json;
@@ -20,6 +21,7 @@ pub mod message;
 pub mod typed;
 pub mod v2;
 
-pub use frame::{FrameError, CONTROL_LIMIT, DATA_LIMIT};
+pub use error::FrameError;
+pub use frame::{CONTROL_LIMIT, DATA_LIMIT};
 pub use message::{Message, MessageError};
 pub use typed::FrameType;

@@ -1,7 +1,7 @@
 //! Storey 1, the type byte in front of every notebook frame behind the capabilities (protocol 2,
 //! section 5.1). Touches nothing but byte slices.
 
-use super::frame::FrameError;
+use super::error::FrameError;
 
 /// What a typed frame holds (protocol 2, section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,463 @@
+"""Sessions against a real daemon and a real kernel: what the seed's own tests assert, and what the seed got wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+
+import pytest
+from fakes import SECONDS, in_thread
+
+import runtimed_ffi
+from runtimed_ffi import errors
+
+pytestmark = pytest.mark.kernel
+
+
+def until(session, condition, hint=None):
+    """Wait, on the session's own events, until the condition holds."""
+    arrived = threading.Event()
+    with session.on_change(lambda change: arrived.set()):
+        session.start_pump()
+        try:
+            while not condition():
+                assert arrived.wait(SECONDS), "nothing came that could have made it true"
+                arrived.clear()
+        finally:
+            session.stop_pump()
+
+
+# -- connecting
+
+
+def test_connect_and_repr(session):
+    assert session.is_connected
+    assert repr(session) == f"Session(id={session.notebook_id}, status=connected)"
+    session.connect()
+
+
+def test_a_session_that_left_can_come_back(open_session):
+    keeper, session = open_session("back"), open_session("back")
+    cell = session.create_cell("x")
+    session.sync()
+    session.disconnect()
+    with pytest.raises(errors.NotConnectedError, match="^Not connected$"):
+        session.get_cells()
+    session.connect()
+    assert [c.id for c in session.get_cells()] == [cell] == [c.id for c in keeper.get_cells()]
+
+
+# -- document
+
+
+def test_cells(session):
+    first = session.create_cell("a = 1")
+    assert first.startswith("cell-")
+    cell = session.get_cell(first)
+    assert (cell.id, cell.cell_type, cell.source, cell.execution_count) == (first, "code", "a = 1", None)
+    second = session.create_cell("# title", "markdown", 0)
+    third = session.create_cell("z", "weird", 99)
+    assert [c.id for c in session.get_cells()] == [second, first, third]
+    session.set_source(first, "a = 2\n")
+    assert session.get_cell(first).source == "a = 2\n"
+    session.splice_source(first, 4, 1, "é😀")
+    session.splice_source(first, 5, 1)
+    assert session.get_cell(first).source == "a = é\n"
+    session.move_cell(third, 0)
+    session.set_cell_type(third, "raw")
+    assert [c.id for c in session.get_cells()] == [third, second, first]
+    assert session.get_cell(third).cell_type == "raw"
+    session.delete_cell(first)
+    with pytest.raises(errors.CellNotFoundError, match=f"^Cell not found: {first}$"):
+        session.get_cell(first)
+    for call in (session.delete_cell, session.clear_outputs, lambda c: session.set_source(c, "")):
+        with pytest.raises(errors.CellNotFoundError, match="^Cell not found: a$"):
+            call("a")
+
+
+def test_metadata(open_session):
+    session, other = open_session("meta"), open_session("meta")
+    session.set_metadata("key", "välue")
+    assert session.get_metadata()["key"] == "välue"
+    session.sync()
+    until(other, lambda: other.get_metadata().get("key") == "välue")
+
+
+def test_25_edits_reach_the_other(open_session):
+    name = f"edits-{uuid.uuid4()}"
+    one, two = open_session(name), open_session(name)
+    cell = one.create_cell("0")
+    seen = []
+    done = threading.Event()
+
+    def look(change):
+        seen.extend(c.source for c in two.get_cells())
+        if seen and seen[-1] == "25":
+            done.set()
+
+    with two.on_change(look):
+        two.start_pump()
+        for number in range(1, 26):
+            one.set_source(cell, str(number))
+        assert done.wait(SECONDS)
+        two.stop_pump()
+    assert two.get_cell(cell).source == "25"
+    assert "" not in seen, "a cell and its text are one change"
+
+
+def test_concurrent_edits_merge(open_session):
+    one, two = open_session("merge"), open_session("merge")
+    cell = one.create_cell("middle")
+    one.sync()
+    until(two, lambda: len(two.get_cells()) == 1)
+    one.set_source(cell, "start middle")
+    two.set_source(cell, "middle end")
+    one.sync()
+    two.sync()
+    until(one, lambda: one.get_cell(cell).source == "start middle end")
+    until(two, lambda: two.get_cell(cell).source == "start middle end")
+
+
+# -- executions
+
+
+def test_the_document_is_what_runs(kernel_session):
+    cell = kernel_session.create_cell("print('from the document')")
+    result = kernel_session.execute_cell(cell)
+    assert (result.cell_id, result.success, result.stdout) == (cell, True, "from the document\n")
+    assert result.execution_count is not None and result.execution_id
+    assert kernel_session.get_cell(cell).execution_count == result.execution_count
+    kernel_session.set_source(cell, "print('edited')")
+    assert kernel_session.execute_cell(cell).stdout == "edited\n"
+    assert [output.text for output in kernel_session.get_outputs(cell)] == ["edited\n"], "outputs are replaced"
+    kernel_session.clear_outputs(cell)
+    assert kernel_session.get_outputs(cell) == []
+    assert kernel_session.get_cell(cell).execution_count is None
+
+
+def test_state_is_kept_between_cells(kernel_session):
+    assert kernel_session.run("kept = 41").success
+    result = kernel_session.run("kept + 1")
+    assert [output.data["text/plain"] for output in result.display_data] == ["42"]
+
+
+def test_outputs(kernel_session):
+    assert kernel_session.run("print('hello stdout')").stdout == "hello stdout\n"
+    assert kernel_session.run("import sys; print('e', file=sys.stderr)").stderr == "e\n"
+    several = kernel_session.run("print('line 1'); print('line 2'); print('line 3')")
+    assert several.stdout == "line 1\nline 2\nline 3\n"
+    rich = kernel_session.run("from IPython.display import HTML, JSON, display; display(HTML('<b>x</b>')); JSON({'a': 1})")
+    assert rich.display_data[0].data["text/html"] == "<b>x</b>"
+    assert rich.display_data[1].data["application/json"] == '{"a":1}'
+
+
+def test_failing_cells(kernel_session):
+    for _ in range(20):
+        result = kernel_session.run("raise ValueError('mine')")
+        assert not result.success
+        assert (result.error.ename, result.error.evalue) == ("ValueError", "mine")
+        assert result.error.traceback
+    assert "SyntaxError" in kernel_session.run("def").error.ename
+
+
+def test_large_outputs(kernel_session):
+    result = kernel_session.run("print('x' * 300_000)")
+    assert result.stdout == "x" * 300_000 + "\n"
+    assert kernel_session.get_outputs(result.cell_id) == result.outputs
+
+
+def test_a_thousand_outputs_in_order(kernel_session):
+    seen = []
+    result = kernel_session.run("for i in range(1000): display(i)", on_output=seen.append)
+    assert [output.data["text/plain"] for output in result.outputs] == [str(n) for n in range(1000)]
+    assert seen == result.outputs
+
+
+def test_outputs_come_while_the_cell_runs(kernel_session):
+    """The cell goes on only after its first output has arrived here."""
+    go = os.path.join(os.path.dirname(__file__), f".go-{uuid.uuid4()}")
+    code = f"import os\nprint('first', flush=True)\nos.mkfifo({go!r})\nprint(1)\nopen({go!r}).read()\nprint('second')"
+    execution = kernel_session.submit_cell(kernel_session.create_cell(code), timeout_secs=SECONDS)
+    try:
+        stream = iter(execution)
+        text = ""
+        while "1\n" not in text:
+            text += next(stream).text
+        assert execution.state == "running" and not execution.done
+        with open(go, "w"):
+            pass
+        assert execution.result().stdout == "first\n1\nsecond\n"
+    finally:
+        if os.path.exists(go):
+            os.unlink(go)
+
+
+def test_an_exception_in_a_callback(kernel_session):
+    def callback(output):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        kernel_session.run("print(1)", on_output=callback)
+    assert kernel_session.run("print(2)").stdout == "2\n"
+
+
+def test_refusals(kernel_session):
+    with pytest.raises(errors.CellNotFoundError, match="^Cell not found in document: nope$"):
+        kernel_session.execute_cell("nope")
+    text = kernel_session.create_cell("# t", "markdown")
+    with pytest.raises(errors.DaemonError, match=rf"^Cannot execute non-code cell: {text} \(type: markdown\)$"):
+        kernel_session.execute_cell(text)
+    with pytest.raises(errors.KernelMismatchError, match="requested 'deno' but 'python' is already running"):
+        kernel_session.start_kernel("deno")
+
+
+def test_timeout_then_run_again(open_session):
+    session = open_session(kernel=True)
+    cell = session.create_cell("import time; print('begun', flush=True); time.sleep(30)")
+    ended = threading.Event()
+    watch = session.on_broadcast(lambda broadcast: broadcast["event"] == "execution_done" and ended.set())
+    with pytest.raises(errors.TimeoutError_, match="^Execution timed out after 0.5 seconds$") as late:
+        session.execute_cell(cell, 0.5)
+    assert late.value.result.state == "timed_out"
+    # Asking for a cell that is still running would only join that run (protocol 2, section 5.9).
+    session.start_pump()
+    session.interrupt()
+    assert ended.wait(SECONDS)
+    session.stop_pump()
+    watch.remove()
+    session.set_source(cell, "print('again')")
+    result = session.execute_cell(cell)
+    assert result.stdout == "again\n", "the end of the earlier run is not taken for the end of this one"
+    with pytest.raises(TimeoutError, match="^Execution timed out after 0 seconds$"):
+        session.run("1", 0)
+
+
+def test_interrupt_from_another_thread(open_session):
+    session = open_session(kernel=True)
+    begun = threading.Event()
+    code = "print('begun', flush=True)\nwhile True: pass"
+    join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
+    assert begun.wait(SECONDS)
+    session.interrupt()
+    result = join()
+    assert (result.success, result.error.ename) == (False, "KeyboardInterrupt")
+    assert session.run("'alive'").success
+    session.interrupt()
+
+
+def test_two_sessions_share_document_and_kernel(open_session):
+    name = f"two-{uuid.uuid4()}"
+    one, two = open_session(name, kernel=True), open_session(name)
+    assert not two.kernel_started
+    two.start_kernel()
+    one.run("shared = 5")
+    assert two.run("shared").display_data[0].data["text/plain"] == "5"
+    heard = threading.Event()
+    texts = []
+
+    def hear(event):
+        texts.append((event.cell_id, event.output.text))
+        heard.set()
+
+    with two.on_output(hear):
+        two.start_pump()
+        result = one.run("print('for all')")
+        assert heard.wait(SECONDS)
+        two.stop_pump()
+    assert texts == [(result.cell_id, "for all\n")]
+    two.close()
+    one.close()
+    two.start_kernel()
+    assert two.run("shared").success, "neither close stops a kernel that the other may use"
+
+
+def test_close_stops_the_kernel_of_a_lonely_session(daemon, open_session):
+    session = open_session(kernel=True)
+    assert session.kernel_info()["status"] in ("idle", "busy", "starting")
+    session.close()
+    assert (session.is_connected, session.kernel_started, session.env_source) == (True, False, None)
+    assert session.kernel_info()["kernel_type"] is None
+    with pytest.raises(errors.NoKernelError, match="^No kernel running$"):
+        session.interrupt()
+    session.shutdown_kernel()
+
+
+def test_a_kernel_stopped_by_another(open_session):
+    name = f"stopped-{uuid.uuid4()}"
+    one, two = open_session(name, kernel=True), open_session(name, kernel=True)
+    one.shutdown_kernel()
+    with pytest.raises(errors.KernelError, match="^Unexpected response: NoKernel$"):
+        two.run("1")
+    two.start_kernel()
+    assert two.run("1").success
+
+
+def test_a_shutdown_ends_waiters(open_session):
+    session = open_session(kernel=True)
+    begun = threading.Event()
+    code = "print('begun', flush=True)\nwhile True: pass"
+    join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
+    assert begun.wait(SECONDS)
+    session.shutdown_kernel()
+    with pytest.raises((errors.ExecutionCancelledError, errors.KernelDiedError)) as ended:
+        join()
+    assert ended.value.result.stdout == "begun\n"
+
+
+def test_a_killed_kernel_ends_the_waiter(open_session):
+    session = open_session(kernel=True)
+    pid = int(session.run("import os; os.getpid()").display_data[0].data["text/plain"])
+    begun = threading.Event()
+    code = "print('begun', flush=True)\nwhile True: pass"
+    join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
+    assert begun.wait(SECONDS)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(errors.KernelDiedError, match="^Kernel") as died:
+        join()
+    assert died.value.reason
+    assert died.value.result.stdout == "begun\n"
+    session.start_kernel()
+    assert session.run("1").success
+
+
+def test_a_failure_cancels_what_waits_behind_it(open_session):
+    session = open_session(kernel=True)
+    first = session.submit_cell(session.create_cell("import time; time.sleep(0.2); 1/0"))
+    second = session.submit_cell(session.create_cell("print('never')"))
+    assert first.result().error.ename == "ZeroDivisionError"
+    with pytest.raises(errors.ExecutionCancelledError):
+        second.result()
+
+
+def test_run_all_and_queue(open_session):
+    session = open_session(kernel=True)
+    for number in range(3):
+        session.create_cell(f"print({number})")
+    session.create_cell("text", "markdown")
+    finished = []
+    last = threading.Event()
+
+    def note(broadcast):
+        if broadcast["event"] == "execution_done":
+            finished.append(broadcast["cell_id"])
+            if len(finished) == 3:
+                last.set()
+
+    with session.on_broadcast(note):
+        session.start_pump()
+        assert session.run_all() == 3
+        assert last.wait(SECONDS)
+        session.stop_pump()
+    session.sync()
+    assert [session.get_outputs(cell)[0].text for cell in finished] == ["0\n", "1\n", "2\n"]
+    assert session.queue_state()["queued"] == []
+
+
+# -- processes
+
+CTRL_C = """
+import os, signal, sys, threading
+import runtimed_ffi
+with runtimed_ffi.Session("ctrl-c", socket_path=sys.argv[1]) as session:
+    session.start_kernel()
+    kill = lambda: os.kill(os.getpid(), signal.SIGINT)
+    begun = lambda output: output.name == "stdout" and kill()
+    execution = session.submit_cell(session.create_cell("print('begun', flush=True)\\nwhile True: pass"), begun)
+    try:
+        execution.result()
+    except KeyboardInterrupt:
+        session.interrupt()
+        print(execution.result().error.ename)
+        print(session.run("print('usable')").stdout)
+"""
+
+
+@pytest.mark.parametrize("where", ["callback", "wait"])
+def test_ctrl_c(daemon, where):
+    program = CTRL_C
+    if where == "wait":
+        program = program.replace("and kill()", "and threading.Timer(0.1, kill).start()")
+    done = subprocess.run([sys.executable, "-c", program, daemon.socket_path], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("KeyboardInterrupt\nusable\n\n", "", 0)
+
+
+EXIT = """
+import sys, threading
+import runtimed_ffi
+session = runtimed_ffi.Session(socket_path=sys.argv[1])
+session.on_output(lambda event: None)
+session.start_kernel()
+session.start_pump()
+begun = threading.Event()
+def load():
+    try:
+        session.run("for i in range(20000): print(i, flush=True)", None, on_output=lambda output: begun.set())
+    except runtimed_ffi.RuntimedError:
+        pass
+threading.Thread(target=load, daemon=True).start()
+assert begun.wait(30)
+"""
+
+
+def test_interpreter_exit_under_load(daemon):
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", EXIT, daemon.socket_path], capture_output=True, text=True, timeout=60)
+        assert (done.stderr, done.returncode) == ("", 0)
+
+def test_a_killed_daemon_ends_the_waiter():
+    with runtimed_ffi.Daemon() as daemon:
+        session = daemon.session("killed")
+        session.start_kernel()
+        begun = threading.Event()
+        code = "print('begun', flush=True)\nwhile True: pass"
+        join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
+        assert begun.wait(SECONDS)
+        pid = daemon.pid
+        daemon.kill()
+        with pytest.raises(errors.DisconnectedError, match="^Broadcast channel closed") as gone:
+            join()
+        assert gone.value.result.stdout == "begun\n"
+        assert not session.is_connected
+        with pytest.raises(errors.DisconnectedError, match="^Channel closed$"):
+            session.get_cells()
+        with pytest.raises(errors.ConnectError, match="^Failed to connect: Connection refused"):
+            session.connect()
+        assert daemon.pid is None and pid
+        assert not daemon.client().ping()
+    assert not os.path.exists(os.path.dirname(session._socket_path))
+
+
+# -- the daemon client
+
+
+def test_daemon_client(daemon, session):
+    with daemon.client() as client:
+        assert client.ping() and client.is_running()
+        assert repr(client) == "DaemonClient(connected)"
+        assert list(client.status()) == ["uv_available", "conda_available", "uv_warming", "conda_warming"]
+        room = next(room for room in client.list_rooms() if room["notebook_id"] == session.notebook_id)
+        assert room == {"notebook_id": session.notebook_id, "active_peers": 1, "has_kernel": False}
+        client.flush_pool()
+
+
+def test_shutdown_returns_when_the_daemon_is_gone():
+    with runtimed_ffi.Daemon() as daemon:
+        client = daemon.client()
+        client.shutdown()
+        assert not client.ping()
+        with pytest.raises(errors.ConnectError, match="^Failed to connect to daemon: "):
+            client.shutdown()
+
+
+def test_environment_variable(daemon, monkeypatch):
+    monkeypatch.setenv("RUNTIMED_SOCKET_PATH", daemon.socket_path)
+    assert runtimed_ffi.DaemonClient().ping()
+    session = runtimed_ffi.Session()
+    session.connect()
+    assert session.is_connected
+    session.disconnect()
+    assert runtimed_ffi.default_socket_path() == daemon.socket_path
