@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from ctools import ROOT, STRICT, cc, flags, run
+from ctools import HEADER, ROOT, STRICT, cc, declarations, flags, run
 
 import runtimed_ffi
 
@@ -76,3 +76,24 @@ def test_links_lead_somewhere():
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.c
+def test_fragments_of_the_abi_book_compile(tmp_path):
+    book = (ROOT / "docs" / "abi.md").read_text(encoding="utf-8")
+    head = "#include <stdio.h>\n#include <string.h>\n#include <poll.h>\n#include <runtimed_ffi.h>\n"
+    fragments = re.findall(r"^```c\n(.*?)^```$", book, re.M | re.S)
+    assert len(fragments) > 8
+    for number, fragment in enumerate(fragments):
+        source = tmp_path / f"fragment{number}.c"
+        source.write_text(head + fragment, encoding="utf-8")
+        run(*cc(), "-std=c99", "-Wall", "-Werror", "-Wno-unused-function", "-fsyntax-only", *flags("--cflags"), source)
+
+
+def test_abi_book_names_what_the_header_has():
+    book = (ROOT / "docs" / "abi.md").read_text(encoding="utf-8")
+    header = HEADER.read_text(encoding="utf-8")
+    names = set(re.findall(r"\bRTD_(?:E|EV|DONE)_[A-Z_]*[A-Z]\b", declarations(header))) - {"RTD_EV_NONE"}
+    assert not sorted(name for name in names if name not in book)
+    mentioned = set(re.findall(r"\brtd_[a-z_]+[a-z]\b", book))
+    assert not sorted(name for name in mentioned if not re.search(rf"\b{name}\b", header))
