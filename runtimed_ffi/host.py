@@ -24,6 +24,7 @@ import json
 import os
 import select
 import warnings
+from enum import IntEnum
 from types import TracebackType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, Union
 
@@ -31,6 +32,32 @@ from ._events import Event, decode_event
 from ._ffi import check, ffi, lib, take_buf
 
 Json = Dict[str, Any]
+
+
+class EventKind(IntEnum):
+    """What an event of a host is (``enum rtd_event_kind``)."""
+
+    CLOSED = 12
+    """The last one."""
+    ROOM_WANTED = 20
+    """A peer asks for the room ``id``, which is not open: ``open_room`` or ``refuse_room``."""
+    PEER_JOINED = 21
+    PEER_LEFT = 22
+    """``number`` of the two: peers in the room now."""
+    REQUEST = 23
+    """``payload`` is the request, ``code`` its :class:`ChannelKind`: ``respond`` once."""
+    ROOM_CHANGED = 24
+    ROOM_FAILED = 25
+    """``code`` and ``text`` say why; the room goes on only if its journal could not be written."""
+
+
+class ChannelKind(IntEnum):
+    """Where a request came in (``enum rtd_channel``, the ``code`` of a request event)."""
+
+    NOTEBOOK = 1
+    POOL = 2
+    BLOB = 3
+    POOL_STATE = 4
 
 
 def _text(value: Union[str, bytes]) -> bytes:

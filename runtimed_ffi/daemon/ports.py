@@ -6,7 +6,6 @@ a host that records and a kernel that plays a script.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any, Awaitable, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 Json = Dict[str, Any]
@@ -15,27 +14,6 @@ RTD_E_IO = -8
 RTD_E_NOT_FOUND = -10
 RTD_E_CORRUPT = -15
 """Result codes the daemon tells apart; the numbers of ``runtimed_ffi.h`` (``enum rtd_code``, never renumbered)."""
-
-
-class EventKind(IntEnum):
-    """Events of a host (``enum rtd_event_kind``)."""
-
-    CLOSED = 12
-    ROOM_WANTED = 20
-    PEER_JOINED = 21
-    PEER_LEFT = 22
-    REQUEST = 23
-    ROOM_CHANGED = 24
-    ROOM_FAILED = 25
-
-
-class ChannelKind(IntEnum):
-    """Where a request came in (``RTD_CHANNEL_*``, the ``code`` of a request event)."""
-
-    NOTEBOOK = 1
-    POOL = 2
-    BLOB = 3
-    POOL_STATE = 4
 
 
 class HostEvent(Protocol):

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Optional
 
 from .. import host as hosting
 from ..blobs import Blobs
+from ..host import ChannelKind, EventKind
 from .environments import LaunchPlan
 from .pool import PoolRequests
-from .ports import ChannelKind, EventKind, HostEvent, Json, KernelListener, KernelPort
+from .ports import HostEvent, Json, KernelListener, KernelPort
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State

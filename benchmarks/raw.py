@@ -1,0 +1,85 @@
+"""A client of a kernel that knows ZeroMQ and the signing of messages, and nothing else: the floor of a run."""
+
+import glob
+import json
+import os
+
+import zmq
+from jupyter_client.session import Session
+
+
+class RawClient:
+    """Shell and iopub of a kernel, by its connection file; waits in ``zmq.Poller``, one thread."""
+
+    def __init__(self, connection_file: str) -> None:
+        with open(connection_file, encoding="utf-8") as file:
+            info = json.load(file)
+        self._session = Session(key=info["key"].encode(), signature_scheme=info["signature_scheme"])
+        self._context = zmq.Context()
+        self._shell = self._context.socket(zmq.DEALER)
+        self._iopub = self._context.socket(zmq.SUB)
+        self._iopub.setsockopt(zmq.SUBSCRIBE, b"")
+        self._poller = zmq.Poller()
+        separator = "-" if info["transport"] == "ipc" else ":"
+        for name, channel in (("shell", self._shell), ("iopub", self._iopub)):
+            channel.linger = 0
+            channel.rcvhwm = 0
+            channel.connect(f"{info['transport']}://{info['ip']}{separator}{info[name + '_port']}")
+            self._poller.register(channel, zmq.POLLIN)
+
+    def wait_ready(self, deadline: float = 60.0) -> None:
+        """Wait for the answer to a ``kernel_info_request``."""
+        self._session.send(self._shell, "kernel_info_request", {})
+        if not self._shell.poll(deadline * 1000):
+            raise TimeoutError("the kernel does not answer")
+        self._receive(self._shell)
+
+    def subscribe(self) -> None:
+        """Ask until something comes on iopub: before, a message may be missed."""
+        for _ in range(200):
+            self.wait_ready()
+            if self._iopub.poll(20):
+                return
+        raise TimeoutError("the kernel is silent on iopub")
+
+    def run(self, code: str) -> int:
+        """Execute, wait for reply and idle, and return the number of displays and values."""
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        request = self._session.send(self._shell, "execute_request", content)["header"]["msg_id"]
+        replied = idle = False
+        outputs = 0
+        while not (replied and idle):
+            for channel, _ in self._poller.poll(60_000):
+                message = self._receive(channel)
+                if message["parent_header"].get("msg_id") != request:
+                    continue
+                if message["msg_type"] == "execute_reply":
+                    replied = True
+                elif message["msg_type"] in ("display_data", "execute_result"):
+                    outputs += 1
+                elif message["msg_type"] == "status":
+                    idle = message["content"]["execution_state"] == "idle"
+        return outputs
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._context.destroy(linger=0)
+
+    def _receive(self, channel):
+        _, parts = self._session.feed_identities(channel.recv_multipart())
+        return self._session.deserialize(parts)
+
+
+def of_daemon(daemon) -> RawClient:
+    """A client of the one kernel that a daemon runs."""
+    (connection_file,) = glob.glob(os.path.join(glob.escape(daemon.directory), "kernels", "*", "c.json"))
+    client = RawClient(connection_file)
+    client.subscribe()
+    return client

@@ -1,0 +1,49 @@
+"""The benchmarks run, with hardly any repetition, and print their rows. What they measure is checked nowhere."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from ctools import ROOT
+
+ROWS = [
+    "connect",
+    "create a cell",
+    "create a cell, confirmed by the daemon",
+    "edit seen by another client, 10 cells",
+    "edit seen by another client, 1,000 cells",
+    "start a kernel",
+    'run("1+1")',
+    "100 displays in a cell",
+    "1,000 displays in a cell",
+    "call through the binding",
+    "1 MiB through the binding and back",
+]
+
+
+def benchmarks(*arguments):
+    command = [sys.executable, "-m", "benchmarks", "--quick", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_each_benchmark_runs_and_says_so_in_json():
+    figures = json.loads(benchmarks("--json"))["figures"]
+    assert [figure["name"] for figure in figures] == ROWS
+    assert all(figure["ours"] > 0 and figure["floor"] > 0 and figure["ratio"] > 0 for figure in figures)
+
+
+def test_rows_have_a_head_and_goals():
+    machine, head, row, *more = benchmarks("connect").splitlines()
+    assert "cores" in machine and head.split()[:3] == ["figure", "ours", "floor"] and not more
+    assert row.startswith("connect ") and "< 5 ms" in row
+
+
+def test_unknown_names_are_refused():
+    command = [sys.executable, "-m", "benchmarks", "dancing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "unknown: dancing" in done.stderr
