@@ -1,0 +1,616 @@
+"""The reference's client, emulated from its description: its patience, its strictness and its way to write.
+
+Source: protocol 2, sections 5.2, 5.4 and 12; of `docs`, nothing. Where our daemon relies on more than these allow, the
+tests with this client fail. What is emulated:
+
+* header and payload of a frame in two separate writes;
+* the start: capabilities, one sync frame, then whatever comes until 100 ms of silence;
+* an edit waits up to 500 ms for one frame and throws it away if it is no sync frame;
+* between calls, and while it waits for broadcasts, one frame per tick of 50 ms, with the credit of idle time;
+* responses are matched by order; 30 s for each;
+* an unknown variant, or one whose members do not fit, ends it; unknown members do not;
+* outputs are those of the broadcasts, resolved as JSON text, then from the `blobs` directory that was beside the socket
+  at connect time, and nothing else; 50 ms without a broadcast after `execution_done` end the collection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import socket
+import time
+import uuid
+from collections import deque
+from typing import Any, Callable
+
+from interop.peer import (
+    BROADCAST,
+    DATA_LIMIT,
+    NAMES,
+    REQUEST,
+    RESPONSE,
+    SYNC,
+    Document,
+    Json,
+    SyncState,
+    encode,
+    frame,
+)
+
+CONNECT_SECONDS = 2.0
+SILENCE = 0.1
+EDIT_SECONDS = 0.5
+RESPONSE_SECONDS = 30.0
+TICK = 0.05
+FRAME_SECONDS = 0.1
+DRAIN = 0.05
+ATTEMPT = 0.1
+QUEUE = 64
+STREAMS = ("stdout", "stderr")
+
+
+class Failure(Exception):
+    """What the reference raises as `RuntimedError`; the text is the contract."""
+
+
+class Broken(AssertionError):
+    """The daemon sent what ends the reference's connection task."""
+
+
+class _Optional:
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+
+class _Absent:
+    """A member that may be missing."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+
+_CELL = _Optional(str)
+BROADCASTS: dict[str, dict[str, Any]] = {
+    "kernel_status": {"status": str, "cell_id": _CELL},
+    "execution_started": {"cell_id": str, "execution_count": int},
+    "output": {"cell_id": str, "output_type": str, "output_json": str},
+    "display_update": {"display_id": str, "data": dict, "metadata": dict},
+    "execution_done": {"cell_id": str},
+    "queue_changed": {"executing": _CELL, "queued": [str]},
+    "kernel_error": {"error": str},
+    "outputs_cleared": {"cell_id": str},
+    "comm": {"msg_type": str, "content": dict, "buffers": _Absent([[int]])},
+    "comm_sync": {"comms": [dict]},
+}
+RESPONSES: dict[str, dict[str, Any]] = {
+    "kernel_launched": {"kernel_type": str, "env_source": str},
+    "kernel_already_running": {"kernel_type": str, "env_source": str},
+    "cell_queued": {"cell_id": str},
+    "outputs_cleared": {"cell_id": str},
+    "interrupt_sent": {},
+    "kernel_shutting_down": {},
+    "no_kernel": {},
+    "kernel_info": {"kernel_type": _Optional(str), "env_source": _Optional(str), "status": str},
+    "queue_state": {"executing": _CELL, "queued": [str]},
+    "all_cells_queued": {"count": int},
+    "notebook_saved": {},
+    "ok": {},
+    "error": {"error": str},
+    "history_result": {"entries": [dict]},
+    "completion_result": {"items": [dict], "cursor_start": int, "cursor_end": int},
+}
+_HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, _Optional):
+        return value is None or _fits(value, kind.kind)
+    if isinstance(kind, _Absent):
+        return _fits(value, kind.kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(item, kind[0]) for item in value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def parse(payload: bytes, tag: str, variants: dict[str, dict[str, Any]]) -> Json:
+    """One message, as strictly as the reference takes it."""
+    value = json.loads(payload)
+    if not isinstance(value, dict) or value.get(tag) not in variants:
+        raise Broken(f"unknown {tag}: {payload[:200]!r}")
+    for name, kind in variants[value[tag]].items():
+        if name not in value and isinstance(kind, (_Absent, _Optional)):
+            continue
+        if name not in value or not _fits(value[name], kind):
+            raise Broken(f"member {name} of {payload[:200]!r}")
+    return value
+
+
+class Peer:
+    """A notebook connection that notes every frame: `(sender, kind, content)`, in the order of the stream."""
+
+    def __init__(self, path: str, notebook_id: str, protocol: str | None = "v2") -> None:
+        self.document = Document()
+        self.sync = SyncState()
+        self.stream: list[tuple[str, str, Any]] = []
+        self.early: list[Json] = []
+        """Output broadcasts whose output was not in the document when they came (14.2 wants none)."""
+        self._known: set[str] = set()
+        self._buffer = bytearray()
+        self._typed = protocol == "v2"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(CONNECT_SECONDS)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise Failure(f"Failed to connect: {error.strerror} (os error {error.errno})") from error
+        self._socket.settimeout(None)
+        handshake: Json = {"channel": "notebook_sync", "notebook_id": notebook_id}
+        if protocol is not None:
+            handshake["protocol"] = protocol
+        self._write(encode(handshake))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def broadcasts(self) -> list[Json]:
+        return [content for _, kind, content in self.stream if kind == "broadcast"]
+
+    @property
+    def responses(self) -> list[Json]:
+        return [content for _, kind, content in self.stream if kind == "response"]
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def _write(self, payload: bytes) -> None:
+        data = frame(payload)
+        self._socket.sendall(data[:4])
+        self._socket.sendall(data[4:])
+
+    def _read(self, seconds: float | None) -> bytes | None:
+        """The next frame's payload, `None` when it is not complete in time. What came of it is kept."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            if len(self._buffer) >= 4:
+                length = int.from_bytes(self._buffer[:4], "big")
+                if length > DATA_LIMIT:
+                    raise Broken(f"frame too large: {length}")
+                if len(self._buffer) >= 4 + length:
+                    payload = bytes(self._buffer[4 : 4 + length])
+                    del self._buffer[: 4 + length]
+                    return payload
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._socket], [], [], left)[0]:
+                return None
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise Failure("Disconnected")
+            self._buffer += data
+
+    def read(self, seconds: float | None) -> tuple[int, Any] | None:
+        """The next typed frame, parsed and noted; `None` when none comes in time."""
+        payload = self._read(seconds)
+        if payload is None:
+            return None
+        if not self._typed:
+            return self._note(SYNC, payload)
+        if not payload or payload[0] > BROADCAST:
+            raise Broken(f"frame type of {payload[:50]!r}")
+        return self._note(payload[0], payload[1:])
+
+    def _note(self, kind: int, body: bytes) -> tuple[int, Any]:
+        content: Any = body
+        if kind == RESPONSE:
+            content = parse(body, "result", RESPONSES)
+        elif kind == BROADCAST:
+            content = parse(body, "event", BROADCASTS)
+            if content["event"] == "output" and content["output_json"] not in self._known:
+                self.early.append(content)
+        elif kind == REQUEST:
+            raise Broken("a request from the daemon")
+        name = ("sync", "request", "response", "broadcast")[kind]
+        self.stream.append(("daemon", name, content))
+        return kind, content
+
+    def send(self, kind: int, body: bytes) -> None:
+        self.stream.append(("client", NAMES[kind], body if kind == SYNC else json.loads(body)))
+        self._write(bytes([kind]) + body if self._typed else body)
+
+    def apply(self, message: bytes) -> None:
+        self.sync.receive(self.document, message)
+        for cell in self.document.cells():
+            self._known.update(cell["outputs"])
+
+    def answer(self) -> None:
+        message = self.sync.generate(self.document)
+        if message is not None:
+            self.send(SYNC, message)
+
+
+class PromptPeer(Peer):
+    """A client that reads without delay and answers every sync frame; for protocol 1 as well.
+
+    It stands for the raw client of the recordings, and for whoever looks at what the daemon sends.
+    """
+
+    def __init__(self, path: str, notebook_id: str, protocol: str | None = "v2") -> None:
+        super().__init__(path, notebook_id, protocol)
+        if self._typed:
+            payload = self._read(10.0)
+            assert payload is not None, "no capabilities"
+            self.capabilities = json.loads(payload)
+            assert self.capabilities["protocol"] == "v2"
+        first = self.read(10.0)
+        assert first is not None and first[0] == SYNC, first
+        self._take(*first)
+        self.until(lambda: self.sync.converged(self.document))
+
+    def _take(self, kind: int, content: Any) -> None:
+        if kind == SYNC:
+            self.apply(content)
+            self.answer()
+
+    def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        """Read until the condition is true."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            got = self.read(max(0.0, deadline - time.monotonic()))
+            assert got is not None, "nothing came any more; the last frames: " + repr(self.stream[-5:])
+            self._take(*got)
+
+    def read_for(self, seconds: float) -> None:
+        """Read what comes in this time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            got = self.read(max(0.0, deadline - time.monotonic()))
+            if got is None:
+                return
+            self._take(*got)
+
+    def edit(self, *ops: Json) -> None:
+        self.document.edit(*ops)
+        self.answer()
+
+    def add(self, cell_id: str, source: str, cell_type: str = "code") -> None:
+        self.edit({"op": "insert_cell", "cell_id": cell_id, "cell_type": cell_type, "source": ""})
+        self.edit({"op": "set_source", "cell_id": cell_id, "source": source})
+
+    def settle(self) -> None:
+        """Until both documents are equal."""
+        self.until(lambda: self.sync.converged(self.document))
+
+    def post(self, action: str, **members: Any) -> None:
+        self.send(REQUEST, encode({"action": action, **members}))
+
+    def request(self, action: str, **members: Any) -> Json:
+        count = len(self.responses)
+        self.post(action, **members)
+        self.until(lambda: len(self.responses) > count)
+        return self.responses[count]
+
+    def wait_broadcast(self, event: str, seconds: float = 30.0, **members: Any) -> Json:
+        """The first broadcast of this shape that was not asked for before."""
+        found: list[Json] = []
+
+        def there() -> bool:
+            for place in range(self._position, len(self.stream)):
+                _, kind, content = self.stream[place]
+                wanted = {"event": event, **members}
+                if kind == "broadcast" and all(content.get(name) == value for name, value in wanted.items()):
+                    self._position = place + 1
+                    found.append(content)
+                    return True
+            return False
+
+        self.until(there, seconds)
+        return found[0]
+
+    _position = 0
+
+    def wait_idle_queue(self, seconds: float = 30.0) -> None:
+        """Until the queue is empty, asked by request (which later broadcasts cannot precede)."""
+        self.wait_broadcast("queue_changed", seconds, executing=None, queued=[])
+
+
+class ReferenceClient(Peer):
+    """`runtimed.Session` of the reference: its calls, its results, its texts."""
+
+    def __init__(self, path: str, notebook_id: str) -> None:
+        self.notebook_id = notebook_id
+        self.kernel_started = False
+        self.env_source: str | None = None
+        self.thrown_away: list[Json] = []
+        self._queue: deque[Json] = deque()
+        self._next_tick = time.monotonic()
+        super().__init__(path, notebook_id)
+        payload = self._read(None)
+        assert payload is not None
+        if json.loads(payload).get("protocol") != "v2":
+            raise Broken(f"capabilities: {payload!r}")
+        first = self.read(None)
+        assert first is not None
+        if first[0] != SYNC:
+            raise Failure(f"Sync protocol error: expected AutomergeSync frame, got {NAMES[first[0]]}")
+        self.apply(first[1])
+        self.answer()
+        while True:
+            got = self.read(SILENCE)
+            if got is None:
+                break
+            self._handle(*got)
+        beside = os.path.join(os.path.dirname(path), "blobs")
+        self._blobs = beside if os.path.isdir(beside) else None
+        self._next_tick = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Session(id={self.notebook_id}, status={'kernel_running' if self.kernel_started else 'connected'})"
+
+    # -- the connection task
+
+    def _handle(self, kind: int, content: Any) -> None:
+        if kind == SYNC:
+            self.apply(content)
+            self.answer()
+        elif kind == BROADCAST:
+            self._queue.append(content)
+            # The reference would block here for ever; nobody reads in between.
+            assert len(self._queue) <= QUEUE, "64 unread broadcasts: the reference hangs"
+
+    def _tick(self, deadline: float) -> None:
+        now = time.monotonic()
+        if self._next_tick > now:
+            time.sleep(max(0.0, min(self._next_tick, deadline) - now))
+            if deadline < self._next_tick:
+                return
+        self._next_tick += TICK
+        got = self.read(max(0.0, min(FRAME_SECONDS, deadline - time.monotonic())))
+        if got is not None:
+            self._handle(*got)
+
+    def sleep(self, seconds: float) -> None:
+        """What `time.sleep` is for the reference, whose task goes on reading."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._tick(deadline)
+
+    def _edit(self, *ops: Json) -> None:
+        self.document.edit(*ops)
+        message = self.sync.generate(self.document)
+        if message is None:
+            return
+        self.send(SYNC, message)
+        got = self.read(EDIT_SECONDS)
+        if got is not None and got[0] == SYNC:
+            self.apply(got[1])
+        elif got is not None:
+            self.thrown_away.append(got[1])
+
+    def request(self, action: str, **members: Any) -> Json:
+        self.send(REQUEST, encode({"action": action, **members}))
+        deadline = time.monotonic() + RESPONSE_SECONDS
+        while True:
+            got = self.read(max(0.0, deadline - time.monotonic()))
+            if got is None:
+                raise Failure("Connection timeout")
+            kind, content = got
+            if kind == RESPONSE:
+                response: Json = content
+                return response
+            if kind == SYNC:
+                self.apply(content)
+            else:
+                self._queue.append(content)
+
+    # -- the calls
+
+    def start_kernel(self, kernel_type: str = "python", env_source: str = "uv:prewarmed") -> None:
+        response = self.request("launch_kernel", kernel_type=kernel_type, env_source=env_source, notebook_path=None)
+        if response["result"] not in ("kernel_launched", "kernel_already_running"):
+            raise _unexpected(response)
+        self.kernel_started = True
+        self.env_source = response["env_source"]
+
+    def create_cell(self, source: str = "", cell_type: str = "code", index: int | None = None) -> str:
+        cell_id = f"cell-{uuid.uuid4()}"
+        op: Json = {"op": "insert_cell", "cell_id": cell_id, "cell_type": cell_type, "source": ""}
+        self._edit(op if index is None else {**op, "index": index})
+        if source:
+            self.set_source(cell_id, source)
+        return cell_id
+
+    def set_source(self, cell_id: str, source: str) -> None:
+        self.get_cell(cell_id)
+        self._edit({"op": "set_source", "cell_id": cell_id, "source": source})
+
+    def delete_cell(self, cell_id: str) -> None:
+        self.get_cell(cell_id)
+        self._edit({"op": "delete_cell", "cell_id": cell_id})
+
+    def get_cells(self) -> list[Json]:
+        return [_cell(cell) for cell in self.document.cells()]
+
+    def get_cell(self, cell_id: str) -> Json:
+        cell = self.document.cell(cell_id)
+        if cell is None:
+            raise Failure(f"Cell not found: {cell_id}")
+        return _cell(cell)
+
+    def run(self, code: str, timeout_secs: float = 60.0) -> Json:
+        return self.execute_cell(self.create_cell(code), timeout_secs)
+
+    def execute_cell(self, cell_id: str, timeout_secs: float = 60.0) -> Json:
+        if not self.kernel_started:
+            raise Failure("Kernel not started. Call start_kernel() first.")
+        response = self.request("execute_cell", cell_id=cell_id)
+        if response["result"] != "cell_queued":
+            raise _unexpected(response)
+        return self._collect(cell_id, timeout_secs)
+
+    def interrupt(self) -> None:
+        response = self.request("interrupt_execution")
+        if response["result"] == "no_kernel":
+            raise Failure("No kernel running")
+        if response["result"] != "interrupt_sent":
+            raise _unexpected(response)
+
+    def shutdown_kernel(self) -> None:
+        response = self.request("shutdown_kernel")
+        if response["result"] not in ("kernel_shutting_down", "no_kernel"):
+            raise _unexpected(response)
+        self.kernel_started = False
+        self.env_source = None
+
+    # -- outputs (12.3, 12.4)
+
+    def _next_broadcast(self, seconds: float) -> Json | None:
+        deadline = time.monotonic() + seconds
+        while not self._queue:
+            if time.monotonic() >= deadline:
+                return None
+            self._tick(deadline)
+        return self._queue.popleft()
+
+    def _collect(self, cell_id: str, timeout_secs: float) -> Json:
+        deadline = time.monotonic() + timeout_secs
+        outputs: list[Json] = []
+        success, count, drain = True, None, False
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Failure(f"Execution timed out after {timeout_secs:g} seconds")
+            event = self._next_broadcast(min(left, DRAIN if drain else ATTEMPT))
+            if event is None:
+                if drain:
+                    break
+                continue
+            if event["event"] == "kernel_error":
+                success, drain = False, True
+                outputs.append(_output("error", ename="KernelError", evalue=event["error"], traceback=[]))
+            if event.get("cell_id") != cell_id:
+                continue
+            if event["event"] == "execution_started":
+                count = event["execution_count"]
+            elif event["event"] == "output":
+                output = self.resolve(event["output_type"], event["output_json"])
+                if output is not None:
+                    outputs.append(output)
+                if event["output_type"] == "error":
+                    success = False
+            elif event["event"] == "execution_done":
+                drain = True
+        texts = {
+            name: "".join(output["text"] for output in outputs if output["name"] == name)
+            for name in ("stdout", "stderr")
+        }
+        return {"success": success, "execution_count": count, **texts, "outputs": outputs}
+
+    def resolve(self, output_type: str, element: str) -> Json | None:
+        """The output, `None` for one that the reference drops without a trace."""
+        try:
+            return _from_nbformat(json.loads(element))
+        except ValueError:
+            pass
+        if _HASH.match(element) and self._blobs is not None:
+            try:
+                manifest = json.loads(self._blob(element))
+                return self._from_manifest(output_type, manifest)
+            except OSError:
+                pass
+        if output_type == "error":
+            evalue = f"Failed to parse error output: {element}"
+            return _output("error", ename="OutputParseError", evalue=evalue, traceback=[])
+        return _output("stream", name="stderr", text=f"Failed to parse output: {element}")
+
+    def _blob(self, name: str) -> str:
+        assert self._blobs is not None
+        with open(os.path.join(self._blobs, name[:2], name[2:]), "rb") as file:
+            return file.read().decode("utf-8")
+
+    def _content(self, reference: Json) -> str:
+        return str(reference["inline"]) if "inline" in reference else self._blob(reference["blob"])
+
+    def _from_manifest(self, output_type: str, manifest: Json) -> Json | None:
+        try:
+            if output_type == "stream":
+                return _output("stream", name=manifest["name"], text=self._content(manifest["text"]))
+            if output_type in ("display_data", "execute_result"):
+                data = {kind: self._content(value) for kind, value in manifest["data"].items()}
+                count = manifest["execution_count"] if output_type == "execute_result" else None
+                if output_type == "execute_result" and not isinstance(count, int):
+                    return None
+                return _output(output_type, data=data, execution_count=count)
+            traceback = manifest["traceback"]
+            lines = traceback if isinstance(traceback, list) else json.loads(self._content(traceback))
+            return _output("error", ename=manifest["ename"], evalue=manifest["evalue"], traceback=lines)
+        except (KeyError, TypeError):
+            return None
+
+
+def _from_nbformat(value: Any) -> Json | None:
+    """An output as JSON text; the shapes that do not fit are lost (12.4)."""
+    if not isinstance(value, dict):
+        return None
+    kind = value.get("output_type")
+    if kind == "stream" and isinstance(value.get("text"), str):
+        return _output("stream", name=value.get("name"), text=value["text"])
+    if kind in ("display_data", "execute_result") and isinstance(value.get("data"), dict):
+        count = value.get("execution_count")
+        if kind == "execute_result" and not isinstance(count, int):
+            return None
+        data = {mime: text if isinstance(text, str) else json.dumps(text) for mime, text in value["data"].items()}
+        return _output(kind, data=data, execution_count=count)
+    if kind == "error" and isinstance(value.get("traceback"), list):
+        return _output("error", ename=value["ename"], evalue=value["evalue"], traceback=value["traceback"])
+    return None
+
+
+def _output(output_type: str, **members: Any) -> Json:
+    names = ("name", "text", "data", "ename", "evalue", "traceback", "execution_count")
+    return {"output_type": output_type, **dict.fromkeys(names), **members}
+
+
+def _cell(cell: Json) -> Json:
+    return {name: cell[name] for name in ("id", "cell_type", "source", "execution_count")}
+
+
+def _unexpected(response: Json) -> Failure:
+    if response["result"] == "error":
+        return Failure(response["error"])
+    variant = "".join(part.capitalize() for part in response["result"].split("_"))
+    return Failure(f"Unexpected response: {variant}")
+
+
+def pool(path: str, *requests: Json, seconds: float = 30.0) -> list[str]:
+    """Requests on one pool connection, the answers as text; `EOF` where the daemon hung up."""
+    answers = []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(path)
+        for message in ({"channel": "pool"}, *requests):
+            data = frame(encode(message))
+            try:
+                connection.sendall(data[:4])
+                connection.sendall(data[4:])
+                if "channel" in message:
+                    continue
+                answers.append(_pool_answer(connection))
+            except (BrokenPipeError, ConnectionResetError, EOFError):
+                answers.append("EOF")
+                break
+    return answers
+
+
+def _pool_answer(connection: socket.socket) -> str:
+    from interop.peer import read_frame
+
+    return read_frame(connection).decode("utf-8")
