@@ -241,11 +241,13 @@ def test_a_broken_journal_is_kept_and_the_room_opens(running: Process, base: Pat
 
 def test_event_numbers_are_those_of_the_header() -> None:
     from runtimed_ffi._ffi import lib
+    from runtimed_ffi import host
     from runtimed_ffi.daemon import ports
 
-    for kind in ports.EventKind:
+    for kind in host.EventKind:
         assert getattr(lib, "RTD_EV_" + kind.name) == kind
-    for channel in ports.ChannelKind:
+    for channel in host.ChannelKind:
         assert getattr(lib, "RTD_CHANNEL_" + channel.name) == channel
+    assert ports.RTD_E_IO == lib.RTD_E_IO
     assert ports.RTD_E_NOT_FOUND == lib.RTD_E_NOT_FOUND
     assert ports.RTD_E_CORRUPT == lib.RTD_E_CORRUPT

@@ -20,7 +20,10 @@ use crate::wire::handshake::Channel;
 enum Side {
     /// With the daemon's capabilities, which come before the event that tells them.
     Client(Client, Map<String, Value>),
-    Server { server: Server, next_token: u64 },
+    Server {
+        server: Server,
+        next_token: u64,
+    },
 }
 
 /// One connection, client or server side.

@@ -127,9 +127,7 @@ fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| Ok(host.close()?))
-    })
+    guard(|| unsafe { with(host, |host| Ok(host.close()?)) })
 }
 
 /// Closes and releases a host. NULL is fine. In a forked child nothing is touched.
@@ -160,7 +158,9 @@ pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_fd(host: *const rtd_host) -> i32 {
     // SAFETY: the caller's promise.
-    guard_value(-1, || unsafe { host.as_ref() }.filter(|host| host.host.in_own_process()).map_or(-1, |host| host.host.fd()))
+    guard_value(-1, || {
+        unsafe { host.as_ref() }.filter(|host| host.host.in_own_process()).map_or(-1, |host| host.host.fd())
+    })
 }
 
 /// Takes the next event. Never blocks.
@@ -204,9 +204,7 @@ pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| Ok(host.wake()?))
-    })
+    guard(|| unsafe { with(host, |host| Ok(host.wake()?)) })
 }
 
 /// Delivers waiting events to a function, on the calling thread. Does not wait.
@@ -358,14 +356,13 @@ pub unsafe extern "C" fn rtd_host_publish(
                 [] => Vec::new(),
                 json => parse_ops(json)?,
             };
-            let broadcasts: Vec<Map<String, Value>> =
-                match bytes(broadcasts, broadcasts_len, "broadcasts")? {
-                    [] => Vec::new(),
-                    json => serde_json::from_slice(json).map_err(|error| {
-                        let text = format!("broadcasts: not a JSON array of objects: {error}");
-                        Failure::new(rtd_code::RTD_E_ARG, text)
-                    })?,
-                };
+            let broadcasts: Vec<Map<String, Value>> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
+                [] => Vec::new(),
+                json => serde_json::from_slice(json).map_err(|error| {
+                    let text = format!("broadcasts: not a JSON array of objects: {error}");
+                    Failure::new(rtd_code::RTD_E_ARG, text)
+                })?,
+            };
             let broadcasts: Vec<Value> = broadcasts.into_iter().map(Value::Object).collect();
             Ok(host.publish(id, &ops, &broadcasts, cause)?)
         })

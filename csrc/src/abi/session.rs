@@ -139,9 +139,7 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| Ok(session.close()?))
-    })
+    guard(|| unsafe { with(session, |session| Ok(session.close()?)) })
 }
 
 /// Closes and releases a session. NULL is fine. In a forked child nothing is touched.
@@ -172,7 +170,11 @@ pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
     // SAFETY: the caller's promise.
-    guard_value(-1, || unsafe { session.as_ref() }.filter(|session| session.session.in_own_process()).map_or(-1, |session| session.session.fd()))
+    guard_value(-1, || {
+        unsafe { session.as_ref() }
+            .filter(|session| session.session.in_own_process())
+            .map_or(-1, |session| session.session.fd())
+    })
 }
 
 /// Takes the next event. Never blocks on the daemon; reads a blob file when an output lies in one.
@@ -229,9 +231,7 @@ pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| Ok(session.wake()?))
-    })
+    guard(|| unsafe { with(session, |session| Ok(session.wake()?)) })
 }
 
 /// Delivers waiting events to a function, on the calling thread. Does not wait.

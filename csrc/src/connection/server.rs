@@ -323,7 +323,7 @@ mod tests {
         let mut notebook = Notebook::create("n").unwrap();
         let (seen, _) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
         assert!(matches!(seen[..], [ClientEvent::Capabilities(_), ClientEvent::Ready]));
-        assert!(client.is_ready() && client.extended() && client.converged(&replica));
+        assert!(client.is_ready() && client.extended() && client.agrees(&replica));
         (client, replica, server, notebook)
     }
 
@@ -419,6 +419,6 @@ mod tests {
         server.push(&out);
         while server.next(Some(&mut notebook)).unwrap().is_some() {}
         assert_eq!(client.deadline(), None);
-        assert!(client.converged(&replica));
+        assert!(client.agrees(&replica) && server.sync.converged(&notebook));
     }
 }
