@@ -23,7 +23,9 @@ pub struct Answer {
     body: Option<Vec<u8>>,
 }
 
-struct Broadcast {
+/// Something that leaves behind all changes made before it.
+struct InTurn {
+    kind: FrameType,
     json: Arc<[u8]>,
     cause: u64,
 }
@@ -39,7 +41,7 @@ pub struct Outbox {
     sent: usize,
     answers: VecDeque<Answer>,
     ready: VecDeque<Vec<u8>>,
-    broadcasts: VecDeque<Broadcast>,
+    in_turn: VecDeque<InTurn>,
     queued: usize,
     document_moved: bool,
 }
@@ -54,7 +56,7 @@ impl Outbox {
             sent: 0,
             answers: VecDeque::new(),
             ready: VecDeque::new(),
-            broadcasts: VecDeque::new(),
+            in_turn: VecDeque::new(),
             queued: 0,
             document_moved: false,
         }
@@ -121,8 +123,17 @@ impl Outbox {
     pub fn broadcast(&mut self, json: &Arc<[u8]>, cause: u64) {
         if self.protocol == Protocol::V2 && self.typed {
             self.queued += json.len();
-            self.broadcasts.push_back(Broadcast { json: Arc::clone(json), cause });
+            self.in_turn.push_back(InTurn { kind: FrameType::Broadcast, json: Arc::clone(json), cause });
         }
+    }
+
+    /// Queues a response that stands for "you have everything up to here": unlike others it leaves
+    /// behind the changes and broadcasts before it.
+    pub fn respond_in_turn(&mut self, body: &Value) {
+        let json: Arc<[u8]> = body.to_string().into_bytes().into();
+        self.queued += json.len();
+        self.document_moved = true;
+        self.in_turn.push_back(InTurn { kind: FrameType::Response, json, cause: 0 });
     }
 
     /// The document changed, or an answer to a sync message is owed.
@@ -155,13 +166,13 @@ impl Outbox {
                 }
                 continue;
             }
-            match self.broadcasts.front() {
+            match self.in_turn.front() {
                 Some(next)
                     if !self.answers.iter().any(|answer| next.cause != 0 && answer.token == next.cause) =>
                 {
-                    frame::append(&mut self.wire, Some(FrameType::Broadcast), &next.json)?;
+                    frame::append(&mut self.wire, Some(next.kind), &next.json)?;
                     self.queued -= next.json.len();
-                    self.broadcasts.pop_front();
+                    self.in_turn.pop_front();
                 }
                 _ => break,
             }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Map, Value};
+use serde_json::{json, Map, Value};
 
 use super::{ConnectionError, Outbox};
 use crate::notebook::{Changes, Notebook, PeerSync};
@@ -235,6 +235,12 @@ impl Server {
             FrameType::Request => {
                 let request = Message::<Request>::parse(body)
                     .map_err(|error| ConnectionError::Message("request", error))?;
+                // "sync" asks the library, not the program behind it: has everything up to here arrived?
+                if request.extra.get("sync") == Some(&Value::Bool(true)) {
+                    let id = request.extra.get("request_id").cloned().unwrap_or_default();
+                    self.outbox.respond_in_turn(&json!({"result": "ok", "request_id": id}));
+                    return Ok(None);
+                }
                 let event = ServerEvent::Request {
                     body: body.to_vec(),
                     request_id: request.extra.get("request_id").cloned(),
@@ -285,7 +291,6 @@ mod tests {
     use crate::connection::{Client, ClientEvent};
     use crate::notebook::Op;
     use crate::wire::frame;
-    use serde_json::json;
 
     /// Moves bytes both ways until nobody has anything to say; gives what each side saw.
     fn settle(
@@ -343,6 +348,17 @@ mod tests {
         let request = seen.iter().position(|event| matches!(event, ServerEvent::Request { .. })).unwrap();
         assert!(request > 0, "it came after the change");
         assert!(notebook.cell("c").is_some());
+    }
+
+    #[test]
+    fn a_sync_question_is_answered_behind_all_changes_and_asks_nobody() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        notebook.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        let question = json!({"action": "get_queue_state", "sync": true});
+        client.request(1, question.as_object().unwrap().clone()).unwrap();
+        let (seen, asked) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+        assert!(!asked.iter().any(|event| matches!(event, ServerEvent::Request { .. })), "{asked:?}");
+        assert!(matches!(seen[..], [ClientEvent::Changed(_), ClientEvent::Response { .. }]), "{seen:?}");
     }
 
     #[test]

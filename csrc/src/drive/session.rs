@@ -286,11 +286,13 @@ impl Session {
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
             core.flush_changes()?;
             let asks = core.client.protocol() == Protocol::V2;
-            if asks {
-                if !core.client.extended() {
-                    // The reference announces changes when it comes to it, not before it answers.
-                    core.client.barrier(&core.notebook)?;
-                }
+            if asks && core.client.extended() {
+                // Answered by the daemon's library, behind everything it has to send.
+                let question = json!({"action": "get_queue_state", "sync": true});
+                core.send_action(Purpose::Sync(token), question)?;
+            } else if asks {
+                // The reference announces changes when it comes to it, not before it answers.
+                core.client.barrier(&core.notebook)?;
                 core.send_action(Purpose::Sync(token), json!({"action": "get_queue_state"}))?;
             }
             core.syncs.push(Waiting { token, deadline, answered: !asks });
