@@ -40,18 +40,12 @@ fn every_blob_is_its_hash_and_every_sidecar_tells_its_size() {
             let meta: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
             let hash = format!("{shard}{rest}");
             assert_eq!(meta["size"], store.get(&hash).unwrap().len());
-            assert_eq!(
-                store.media_type(&hash).as_deref(),
-                meta["media_type"].as_str()
-            );
+            assert_eq!(store.media_type(&hash).as_deref(), meta["media_type"].as_str());
             sidecars += 1;
         } else {
             let hash = format!("{shard}{name}");
             let bytes = store.get(&hash).unwrap();
-            assert_eq!(
-                store.path(&hash).unwrap(),
-                store.dir().join(&shard).join(&name)
-            );
+            assert_eq!(store.path(&hash).unwrap(), store.dir().join(&shard).join(&name));
             // Manifests are written as we write them, but for the order of MIME types.
             if let Ok(Value::Object(manifest)) = serde_json::from_slice(&bytes) {
                 if manifest.contains_key("output_type") {
@@ -73,14 +67,11 @@ fn same(found: &Value, wanted: &Value, long: &mut usize) -> bool {
     if let Some(described) = wanted.get("long_text") {
         *long += 1;
         let text = found.as_str().unwrap();
-        return described["sha256"] == sha256_hex(text.as_bytes())
-            && described["bytes"] == text.len();
+        return described["sha256"] == sha256_hex(text.as_bytes()) && described["bytes"] == text.len();
     }
     match (found, wanted) {
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && b.iter()
-                    .all(|(k, v)| a.contains_key(k) && same(&a[k], v, long))
+            a.len() == b.len() && b.iter().all(|(k, v)| a.contains_key(k) && same(&a[k], v, long))
         }
         _ => found == wanted,
     }
@@ -94,10 +85,7 @@ fn every_document() {
     let scratch = std::env::temp_dir().join(format!("runtimed-ffi-golden-{}", std::process::id()));
     let store = BlobStore::open(&scratch).unwrap();
     let mut left_out = BTreeSet::new();
-    for text in [
-        "0123456789abcde\n".repeat(65_536),
-        format!("'{}'", "y".repeat(1_000_000)),
-    ] {
+    for text in ["0123456789abcde\n".repeat(65_536), format!("'{}'", "y".repeat(1_000_000))] {
         left_out.insert(store.put(text.as_bytes(), "text/plain").unwrap());
     }
     for described in expected["blobs_left_out"].as_array().unwrap() {
@@ -107,9 +95,7 @@ fn every_document() {
     for (shard, name) in blob_files() {
         if !name.ends_with(".meta") {
             let hash = format!("{shard}{name}");
-            store
-                .put(&golden.get(&hash).unwrap(), "text/plain")
-                .unwrap();
+            store.put(&golden.get(&hash).unwrap(), "text/plain").unwrap();
         }
     }
 
@@ -128,9 +114,7 @@ fn every_document() {
         assert_eq!(notebook.notebook_id().as_deref(), Some(id));
         let metadata = notebook.metadata();
         assert_eq!(metadata.len(), want["metadata"].as_object().unwrap().len());
-        assert!(metadata
-            .iter()
-            .all(|(k, v)| want["metadata"][k] == v.as_str()));
+        assert!(metadata.iter().all(|(k, v)| want["metadata"][k] == v.as_str()));
 
         let found = notebook.cells();
         let wanted = want["cells"].as_array().unwrap();

@@ -29,9 +29,7 @@ fn one_list_is_one_change() {
     assert_eq!(notebook.heads().len(), 1);
     let before = notebook.heads();
     notebook
-        .edit(&ops(
-            r#"[{"op":"set_source","cell_id":"a","source":"x"},{"op":"delete_cell","cell_id":"c"}]"#,
-        ))
+        .edit(&ops(r#"[{"op":"set_source","cell_id":"a","source":"x"},{"op":"delete_cell","cell_id":"c"}]"#))
         .unwrap();
     let change = automerge::Change::from_bytes(notebook.save_since(&before)).unwrap();
     assert_eq!(change.deps(), before);
@@ -68,8 +66,7 @@ fn each_edit() {
         assert!(notebook.edit(&ops(json)).unwrap(), "{json}");
         notebook.clone()
     };
-    let n =
-        edit(r#"[{"op":"splice_source","cell_id":"a","index":3,"delete":1,"insert":"e\u0301"}]"#);
+    let n = edit(r#"[{"op":"splice_source","cell_id":"a","index":3,"delete":1,"insert":"e\u0301"}]"#);
     assert_eq!(n.source("a").unwrap(), "aé中e\u{301}z");
     let n = edit(r#"[{"op":"set_source","cell_id":"a","source":"a\r\nz"}]"#);
     assert_eq!(n.source("a").unwrap(), "a\r\nz");
@@ -90,8 +87,7 @@ fn each_edit() {
     assert_eq!(n.cell("a"), whole);
     let n = edit(r#"[{"op":"move_cell","cell_id":"a","index":99}]"#);
     assert_eq!(n.cell_ids(), ["b", "c", "a"]);
-    let n =
-        edit(r#"[{"op":"insert_cell","cell_id":"d","cell_type":"code","source":"","index":1}]"#);
+    let n = edit(r#"[{"op":"insert_cell","cell_id":"d","cell_type":"code","source":"","index":1}]"#);
     assert_eq!(n.cell_ids(), ["b", "d", "c", "a"]);
     let n = edit(r#"[{"op":"delete_cell","cell_id":"b"}]"#);
     assert_eq!(n.cell_ids(), ["d", "c", "a"]);
@@ -108,34 +104,16 @@ fn a_failing_edit_takes_the_others_with_it() {
     for (bad, not_found) in [
         (r#"{"op":"delete_cell","cell_id":"x"}"#, true),
         (r#"{"op":"set_source","cell_id":"a","source":""}"#, true),
-        (
-            r#"{"op":"set_execution_count","cell_id":"x","execution_count":1}"#,
-            true,
-        ),
-        (
-            r#"{"op":"append_outputs","cell_id":"x","outputs":[]}"#,
-            true,
-        ),
-        (
-            r#"{"op":"insert_cell","cell_id":"d","cell_type":"code","source":""}"#,
-            false,
-        ),
-        (
-            r#"{"op":"splice_source","cell_id":"c","index":2,"delete":0,"insert":""}"#,
-            false,
-        ),
-        (
-            r#"{"op":"splice_source","cell_id":"c","index":1,"delete":1,"insert":""}"#,
-            false,
-        ),
+        (r#"{"op":"set_execution_count","cell_id":"x","execution_count":1}"#, true),
+        (r#"{"op":"append_outputs","cell_id":"x","outputs":[]}"#, true),
+        (r#"{"op":"insert_cell","cell_id":"d","cell_type":"code","source":""}"#, false),
+        (r#"{"op":"splice_source","cell_id":"c","index":2,"delete":0,"insert":""}"#, false),
+        (r#"{"op":"splice_source","cell_id":"c","index":1,"delete":1,"insert":""}"#, false),
         (
             r#"{"op":"splice_source","cell_id":"c","index":0,"delete":18446744073709551615,"insert":""}"#,
             false,
         ),
-        (
-            r#"{"op":"replace_output","cell_id":"b","index":1,"output":""}"#,
-            false,
-        ),
+        (r#"{"op":"replace_output","cell_id":"b","index":1,"output":""}"#, false),
     ] {
         let error = notebook.edit(&ops(&format!("[{good},{bad}]"))).unwrap_err();
         match error {
@@ -149,10 +127,7 @@ fn a_failing_edit_takes_the_others_with_it() {
     // And then it still works.
     assert!(notebook.edit(&ops(&format!("[{good}]"))).unwrap());
     assert_eq!(notebook.cell_ids(), ["c", "b", "d"]);
-    assert_eq!(
-        NotebookError::CellNotFound("x".into()).to_string(),
-        "Cell not found: x"
-    );
+    assert_eq!(NotebookError::CellNotFound("x".into()).to_string(), "Cell not found: x");
 }
 
 #[test]
@@ -162,10 +137,7 @@ fn a_replica_that_has_not_joined_refuses() {
         r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":""}]"#,
         r#"[{"op":"set_metadata","key":"k","value":"v"}]"#,
     ] {
-        assert!(matches!(
-            notebook.edit(&ops(json)),
-            Err(NotebookError::BadOp(_))
-        ));
+        assert!(matches!(notebook.edit(&ops(json)), Err(NotebookError::BadOp(_))));
         assert!(notebook.is_empty());
     }
 }
@@ -179,11 +151,9 @@ fn writing_to_odd_documents() {
     let mut bare = Notebook::load(&bytes).unwrap();
     assert!(bare.cells().is_empty());
     assert!(bare.metadata().is_empty());
-    bare.edit(&ops(
-        r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":"x"},
-            {"op":"set_metadata","key":"k","value":"v"}]"#,
-    ))
-    .unwrap();
+    bare.edit(&ops(r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":"x"},
+            {"op":"set_metadata","key":"k","value":"v"}]"#))
+        .unwrap();
     assert_eq!(bare.cell_ids(), ["a"]);
     assert_eq!(bare.metadata()["k"], "v");
 
@@ -233,9 +203,7 @@ fn the_first_of_two_cells_with_one_id_is_meant() {
     let mut twice = Notebook::load(&doc.save()).unwrap();
     assert_eq!(twice.cells().len(), 2);
     assert_eq!(twice.cell_type("a").unwrap(), "0");
-    twice
-        .edit(&ops(r#"[{"op":"delete_cell","cell_id":"a"}]"#))
-        .unwrap();
+    twice.edit(&ops(r#"[{"op":"delete_cell","cell_id":"a"}]"#)).unwrap();
     assert_eq!(twice.cell_type("a").unwrap(), "1");
 }
 
@@ -256,11 +224,9 @@ fn sources_with_marks_and_blocks() {
     assert_eq!(seen, "x\u{fffc}🐍y");
     assert_eq!(notebook.cells()[0].source, seen);
     notebook
-        .edit(&ops(
-            r#"[{"op":"insert_cell","cell_id":"b","cell_type":"code","source":""},
+        .edit(&ops(r#"[{"op":"insert_cell","cell_id":"b","cell_type":"code","source":""},
                 {"op":"move_cell","cell_id":"a","index":1},
-                {"op":"set_source","cell_id":"a","source":"z"}]"#,
-        ))
+                {"op":"set_source","cell_id":"a","source":"z"}]"#))
         .unwrap();
     assert_eq!(notebook.source("a").unwrap(), "z");
 }
@@ -280,21 +246,13 @@ fn many_cells_at_once_land_where_each_alone_would() {
     for op in ops(json) {
         assert!(alone.edit(&[op]).unwrap());
     }
-    assert_eq!(
-        together.cell_ids(),
-        ["6", "1", "4", "5", "2", "a", "b", "c", "3"]
-    );
+    assert_eq!(together.cell_ids(), ["6", "1", "4", "5", "2", "a", "b", "c", "3"]);
     assert_eq!(together.cells(), alone.cells());
-    together
-        .edit(&ops(r#"[{"op":"set_source","cell_id":"2","source":"e"}]"#))
-        .unwrap();
+    together.edit(&ops(r#"[{"op":"set_source","cell_id":"2","source":"e"}]"#)).unwrap();
     assert_eq!(together.source("2").unwrap(), "e");
     let twice = r#"[{"op":"insert_cell","cell_id":"x","cell_type":"code","source":""},
         {"op":"insert_cell","cell_id":"x","cell_type":"code","source":""}]"#;
     let before = together.cells();
-    assert!(matches!(
-        together.edit(&ops(twice)),
-        Err(NotebookError::BadOp(_))
-    ));
+    assert!(matches!(together.edit(&ops(twice)), Err(NotebookError::BadOp(_))));
     assert_eq!(together.cells(), before);
 }

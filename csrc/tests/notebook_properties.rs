@@ -58,9 +58,7 @@ impl Random {
 }
 
 fn rounds(base: usize) -> usize {
-    let factor = std::env::var("NOTEBOOK_ROUNDS")
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let factor = std::env::var("NOTEBOOK_ROUNDS").ok().and_then(|n| n.parse().ok());
     base * factor.unwrap_or(1)
 }
 
@@ -75,30 +73,19 @@ fn random_op(random: &mut Random, cell_id: String, moves: bool) -> Op {
             index: [None, Some(random.below(5))][random.below(2)],
         },
         2 => Op::DeleteCell { cell_id },
-        3 | 4 => Op::SetSource {
-            cell_id,
-            source: random.text(12),
-        },
+        3 | 4 => Op::SetSource { cell_id, source: random.text(12) },
         5 => Op::SpliceSource {
             cell_id,
             index: random.below(6),
             delete: random.below(4),
             insert: random.text(4),
         },
-        6 => Op::SetCellType {
-            cell_id,
-            cell_type: (*random.pick(&["code", "markdown", "raw"])).into(),
-        },
-        7 | 8 => Op::AppendOutputs {
-            cell_id,
-            outputs: (0..random.below(3)).map(|_| random.text(3)).collect(),
-        },
+        6 => Op::SetCellType { cell_id, cell_type: (*random.pick(&["code", "markdown", "raw"])).into() },
+        7 | 8 => {
+            Op::AppendOutputs { cell_id, outputs: (0..random.below(3)).map(|_| random.text(3)).collect() }
+        }
         9 => match random.below(2) {
-            0 => Op::ReplaceOutput {
-                cell_id,
-                index: random.below(4),
-                output: random.text(3),
-            },
+            0 => Op::ReplaceOutput { cell_id, index: random.below(4), output: random.text(3) },
             _ => Op::ClearOutputs { cell_id },
         },
         10 => match random.below(2) {
@@ -111,10 +98,7 @@ fn random_op(random: &mut Random, cell_id: String, moves: bool) -> Op {
                 value: random.text(4),
             },
         },
-        _ => Op::MoveCell {
-            cell_id,
-            index: random.below(5),
-        },
+        _ => Op::MoveCell { cell_id, index: random.below(5) },
     }
 }
 
@@ -127,10 +111,7 @@ struct Model {
 
 impl Model {
     fn of(notebook: &Notebook) -> Self {
-        Self {
-            cells: notebook.cells(),
-            metadata: notebook.metadata(),
-        }
+        Self { cells: notebook.cells(), metadata: notebook.metadata() }
     }
 
     fn place(&self, id: &str) -> Option<usize> {
@@ -151,12 +132,7 @@ impl Model {
                 self.metadata.insert(key.clone(), value.clone());
                 return Some(());
             }
-            Op::InsertCell {
-                cell_id,
-                cell_type,
-                source,
-                index,
-            } => {
+            Op::InsertCell { cell_id, cell_type, source, index } => {
                 if self.place(cell_id).is_some() {
                     return None;
                 }
@@ -181,12 +157,7 @@ impl Model {
                 self.cells.insert((*index).min(self.cells.len()), cell);
             }
             Op::SetSource { source, .. } => cell.source.clone_from(source),
-            Op::SpliceSource {
-                index,
-                delete,
-                insert,
-                ..
-            } => {
+            Op::SpliceSource { index, delete, insert, .. } => {
                 let mut chars: Vec<char> = cell.source.chars().collect();
                 if index + delete > chars.len() {
                     return None;
@@ -203,9 +174,7 @@ impl Model {
                 cell.outputs.clear();
                 cell.execution_count = None;
             }
-            Op::SetExecutionCount {
-                execution_count, ..
-            } => cell.execution_count = *execution_count,
+            Op::SetExecutionCount { execution_count, .. } => cell.execution_count = *execution_count,
             Op::InsertCell { .. } | Op::SetMetadata { .. } | Op::IfPresent(_) => unreachable!(),
         }
         Some(())
@@ -286,10 +255,7 @@ fn edits_do_what_the_model_does() {
         }
         check_against_saved(&notebook);
     }
-    assert!(
-        done > 500 && refused > 500 && unchanged > 50,
-        "{done} {refused} {unchanged}"
-    );
+    assert!(done > 500 && refused > 500 && unchanged > 50, "{done} {refused} {unchanged}");
 }
 
 /// The outputs of all cells, repeated from what was reported.
@@ -304,26 +270,15 @@ fn repeat(mirror: &mut Mirror, changes: &Changes) {
     for change in &changes.outputs {
         match change.clone() {
             OutputChange::Cleared { cell_id } => mirror.entry(cell_id).or_default().clear(),
-            OutputChange::Inserted {
-                cell_id,
-                index,
-                element,
-            } => mirror.entry(cell_id).or_default().insert(index, element),
-            OutputChange::Replaced {
-                cell_id,
-                index,
-                element,
-            } => mirror.get_mut(&cell_id).unwrap()[index] = element,
-            OutputChange::Removed {
-                cell_id,
-                index,
-                count,
-            } => drop(
-                mirror
-                    .get_mut(&cell_id)
-                    .unwrap()
-                    .drain(index..index + count),
-            ),
+            OutputChange::Inserted { cell_id, index, element } => {
+                mirror.entry(cell_id).or_default().insert(index, element)
+            }
+            OutputChange::Replaced { cell_id, index, element } => {
+                mirror.get_mut(&cell_id).unwrap()[index] = element
+            }
+            OutputChange::Removed { cell_id, index, count } => {
+                drop(mirror.get_mut(&cell_id).unwrap().drain(index..index + count))
+            }
         }
     }
 }
@@ -336,17 +291,11 @@ fn receive(peer: &mut PeerSync, notebook: &mut Notebook, message: &[u8], seed: u
     let after = Model::of(notebook);
     let ids = |model: &Model| -> Vec<String> { model.cells.iter().map(|c| c.id.clone()).collect() };
     assert!(changes.order || ids(&before) == ids(&after), "seed {seed}");
-    assert!(
-        changes.metadata || before.metadata == after.metadata,
-        "seed {seed}"
-    );
+    assert!(changes.metadata || before.metadata == after.metadata, "seed {seed}");
     for cell in &after.cells {
         let known = before.place(&cell.id).map(|place| &before.cells[place]);
         let told = changes.cells.contains(&cell.id);
-        assert!(
-            told || known == Some(cell),
-            "seed {seed}: {cell:?} {changes:?}"
-        );
+        assert!(told || known == Some(cell), "seed {seed}: {cell:?} {changes:?}");
     }
     if !joining {
         repeat(&mut repeated, &changes);
@@ -364,11 +313,7 @@ fn receive(peer: &mut PeerSync, notebook: &mut Notebook, message: &[u8], seed: u
 /// not tell cells apart.
 fn replica_op(random: &mut Random, notebook: &Notebook, made: &mut usize, moves: bool) -> Op {
     let ids = notebook.cell_ids();
-    let id = if ids.is_empty() {
-        "none".to_owned()
-    } else {
-        random.pick(&ids).clone()
-    };
+    let id = if ids.is_empty() { "none".to_owned() } else { random.pick(&ids).clone() };
     let mut op = random_op(random, id, moves);
     if let Op::InsertCell { cell_id, .. } = &mut op {
         *made += 1;

@@ -1,8 +1,6 @@
 //! Two replicas and the messages between them.
 
-use runtimed_ffi::notebook::{
-    barrier, parse_ops, Changes, Notebook, NotebookError, OutputChange, PeerSync,
-};
+use runtimed_ffi::notebook::{barrier, parse_ops, Changes, Notebook, NotebookError, OutputChange, PeerSync};
 
 /// Two replicas and their states of each other.
 struct Pair {
@@ -72,32 +70,19 @@ impl Pair {
 }
 
 fn edit(notebook: &mut Notebook, json: &str) {
-    assert!(
-        notebook.edit(&parse_ops(json.as_bytes()).unwrap()).unwrap(),
-        "{json}"
-    );
+    assert!(notebook.edit(&parse_ops(json.as_bytes()).unwrap()).unwrap(), "{json}");
 }
 
 fn cleared(cell: &str) -> OutputChange {
-    OutputChange::Cleared {
-        cell_id: cell.into(),
-    }
+    OutputChange::Cleared { cell_id: cell.into() }
 }
 
 fn inserted(cell: &str, index: usize, element: &str) -> OutputChange {
-    OutputChange::Inserted {
-        cell_id: cell.into(),
-        index,
-        element: element.into(),
-    }
+    OutputChange::Inserted { cell_id: cell.into(), index, element: element.into() }
 }
 
 fn replaced(cell: &str, index: usize, element: &str) -> OutputChange {
-    OutputChange::Replaced {
-        cell_id: cell.into(),
-        index,
-        element: element.into(),
-    }
+    OutputChange::Replaced { cell_id: cell.into(), index, element: element.into() }
 }
 
 fn ids(changes: &Changes) -> Vec<&str> {
@@ -113,11 +98,7 @@ fn clear_and_insert_in_one_message_and_in_several() {
     // Two changes in one message.
     assert_eq!(Pair::joined().push(&[CLEAR, ADD]).outputs, expected);
     // One change.
-    let both = format!(
-        "[{},{}]",
-        &CLEAR[1..CLEAR.len() - 1],
-        &ADD[1..ADD.len() - 1]
-    );
+    let both = format!("[{},{}]", &CLEAR[1..CLEAR.len() - 1], &ADD[1..ADD.len() - 1]);
     assert_eq!(Pair::joined().push(&[&both]).outputs, expected);
     // Separate messages.
     let mut pair = Pair::joined();
@@ -159,10 +140,7 @@ fn outputs_of_several_cells() {
 #[test]
 fn concurrent_appends_both_show() {
     let mut pair = Pair::joined();
-    edit(
-        &mut pair.client,
-        r#"[{"op":"append_outputs","cell_id":"a","outputs":["mine"]}]"#,
-    );
+    edit(&mut pair.client, r#"[{"op":"append_outputs","cell_id":"a","outputs":["mine"]}]"#);
     let changes = pair.push(&[r#"[{"op":"append_outputs","cell_id":"a","outputs":["theirs"]}]"#]);
     let outputs = pair.client.outputs("a").unwrap();
     let place = outputs.iter().position(|o| o == "theirs").unwrap();
@@ -173,17 +151,12 @@ fn concurrent_appends_both_show() {
 #[test]
 fn cells_come_move_and_go() {
     let mut pair = Pair::joined();
-    let changes = pair.push(&[
-        r#"[{"op":"insert_cell","cell_id":"c","cell_type":"code","source":"s","index":0},
-            {"op":"append_outputs","cell_id":"c","outputs":["1"]}]"#,
-    ]);
+    let changes = pair
+        .push(&[r#"[{"op":"insert_cell","cell_id":"c","cell_type":"code","source":"s","index":0},
+            {"op":"append_outputs","cell_id":"c","outputs":["1"]}]"#]);
     assert!(changes.order);
     assert_eq!(ids(&changes), ["c"]);
-    assert_eq!(
-        changes.outputs,
-        [inserted("c", 0, "1")],
-        "a new cell is not a cleared one"
-    );
+    assert_eq!(changes.outputs, [inserted("c", 0, "1")], "a new cell is not a cleared one");
 
     let changes = pair.push(&[r#"[{"op":"move_cell","cell_id":"a","index":0}]"#]);
     assert!(changes.order);
@@ -225,27 +198,17 @@ fn what_is_known_of_the_peer() {
     assert!(!pair.of_server.acknowledged(&pair.client));
     assert!(!pair.of_server.converged(&pair.client));
     let up = pair.of_server.generate(&pair.client).unwrap();
-    assert_eq!(
-        pair.of_server.generate(&pair.client),
-        None,
-        "one message until it is answered"
-    );
+    assert_eq!(pair.of_server.generate(&pair.client), None, "one message until it is answered");
 
     // The server knows the new heads, and has them.
     pair.of_client.receive(&mut pair.server, &up).unwrap();
     assert_eq!(pair.of_client.their_heads(), Some(&pair.client.heads()[..]));
     assert!(pair.of_client.acknowledged(&pair.server));
     assert!(!pair.of_client.missing(&pair.server));
-    assert!(
-        !pair.of_client.converged(&pair.server),
-        "the client has not been told"
-    );
+    assert!(!pair.of_client.converged(&pair.server), "the client has not been told");
 
     // The server edits on top: it still has what the client has.
-    edit(
-        &mut pair.server,
-        r#"[{"op":"set_source","cell_id":"b","source":"more"}]"#,
-    );
+    edit(&mut pair.server, r#"[{"op":"set_source","cell_id":"b","source":"more"}]"#);
     assert!(!pair.of_client.acknowledged(&pair.server));
     let down = pair.of_client.generate(&pair.server).unwrap();
     pair.of_server.receive(&mut pair.client, &down).unwrap();
@@ -253,13 +216,8 @@ fn what_is_known_of_the_peer() {
     pair.settle();
 
     // A message that only announces: the receiver is missing something until the exchange goes on.
-    edit(
-        &mut pair.server,
-        r#"[{"op":"set_source","cell_id":"b","source":"again"}]"#,
-    );
-    pair.of_server
-        .receive(&mut pair.client, &barrier(&pair.server))
-        .unwrap();
+    edit(&mut pair.server, r#"[{"op":"set_source","cell_id":"b","source":"again"}]"#);
+    pair.of_server.receive(&mut pair.client, &barrier(&pair.server)).unwrap();
     assert!(pair.of_server.missing(&pair.client));
     assert!(pair.of_server.acknowledged(&pair.client), "shared before");
     pair.settle();
@@ -284,17 +242,11 @@ fn the_barrier_is_answered_if_and_only_if_heads_differ() {
 #[test]
 fn a_reconnecting_client_reports_what_it_missed() {
     let mut pair = Pair::joined();
-    edit(
-        &mut pair.client,
-        r#"[{"op":"set_source","cell_id":"b","source":"offline"}]"#,
-    );
+    edit(&mut pair.client, r#"[{"op":"set_source","cell_id":"b","source":"offline"}]"#);
     pair.of_client = PeerSync::new();
     pair.of_server = PeerSync::new();
     let changes = pair.push(&[CLEAR, ADD]);
-    assert_eq!(
-        changes.outputs,
-        [cleared("a"), inserted("a", 0, "1"), inserted("a", 1, "2")]
-    );
+    assert_eq!(changes.outputs, [cleared("a"), inserted("a", 0, "1"), inserted("a", 1, "2")]);
     assert_eq!(pair.server.source("b").unwrap(), "offline");
 }
 
@@ -318,31 +270,21 @@ fn damaged_messages_change_nothing() {
                 }
                 Err(other) => panic!("{other}"),
             }
-            assert_eq!(
-                Notebook::load(&client.save()).unwrap().cells(),
-                client.cells()
-            );
+            assert_eq!(Notebook::load(&client.save()).unwrap().cells(), client.cells());
         }
         let mut client = pair.client.clone();
         let _ = pair.of_server.clone().receive(&mut client, &good[..i]);
         assert!(client.heads() == before || i > good.len() - 4, "cut at {i}");
     }
     assert!(refused > 0);
-    assert!(!pair
-        .of_server
-        .receive(&mut pair.client, &good)
-        .unwrap()
-        .is_empty());
+    assert!(!pair.of_server.receive(&mut pair.client, &good).unwrap().is_empty());
 }
 
 #[test]
 fn filters_that_would_stop_the_engine_are_refused() {
     let mut notebook = Notebook::create("n").unwrap();
     // Entries without bits, and a filter of billions of probes.
-    for filter in [
-        &[1, 0, 7][..],
-        &[1, 10, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0][..],
-    ] {
+    for filter in [&[1, 0, 7][..], &[1, 10, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0][..]] {
         let mut message = vec![0x42, 0, 0, 1, 0, filter.len() as u8];
         message.extend(filter);
         message.push(0);

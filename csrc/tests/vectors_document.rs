@@ -9,10 +9,7 @@ use runtimed_ffi::outputs::{self, derive, hash, BlobStore};
 use serde_json::Value;
 
 fn vectors(kind: &str) -> Vec<Value> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/vectors-v2.json"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/vectors-v2.json");
     let file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let all = file["vectors"].as_array().unwrap();
     all.iter().filter(|v| v["kind"] == kind).cloned().collect()
@@ -25,10 +22,7 @@ fn vector(kind: &str, id: &str) -> Value {
 fn hex(text: &Value) -> Vec<u8> {
     let digits = text.as_str().unwrap().as_bytes();
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
-    digits
-        .chunks(2)
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
-        .collect()
+    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
 fn heads(notebook: &Notebook) -> Vec<String> {
@@ -63,21 +57,12 @@ fn sync_messages() {
         let result = peer.receive(&mut notebook, &message);
         assert_eq!(notebook.heads(), before, "{}", v["id"]);
         if v["expect"]["error"] == "bad_sync_message" {
-            assert!(
-                matches!(result, Err(NotebookError::BadSync(_))),
-                "{}",
-                v["id"]
-            );
+            assert!(matches!(result, Err(NotebookError::BadSync(_))), "{}", v["id"]);
             assert_eq!(peer.their_heads(), None);
             bad += 1;
         } else {
             assert!(result.unwrap().is_empty());
-            let theirs: Vec<String> = peer
-                .their_heads()
-                .unwrap()
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let theirs: Vec<String> = peer.their_heads().unwrap().iter().map(ToString::to_string).collect();
             assert_eq!(Value::from(theirs), v["decoded"]["heads"]);
             good += 1;
         }
@@ -85,10 +70,7 @@ fn sync_messages() {
     assert_eq!((all.len(), good, bad), (8, 3, 5));
 
     let fresh = Notebook::load(&hex(&vector("document", "am-fresh-doc")["document_hex"])).unwrap();
-    assert_eq!(
-        barrier(&fresh),
-        hex(&vector("sync_message", "am-barrier")["message_hex"])
-    );
+    assert_eq!(barrier(&fresh), hex(&vector("sync_message", "am-barrier")["message_hex"]));
 }
 
 /// Both sides of the recorded conversations, one after another on the same replicas: each side takes
@@ -130,10 +112,7 @@ fn sync_conversations() {
     assert_eq!(Value::from(heads(&client)), full["heads"]);
     assert_eq!(client.source("cell-1").as_deref(), Some("print('hé')\n"));
     assert_eq!(client.outputs("cell-1").unwrap().len(), 1);
-    assert!(
-        to_client.missing(&server),
-        "the daemon appended the output to a replica we lack"
-    );
+    assert!(to_client.missing(&server), "the daemon appended the output to a replica we lack");
 
     // A new peer gets it all.
     let mut late = Notebook::empty();
@@ -204,14 +183,9 @@ fn manifests() {
         }
         let text = outputs::build(&output, &store).unwrap().to_string();
         assert_eq!(text, v["manifest_utf8"].as_str().unwrap(), "{}", v["id"]);
-        let hash = store
-            .put(text.as_bytes(), outputs::manifest::MANIFEST_TYPE)
-            .unwrap();
+        let hash = store.put(text.as_bytes(), outputs::manifest::MANIFEST_TYPE).unwrap();
         assert_eq!(hash, v["sha256"].as_str().unwrap());
-        assert_eq!(
-            store.media_type(&hash).as_deref(),
-            v["stored_media_type"].as_str()
-        );
+        assert_eq!(store.media_type(&hash).as_deref(), v["stored_media_type"].as_str());
         let resolved = outputs::resolve(&hash, Some(&store)).unwrap();
         assert_eq!(resolved["output_type"], output["output_type"]);
         assert_eq!(outputs::build(&resolved, &store).unwrap().to_string(), text);
@@ -255,9 +229,7 @@ fn derived_names() {
         let given = |key: &str| input[key].as_str().unwrap_or_else(|| panic!("{}", v["id"]));
         let id = v["id"].as_str().unwrap();
         if id.starts_with("blob-path-") {
-            let hash = store
-                .put(given("content_utf8").as_bytes(), "text/plain")
-                .unwrap();
+            let hash = store.put(given("content_utf8").as_bytes(), "text/plain").unwrap();
             assert_eq!(expect["hash"], hash.as_str());
             for file in ["blob", "meta"] {
                 assert!(scratch.0.join(expect[file].as_str().unwrap()).is_file());
@@ -272,10 +244,7 @@ fn derived_names() {
         } else {
             // Environments, trust and launching are the host program's.
             let elsewhere = ["inline-", "trust-", "uuid-room-"];
-            assert!(
-                elsewhere.iter().any(|prefix| id.starts_with(prefix)),
-                "{id}"
-            );
+            assert!(elsewhere.iter().any(|prefix| id.starts_with(prefix)), "{id}");
             left += 1;
             continue;
         }

@@ -54,7 +54,8 @@ impl Room {
             }
             None => (None, Notebook::create(id)?),
         };
-        let state = RoomState { notebook, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
+        let state =
+            RoomState { notebook, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
         Ok(Self { id: id.into(), state: Mutex::new(state) })
     }
 

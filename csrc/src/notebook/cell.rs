@@ -52,10 +52,7 @@ impl Notebook {
         let mut parts = HashMap::with_capacity(3 * self.rows.rows.len());
         for (id, cell) in self.rows.visible() {
             parts.insert(cell.clone(), Part::Cell(cells.len()));
-            cells.push(Cell {
-                id: id.to_owned(),
-                ..Cell::default()
-            });
+            cells.push(Cell { id: id.to_owned(), ..Cell::default() });
         }
         for found in self.doc.iter_at(list, None) {
             match (parts.get(&*found.obj), found.item) {
@@ -120,10 +117,7 @@ impl Notebook {
     }
 
     fn read(&self, id: &str, cell: &ObjId) -> Cell {
-        let mut read = Cell {
-            id: id.to_owned(),
-            ..Cell::default()
-        };
+        let mut read = Cell { id: id.to_owned(), ..Cell::default() };
         for item in self.doc.map_range(cell, ..) {
             match scalar_or_child(&mut read, &item) {
                 Some(Child::Source) => read.source = self.text(&item.id()),
@@ -140,10 +134,7 @@ impl Notebook {
     }
 
     fn elements(&self, list: &ObjId) -> Vec<String> {
-        self.doc
-            .list_range(list, ..)
-            .filter_map(|item| ref_str(&item.value))
-            .collect()
+        self.doc.list_range(list, ..).filter_map(|item| ref_str(&item.value)).collect()
     }
 }
 
@@ -201,14 +192,8 @@ mod tests {
             .edit(&[
                 Op::insert_cell("b", "markdown", "# é", None),
                 Op::insert_cell("a", "code", "1", Some(0)),
-                Op::AppendOutputs {
-                    cell_id: "a".into(),
-                    outputs: vec!["{}".into()],
-                },
-                Op::SetExecutionCount {
-                    cell_id: "a".into(),
-                    execution_count: Some(3),
-                },
+                Op::AppendOutputs { cell_id: "a".into(), outputs: vec!["{}".into()] },
+                Op::SetExecutionCount { cell_id: "a".into(), execution_count: Some(3) },
             ])
             .unwrap();
         let cells = notebook.cells();

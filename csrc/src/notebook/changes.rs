@@ -151,10 +151,7 @@ impl Digest<'_> {
         match action {
             PatchAction::Insert { index, values } => {
                 self.changes.order = true;
-                let new: Vec<Row> = values
-                    .iter()
-                    .map(|(value, cell, _)| self.arrived(value, cell))
-                    .collect();
+                let new: Vec<Row> = values.iter().map(|(value, cell, _)| self.arrived(value, cell)).collect();
                 if known && *index <= self.rows.rows.len() {
                     self.rows.rows.splice(index..index, new);
                 } else {
@@ -192,9 +189,7 @@ impl Digest<'_> {
             self.fresh.insert(cell.clone());
             if self.removed.contains(id) || self.rows.find(id).is_some() {
                 // Moved: its outputs are about to be told again from the start.
-                self.changes.outputs.push(OutputChange::Cleared {
-                    cell_id: id.clone(),
-                });
+                self.changes.outputs.push(OutputChange::Cleared { cell_id: id.clone() });
             }
         }
         row
@@ -210,14 +205,9 @@ impl Digest<'_> {
         let Some(id) = self.touched(cell) else {
             return;
         };
-        let replaced = matches!(
-            action,
-            PatchAction::PutMap { .. } | PatchAction::DeleteMap { .. }
-        );
+        let replaced = matches!(action, PatchAction::PutMap { .. } | PatchAction::DeleteMap { .. });
         if replaced && changed_key(action) == Some("outputs") && !self.fresh.contains(cell) {
-            self.changes
-                .outputs
-                .push(OutputChange::Cleared { cell_id: id });
+            self.changes.outputs.push(OutputChange::Cleared { cell_id: id });
         }
     }
 
@@ -246,11 +236,9 @@ impl Digest<'_> {
                     });
                 }
             }
-            PatchAction::DeleteSeq { index, length } => changes.push(OutputChange::Removed {
-                cell_id: cell_id(),
-                index: *index,
-                count: *length,
-            }),
+            PatchAction::DeleteSeq { index, length } => {
+                changes.push(OutputChange::Removed { cell_id: cell_id(), index: *index, count: *length })
+            }
             _ => {}
         }
     }
@@ -269,13 +257,8 @@ impl Digest<'_> {
 fn changed_key(action: &PatchAction) -> Option<&str> {
     match action {
         PatchAction::PutMap { key, .. } | PatchAction::DeleteMap { key } => Some(key),
-        PatchAction::Conflict {
-            prop: Prop::Map(key),
-        }
-        | PatchAction::Increment {
-            prop: Prop::Map(key),
-            ..
-        } => Some(key),
+        PatchAction::Conflict { prop: Prop::Map(key) }
+        | PatchAction::Increment { prop: Prop::Map(key), .. } => Some(key),
         _ => None,
     }
 }

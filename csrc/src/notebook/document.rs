@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use automerge::transaction::Transactable;
-use automerge::{
-    ActorId, Automerge, Change, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT,
-};
+use automerge::{ActorId, Automerge, Change, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
 
 use super::chunks::{self, Kind};
 use super::rows::{object, ref_str, scalar_str, Rows};
@@ -152,20 +150,14 @@ mod tests {
     use crate::notebook::Op;
 
     fn set(key: &str, value: &str) -> [Op; 1] {
-        [Op::SetMetadata {
-            key: key.into(),
-            value: value.into(),
-        }]
+        [Op::SetMetadata { key: key.into(), value: value.into() }]
     }
 
     #[test]
     fn creation_makes_the_change_every_peer_knows() {
         let made = Notebook::create_by(ActorId::from([0xa1; 16]), "nb1").unwrap();
         let heads: Vec<String> = made.heads().iter().map(ToString::to_string).collect();
-        assert_eq!(
-            heads,
-            ["6bc5d9881e85d84d076e51dfada7c6867dc0674c504f70d7c491993c6c9bf099"]
-        );
+        assert_eq!(heads, ["6bc5d9881e85d84d076e51dfada7c6867dc0674c504f70d7c491993c6c9bf099"]);
         assert_eq!(made.notebook_id().as_deref(), Some("nb1"));
         assert_eq!(made.metadata()["runtime"], "python");
         assert!(made.cell_ids().is_empty());
@@ -223,14 +215,8 @@ mod tests {
     #[test]
     fn what_is_not_a_document() {
         for bytes in [&b""[..], b"{}", &[0x85, 0x6f, 0x4a, 0x83]] {
-            assert!(matches!(
-                Notebook::load(bytes),
-                Err(NotebookError::Corrupt(_))
-            ));
-            assert!(matches!(
-                Notebook::load_prefix(bytes),
-                Err(NotebookError::Corrupt(_))
-            ));
+            assert!(matches!(Notebook::load(bytes), Err(NotebookError::Corrupt(_))));
+            assert!(matches!(Notebook::load_prefix(bytes), Err(NotebookError::Corrupt(_))));
         }
     }
 

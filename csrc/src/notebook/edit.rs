@@ -20,12 +20,7 @@ impl Notebook {
         }
         let joined = !self.is_empty();
         let mut tx = self.doc.transaction();
-        let mut editor = Editor {
-            tx: &mut tx,
-            rows: &mut self.rows,
-            joined,
-            moved: false,
-        };
+        let mut editor = Editor { tx: &mut tx, rows: &mut self.rows, joined, moved: false };
         let result = editor.apply_all(ops);
         let moved = editor.moved;
         match result {
@@ -64,17 +59,9 @@ struct NewCell<'a> {
 impl<'a> NewCell<'a> {
     fn of(op: &'a Op) -> Option<Self> {
         match op {
-            Op::InsertCell {
-                cell_id,
-                cell_type,
-                source,
-                index,
-            } => Some(Self {
-                id: cell_id,
-                cell_type,
-                source,
-                index: *index,
-            }),
+            Op::InsertCell { cell_id, cell_type, source, index } => {
+                Some(Self { id: cell_id, cell_type, source, index: *index })
+            }
             // A new cell cannot be missing.
             Op::IfPresent(op) => Self::of(op),
             _ => None,
@@ -121,27 +108,17 @@ impl Editor<'_, '_> {
                 let text = self.source(cell_id)?;
                 Ok(text::update(self.tx, &text, source)?)
             }
-            Op::SpliceSource {
-                cell_id,
-                index,
-                delete,
-                insert,
-            } => self.splice_source(cell_id, *index, *delete, insert),
+            Op::SpliceSource { cell_id, index, delete, insert } => {
+                self.splice_source(cell_id, *index, *delete, insert)
+            }
             Op::SetCellType { cell_id, cell_type } => {
                 let cell = self.cell(cell_id)?;
                 self.set(&cell, "cell_type", cell_type)
             }
             Op::AppendOutputs { cell_id, outputs } => self.append_outputs(cell_id, outputs),
-            Op::ReplaceOutput {
-                cell_id,
-                index,
-                output,
-            } => self.replace_output(cell_id, *index, output),
+            Op::ReplaceOutput { cell_id, index, output } => self.replace_output(cell_id, *index, output),
             Op::ClearOutputs { cell_id } => self.clear_outputs(cell_id),
-            Op::SetExecutionCount {
-                cell_id,
-                execution_count,
-            } => {
+            Op::SetExecutionCount { cell_id, execution_count } => {
                 let cell = self.cell(cell_id)?;
                 let text = execution_count.map_or_else(|| "null".to_owned(), |n| n.to_string());
                 self.set(&cell, "execution_count", &text)
@@ -313,9 +290,7 @@ impl Editor<'_, '_> {
     /// not joined: it would hide the room's own (protocol 2, section 7.2).
     fn root(&mut self, key: &str, kind: ObjType) -> Result<ObjId, NotebookError> {
         if !self.joined {
-            return Err(NotebookError::BadOp(
-                "the document has not been received yet".into(),
-            ));
+            return Err(NotebookError::BadOp("the document has not been received yet".into()));
         }
         let found = self.child(&ROOT, key, kind)?;
         if kind == ObjType::List && self.rows.list.as_ref() != Some(&found) {

@@ -127,21 +127,15 @@ impl Op {
 
 /// Reads a JSON array of edits.
 pub fn parse_ops(json: &[u8]) -> Result<Vec<Op>, NotebookError> {
-    let ops: Vec<Value> =
-        serde_json::from_slice(json).map_err(|e| NotebookError::BadOp(e.to_string()))?;
+    let ops: Vec<Value> = serde_json::from_slice(json).map_err(|e| NotebookError::BadOp(e.to_string()))?;
     ops.into_iter()
         .enumerate()
-        .map(|(i, op)| {
-            parse_op(op).map_err(|text| NotebookError::BadOp(format!("number {i}: {text}")))
-        })
+        .map(|(i, op)| parse_op(op).map_err(|text| NotebookError::BadOp(format!("number {i}: {text}"))))
         .collect()
 }
 
 fn parse_op(mut op: Value) -> Result<Op, String> {
-    let if_present = match op
-        .as_object_mut()
-        .and_then(|op| op.shift_remove("if_present"))
-    {
+    let if_present = match op.as_object_mut().and_then(|op| op.shift_remove("if_present")) {
         None => false,
         Some(Value::Bool(flag)) => flag,
         Some(other) => return Err(format!("if_present is {other}")),
@@ -175,19 +169,10 @@ mod tests {
         assert_eq!(ops[1], Op::insert_cell("a", "code", "x", Some(2)));
         assert_eq!(
             ops[7],
-            Op::AppendOutputs {
-                cell_id: "a".into(),
-                outputs: vec!["1".into(), "2".into()]
-            }
-            .if_present()
+            Op::AppendOutputs { cell_id: "a".into(), outputs: vec!["1".into(), "2".into()] }.if_present()
         );
         assert_eq!(ops[7].clone().if_present(), ops[7]);
-        assert_eq!(
-            ops[9],
-            Op::ClearOutputs {
-                cell_id: "a".into()
-            }
-        );
+        assert_eq!(ops[9], Op::ClearOutputs { cell_id: "a".into() });
     }
 
     #[test]
@@ -210,10 +195,7 @@ mod tests {
             r#"[{"op":"if_present"}]"#,
             r#"[] []"#,
         ] {
-            assert!(
-                matches!(parse_ops(json.as_bytes()), Err(NotebookError::BadOp(_))),
-                "{json}"
-            );
+            assert!(matches!(parse_ops(json.as_bytes()), Err(NotebookError::BadOp(_))), "{json}");
         }
         assert_eq!(parse_ops(b"[]").unwrap(), []);
     }

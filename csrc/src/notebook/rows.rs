@@ -20,11 +20,7 @@ pub(super) struct Row {
 impl Row {
     /// The row of a list element that has this value and this object id.
     pub fn read(doc: &impl ReadDoc, is_map: bool, cell: ObjId) -> Self {
-        let id = if is_map {
-            scalar_str(doc, &cell, "id")
-        } else {
-            None
-        };
+        let id = if is_map { scalar_str(doc, &cell, "id") } else { None };
         Self { cell, id }
     }
 }
@@ -51,10 +47,7 @@ impl Rows {
                 Row::read(doc, is_map, item.id())
             })
             .collect();
-        Self {
-            list: Some(list),
-            rows,
-        }
+        Self { list: Some(list), rows }
     }
 
     /// The index in the list of the first cell with this id.
@@ -62,9 +55,7 @@ impl Rows {
     /// A plain scan: comparing ten thousand short strings costs less than one change, and unlike a
     /// map it needs no repair when cells move.
     pub fn find(&self, id: &str) -> Option<usize> {
-        self.rows
-            .iter()
-            .position(|row| row.id.as_deref() == Some(id))
+        self.rows.iter().position(|row| row.id.as_deref() == Some(id))
     }
 
     /// The object of the first cell with this id.
@@ -84,9 +75,7 @@ impl Rows {
 
     /// The rows of the cells readers see.
     pub fn visible(&self) -> impl Iterator<Item = (&str, &ObjId)> {
-        self.rows
-            .iter()
-            .filter_map(|row| Some((row.id.as_deref()?, &row.cell)))
+        self.rows.iter().filter_map(|row| Some((row.id.as_deref()?, &row.cell)))
     }
 }
 

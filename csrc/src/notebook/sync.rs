@@ -37,18 +37,11 @@ impl PeerSync {
     ///
     /// A message that cannot be decoded leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
-    pub fn receive(
-        &mut self,
-        notebook: &mut Notebook,
-        message: &[u8],
-    ) -> Result<Changes, NotebookError> {
+    pub fn receive(&mut self, notebook: &mut Notebook, message: &[u8]) -> Result<Changes, NotebookError> {
         let message = decode(message)?;
         if !message.changes.is_empty() && notebook.is_empty() {
             // Making patches of a whole document would cost as much again as loading it.
-            let result = notebook
-                .doc
-                .receive_sync_message(&mut self.state, message)
-                .map_err(bad);
+            let result = notebook.doc.receive_sync_message(&mut self.state, message).map_err(bad);
             notebook.rows = Rows::build(&notebook.doc);
             result?;
             return Ok(if notebook.heads().is_empty() {
@@ -59,10 +52,7 @@ impl PeerSync {
         }
         let before = notebook.heads();
         let mut log = PatchLog::active();
-        let result =
-            notebook
-                .doc
-                .receive_sync_message_log_patches(&mut self.state, message, &mut log);
+        let result = notebook.doc.receive_sync_message_log_patches(&mut self.state, message, &mut log);
         if notebook.heads() == before {
             return result.map(|()| Changes::default()).map_err(bad);
         }
@@ -81,9 +71,7 @@ impl PeerSync {
     pub fn missing(&self, notebook: &Notebook) -> bool {
         self.their_heads().is_some_and(|theirs| {
             let ours = notebook.heads();
-            theirs
-                .iter()
-                .any(|head| !ours.contains(head) && !notebook.has_change(head))
+            theirs.iter().any(|head| !ours.contains(head) && !notebook.has_change(head))
         })
     }
 
@@ -103,9 +91,7 @@ impl PeerSync {
     /// True if both sides have the same changes and both have said so.
     pub fn converged(&self, notebook: &Notebook) -> bool {
         let heads = notebook.heads();
-        self.state.have_responded
-            && self.their_heads() == Some(&heads)
-            && self.state.last_sent_heads == heads
+        self.state.have_responded && self.their_heads() == Some(&heads) && self.state.last_sent_heads == heads
     }
 }
 
@@ -123,10 +109,7 @@ pub fn barrier(notebook: &Notebook) -> Vec<u8> {
     Message {
         heads: heads.clone(),
         need: Vec::new(),
-        have: vec![Have {
-            last_sync: heads,
-            ..Have::default()
-        }],
+        have: vec![Have { last_sync: heads, ..Have::default() }],
         changes: ChunkList::empty(),
         flags: None,
         version: MessageVersion::V2,

@@ -11,17 +11,9 @@ const DIFF_LIMIT: usize = 3_000;
 
 /// Makes the Text object `text` read `new`. The object stays the same; the parts that are equal are
 /// not touched, so what peers do there at the same time survives (protocol 2, section 7.3).
-pub(super) fn update(
-    tx: &mut Transaction<'_>,
-    text: &ObjId,
-    new: &str,
-) -> Result<(), AutomergeError> {
+pub(super) fn update(tx: &mut Transaction<'_>, text: &ObjId, new: &str) -> Result<(), AutomergeError> {
     let old = tx.text(text)?;
-    let Span {
-        start,
-        old_middle,
-        new_middle,
-    } = differing(&old, new);
+    let Span { start, old_middle, new_middle } = differing(&old, new);
     if old_middle.is_empty() && new_middle.is_empty() {
         return Ok(());
     }
@@ -43,12 +35,8 @@ struct Span<'a> {
 
 /// The parts left when the common start and the common end are taken off.
 fn differing<'a>(old: &'a str, new: &'a str) -> Span<'a> {
-    let start: usize = old
-        .chars()
-        .zip(new.chars())
-        .take_while(|(a, b)| a == b)
-        .map(|(c, _)| c.len_utf8())
-        .sum();
+    let start: usize =
+        old.chars().zip(new.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let (old_rest, new_rest) = (&old[start..], &new[start..]);
     let end: usize = old_rest
         .chars()
@@ -73,10 +61,7 @@ mod tests {
     fn the_differing_part() {
         let check = |old, new, start, a, b| {
             let span = differing(old, new);
-            assert_eq!(
-                (span.start, span.old_middle, span.new_middle),
-                (start, a, b)
-            );
+            assert_eq!((span.start, span.old_middle, span.new_middle), (start, a, b));
         };
         check("", "", 0, "", "");
         check("abc", "abc", 3, "", "");
@@ -88,15 +73,8 @@ mod tests {
 
     fn updated(old: &str, new: &str) -> Notebook {
         let mut notebook = Notebook::create("n").unwrap();
-        notebook
-            .edit(&[Op::insert_cell("a", "code", old, None)])
-            .unwrap();
-        notebook
-            .edit(&[Op::SetSource {
-                cell_id: "a".into(),
-                source: new.into(),
-            }])
-            .unwrap();
+        notebook.edit(&[Op::insert_cell("a", "code", old, None)]).unwrap();
+        notebook.edit(&[Op::SetSource { cell_id: "a".into(), source: new.into() }]).unwrap();
         assert_eq!(notebook.source("a").unwrap(), new);
         notebook
     }

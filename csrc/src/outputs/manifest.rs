@@ -108,29 +108,18 @@ fn reference(text: &str, media_type: &str, store: &BlobStore) -> Result<Value, O
     Ok(json!({ "blob": hash, "size": text.len() }))
 }
 
-fn resolve_with(
-    element: &str,
-    store: Option<&BlobStore>,
-    lenient: bool,
-) -> Result<Value, OutputError> {
+fn resolve_with(element: &str, store: Option<&BlobStore>, lenient: bool) -> Result<Value, OutputError> {
     if is_hash(element) {
         let manifest = blob(element, store)?;
         let manifest: Value = serde_json::from_str(&manifest)
             .map_err(|e| OutputError::Corrupt(format!("manifest {element}: {e}")))?;
         return from_manifest(&manifest, store, lenient);
     }
-    let output: Value =
-        serde_json::from_str(element).map_err(|e| OutputError::Corrupt(e.to_string()))?;
-    normalise(&output)
-        .map(Value::Object)
-        .map_err(OutputError::Corrupt)
+    let output: Value = serde_json::from_str(element).map_err(|e| OutputError::Corrupt(e.to_string()))?;
+    normalise(&output).map(Value::Object).map_err(OutputError::Corrupt)
 }
 
-fn from_manifest(
-    manifest: &Value,
-    store: Option<&BlobStore>,
-    lenient: bool,
-) -> Result<Value, OutputError> {
+fn from_manifest(manifest: &Value, store: Option<&BlobStore>, lenient: bool) -> Result<Value, OutputError> {
     let kind = &manifest["output_type"];
     match kind.as_str() {
         Some("stream") => Ok(json!({
@@ -145,20 +134,13 @@ fn from_manifest(
             "traceback": traceback(&manifest["traceback"], store)?,
         })),
         Some("display_data" | "execute_result") => bundle(manifest, store, lenient),
-        _ => Err(OutputError::Corrupt(
-            "manifest of unknown output_type".into(),
-        )),
+        _ => Err(OutputError::Corrupt("manifest of unknown output_type".into())),
     }
 }
 
-fn bundle(
-    manifest: &Value,
-    store: Option<&BlobStore>,
-    lenient: bool,
-) -> Result<Value, OutputError> {
-    let references = manifest["data"]
-        .as_object()
-        .ok_or_else(|| OutputError::Corrupt("manifest without data".into()))?;
+fn bundle(manifest: &Value, store: Option<&BlobStore>, lenient: bool) -> Result<Value, OutputError> {
+    let references =
+        manifest["data"].as_object().ok_or_else(|| OutputError::Corrupt("manifest without data".into()))?;
     let mut data = Map::new();
     let mut failed = None;
     for (mime, reference) in references {
@@ -224,8 +206,7 @@ fn content(reference: &Value, store: Option<&BlobStore>) -> Result<String, Outpu
 /// The text of a blob.
 fn blob(hash: &str, store: Option<&BlobStore>) -> Result<String, OutputError> {
     let store = store.ok_or_else(|| OutputError::NotFound(hash.to_owned()))?;
-    String::from_utf8(store.get(hash)?)
-        .map_err(|_| OutputError::Corrupt(format!("blob {hash} is not UTF-8")))
+    String::from_utf8(store.get(hash)?).map_err(|_| OutputError::Corrupt(format!("blob {hash} is not UTF-8")))
 }
 
 #[cfg(test)]
@@ -249,10 +230,7 @@ mod tests {
         for n in [1, 3_000] {
             let text = "é中🐍\r\n".repeat(n);
             let by_hash = n > 1;
-            round_trip(
-                &json!({"output_type": "stream", "name": "stderr", "text": text}),
-                by_hash,
-            );
+            round_trip(&json!({"output_type": "stream", "name": "stderr", "text": text}), by_hash);
             round_trip(
                 &json!({"output_type": "error", "ename": "E", "evalue": "v", "traceback": [text, "x"]}),
                 by_hash,
@@ -300,14 +278,8 @@ mod tests {
             json!({"output_type": "stream", "text": 1}),
             json!({"output_type": "display_data", "data": []}),
         ] {
-            assert!(matches!(
-                store(&bad, &blobs),
-                Err(OutputError::BadOutput(_))
-            ));
-            assert!(matches!(
-                build(&bad, &blobs),
-                Err(OutputError::BadOutput(_))
-            ));
+            assert!(matches!(store(&bad, &blobs), Err(OutputError::BadOutput(_))));
+            assert!(matches!(build(&bad, &blobs), Err(OutputError::BadOutput(_))));
         }
     }
 
@@ -371,10 +343,7 @@ mod tests {
     #[test]
     fn elements_that_make_no_sense() {
         for element in ["", "x", "1", "{}", r#"{"output_type":"x"}"#] {
-            assert!(matches!(
-                resolve(element, None),
-                Err(OutputError::Corrupt(_))
-            ));
+            assert!(matches!(resolve(element, None), Err(OutputError::Corrupt(_))));
         }
     }
 }

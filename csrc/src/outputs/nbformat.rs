@@ -110,18 +110,9 @@ mod tests {
     #[test]
     fn plain_texts() {
         let plain = |output: Value| plain_text(&output);
-        assert_eq!(
-            plain(json!({"output_type": "stream", "text": ["a", "b"]})),
-            "ab"
-        );
-        assert_eq!(
-            plain(json!({"output_type": "display_data", "data": {"text/plain": "t"}})),
-            "t"
-        );
-        assert_eq!(
-            plain(json!({"output_type": "display_data", "data": {}})),
-            ""
-        );
+        assert_eq!(plain(json!({"output_type": "stream", "text": ["a", "b"]})), "ab");
+        assert_eq!(plain(json!({"output_type": "display_data", "data": {"text/plain": "t"}})), "t");
+        assert_eq!(plain(json!({"output_type": "display_data", "data": {}})), "");
         let mut error = json!({"output_type": "error", "ename": "E", "evalue": "v",
             "traceback": ["1", "2"]});
         assert_eq!(plain(error.clone()), "1\n2");

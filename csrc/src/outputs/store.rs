@@ -90,9 +90,7 @@ impl BlobStore {
             _ => error.into(),
         })?;
         if !sha256_hex(&bytes).eq_ignore_ascii_case(hash) {
-            return Err(OutputError::Corrupt(format!(
-                "blob {hash} has other content"
-            )));
+            return Err(OutputError::Corrupt(format!("blob {hash} has other content")));
         }
         Ok(bytes)
     }
@@ -114,10 +112,7 @@ impl BlobStore {
     fn files(&self, hash: &str) -> (PathBuf, PathBuf) {
         let hash = hash.to_ascii_lowercase();
         let shard = self.dir.join(&hash[..2]);
-        (
-            shard.join(&hash[2..]),
-            shard.join(format!("{}.meta", &hash[2..])),
-        )
+        (shard.join(&hash[2..]), shard.join(format!("{}.meta", &hash[2..])))
     }
 }
 
@@ -169,13 +164,8 @@ pub(super) mod tests {
         assert_eq!(path, store.dir().join(&hash[..2]).join(&hash[2..]));
 
         let shard = path.parent().unwrap();
-        assert_eq!(
-            fs::read_dir(shard).unwrap().count(),
-            2,
-            "no temporary files left"
-        );
-        let meta: Value =
-            serde_json::from_slice(&fs::read(path.with_extension("meta")).unwrap()).unwrap();
+        assert_eq!(fs::read_dir(shard).unwrap().count(), 2, "no temporary files left");
+        let meta: Value = serde_json::from_slice(&fs::read(path.with_extension("meta")).unwrap()).unwrap();
         let members: Vec<&String> = meta.as_object().unwrap().keys().collect();
         assert_eq!(members, ["media_type", "size", "created_at"]);
         assert_eq!(meta["size"], 11);
@@ -230,13 +220,7 @@ pub(super) mod tests {
     #[test]
     fn too_large() {
         let scratch = Scratch::new();
-        let error = scratch
-            .store()
-            .put(&vec![0; MAX_BLOB + 1], "text/plain")
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "blob too large: 104857601 bytes (max 104857600)"
-        );
+        let error = scratch.store().put(&vec![0; MAX_BLOB + 1], "text/plain").unwrap_err();
+        assert_eq!(error.to_string(), "blob too large: 104857601 bytes (max 104857600)");
     }
 }
