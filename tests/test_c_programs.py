@@ -115,6 +115,7 @@ def test_python_session_in_a_room_hosted_by_c(place):
                 second = session.run("print(1)  # longer")
                 assert int(second.stdout.split()[0]) - int(first.stdout.split()[0]) == len("  # longer")
                 assert second.execution_count == 2
+                session.disconnect()  # the last peer leaves, which ends this host
             out, err = host.communicate(timeout=20)
             assert (host.returncode, out, err) == (0, "", "")
         finally:
@@ -148,8 +149,8 @@ print("two")
     command = [run_cell, daemon.socket_path, "as-they-come", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         try:
-            assert program.stdout.readline() == "In [1]\n"
-            assert program.stdout.readline() == "one\n"
+            # The document may be ahead of the broadcasts.
+            assert sorted(program.stdout.readline() for _ in range(2)) == ["In [1]\n", "one\n"]
             gate.touch()  # only now can the cell end
             out, err = program.communicate(timeout=60)
         finally:
@@ -199,7 +200,8 @@ def test_lua_program_runs_a_cell(daemon, way):
     done = lua("print('hello')\nfor n in range(200): display(n)\n6 * 7")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["In [1]", "hello"] and lines[-1] == "42"
+    lines.remove("In [1]")  # anywhere: the document may be ahead of the broadcasts
+    assert lines[0] == "hello" and lines[-1] == "42"
     assert [line for line in lines if line.isdigit()] == [*map(str, range(200)), "42"]
     failed = lua("1 / 0")
     assert failed.returncode == 1 and "ZeroDivisionError" in failed.stdout

@@ -6,25 +6,36 @@
  *
  * Two tiers. The pure one (rtd_frame_*, rtd_decoder_*, rtd_message_*, rtd_doc_*, rtd_sync_*,
  * rtd_blobs_*, rtd_output_*) turns bytes into bytes: no thread, no file descriptor, no clock;
- * only the blob store touches the disk. The driven one (rtd_session_*, rtd_host_*) owns sockets and one
- * thread per process, and speaks through a queue of events.
+ * only the blob store touches the disk. rtd_conn_* is a whole connection made of that, for hosts with an
+ * I/O loop of their own. The driven tier (rtd_session_*, rtd_host_*) owns sockets and one thread per
+ * process, and speaks through a queue of events. "Section 5.6" and the like are those of protocol 2.
+ *
+ * A client: rtd_session_open; take events until RTD_EV_READY; launch a kernel with rtd_session_request
+ * ({"action":"launch_kernel",...}); edit with rtd_session_create_cell or _edit; rtd_session_execute; take
+ * RTD_EV_OUTPUT until RTD_EV_DONE; rtd_session_free. A host: rtd_host_open; answer RTD_EV_ROOM_WANTED with
+ * rtd_host_open_room and RTD_EV_REQUEST with rtd_host_respond; show outputs with rtd_host_publish.
+ * examples/c in the sources has a program for each.
  *
  * Results. Functions return RTD_OK (0) or a negative RTD_E_*. A failing call leaves its text for
  * this thread in rtd_last_error; a succeeding call does not touch it. Outputs are untouched on
- * failure, except handles, which become NULL. Memory that runs out aborts the process.
+ * failure, except handles, which become NULL. Besides the codes listed at a function, any may return
+ * RTD_E_PANIC, and those of a session or host RTD_E_STATE in a forked child. Memory that runs out aborts
+ * the process.
  *
  * Arguments. Inputs first, outputs last. Text is UTF-8 with its length, zero bytes allowed;
  * (NULL, 0) is empty, (NULL, n) is RTD_E_NULL. Numbers that name something are int32_t, so that
  * an unknown one is an error and not undefined.
  *
- * Ownership. A handle from rtd_x_new, _open, _create or _load is released once by rtd_x_free, an
- * rtd_buf by rtd_buf_free; NULL is fine for both. Everything else is borrowed, and the comment
- * says until when.
+ * Ownership. A handle that a function gives through `out` (rtd_x_new, _open, _create, _load,
+ * rtd_conn_client, rtd_conn_server) is released once by rtd_x_free, an rtd_buf by rtd_buf_free; NULL is
+ * fine for both. A function that fills an rtd_buf does not free what was in it. What the host passes in is
+ * read or copied during the call. Everything else is borrowed, and the comment says until when.
  *
  * Threads. Any function of a live handle may be called from any thread, except that one thread
- * at a time takes events from a queue and that free is the last call. The library installs no
- * signal handler, writes to sockets without SIGPIPE, and after fork() answers RTD_E_STATE for
- * handles of the parent.
+ * at a time takes events from a queue and that free is the last call: no other call of that handle is
+ * under way or follows. The library installs no signal handler and writes to sockets without SIGPIPE.
+ * After fork() it answers RTD_E_STATE for sessions and hosts of the parent; freeing one in the child does
+ * nothing to the parent. The child may open its own.
  *
  * Structs that the host allocates start with struct_size; their rtd_x_options_init sets it and the
  * defaults. They only grow at the end.
@@ -130,7 +141,7 @@ typedef enum rtd_abi {
 } rtd_abi;
 
 /**
- * Kinds of events. 1 to 12 come from sessions, 20 and above from hosts.
+ * Kinds of events. 1 to 12 come from sessions, 20 and above from hosts, RTD_EV_CLOSED from both.
  */
 typedef enum rtd_event_kind {
   /**
@@ -142,11 +153,13 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_READY = 1,
   /**
-   * Peers changed the document. payload: {"cells":[ids],"order":bool,"metadata":bool}. Hints collapse.
+   * Peers changed the document. payload: {"cells":[ids],"order":bool,"metadata":bool}. A hint that waits
+   * takes in the ones after it; the document has the changes already.
    */
   RTD_EV_CHANGED = 2,
   /**
-   * End of a request. code RTD_OK: payload is the response; else text says why there is none.
+   * End of a request. code RTD_OK: payload is the response, which may be a refusal ({"result":"error",...});
+   * else text says why there is none: RTD_E_TIMEOUT, RTD_E_CLOSED, or the code of RTD_EV_CLOSED.
    */
   RTD_EV_RESPONSE = 3,
   /**
@@ -154,12 +167,13 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_QUEUED = 4,
   /**
-   * The kernel started the cell. number: execution count.
+   * The kernel started the cell. number: execution count. The document may be ahead of what the daemon tells:
+   * outputs can come before this.
    */
   RTD_EV_STARTED = 5,
   /**
    * An output. number: index in the cell; code: `rtd_output_change`; payload: nbformat output; text: plain text.
-   * If its blob cannot be found, payload is the hash as a JSON string and text the reason.
+   * If its blob cannot be read, payload is the element of the document as a JSON string and text the reason.
    */
   RTD_EV_OUTPUT = 6,
   /**
@@ -167,15 +181,15 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_CLEARED = 7,
   /**
-   * End of an execution. code: `rtd_done`; number: execution count; text: reason.
+   * End of an execution. code: `rtd_done`; number: execution count, -1 if it never started; text: reason.
    */
   RTD_EV_DONE = 8,
   /**
-   * Any broadcast but `output`. payload: as received.
+   * Any broadcast (section 5.8) but `output`. payload: as received.
    */
   RTD_EV_BROADCAST = 9,
   /**
-   * End of rtd_session_sync(). code: result.
+   * End of rtd_session_sync(). code: RTD_OK, or as for RTD_EV_RESPONSE with text.
    */
   RTD_EV_SYNCED = 10,
   /**
@@ -183,7 +197,8 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_RESYNC = 11,
   /**
-   * The last event. code: RTD_OK when closed by this side; text: why.
+   * The last event. code: RTD_OK when closed by this side, RTD_E_CLOSED by the daemon, RTD_E_TIMEOUT when the
+   * daemon did not let us in or stopped answering, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
    */
   RTD_EV_CLOSED = 12,
   /**
@@ -195,7 +210,8 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_PEER_JOINED = 21,
   /**
-   * A peer left a room. number: peers in it now; code and text: why.
+   * A peer left a room; its requests need no answer any more. number: peers in it now; code: RTD_OK for a plain
+   * end, RTD_E_TOO_BIG when it did not read, RTD_E_PROTOCOL, RTD_E_TIMEOUT, RTD_E_IO, RTD_E_PANIC; text: why.
    */
   RTD_EV_PEER_LEFT = 22,
   /**
@@ -463,7 +479,7 @@ typedef struct rtd_session_options {
    */
   int64_t connect_timeout_ms;
   /**
-   * Bytes of events kept for a host that does not take them; default 67108864.
+   * Bytes of events kept for a host that does not take them, see RTD_EV_RESYNC; default 67108864.
    */
   uint64_t queue_limit;
   /**
@@ -477,9 +493,10 @@ typedef struct rtd_session_options {
 } rtd_session_options;
 
 /**
- * One event of a session or a host. Set `struct_size` to `sizeof(rtd_event)` before the call. The
- * pointers are borrowed: they end with the next call of next_event, dispatch or free on that handle.
- * None of the texts is terminated.
+ * One event of a session, a host or a connection. Set `struct_size` to `sizeof(rtd_event)` before the call. The
+ * pointers are borrowed: they end with the next call of next_event, dispatch or free on that handle,
+ * and in a function called by dispatch, when it returns. None of the texts is terminated. Members that
+ * the kind does not mention are zero, empty, or -1 for `number`.
  */
 typedef struct rtd_event {
   /**
@@ -499,7 +516,7 @@ typedef struct rtd_event {
    */
   int32_t reserved;
   /**
-   * Position on this queue: 1, 2, 3, ... without a gap.
+   * Position on this queue: 1, 2, 3, ... without a gap; 0 from rtd_conn_next_event().
    */
   uint64_t seq;
   /**
@@ -541,12 +558,14 @@ typedef struct rtd_event {
 } rtd_event;
 
 /**
- * Called by dispatch, on the thread that called dispatch.
+ * Called by dispatch, on the thread that called dispatch. May call any function of this library but
+ * next_event, dispatch and free of the same handle. Must return normally: no exception, no longjmp.
  */
 typedef void (*rtd_event_fn)(void *userdata, const struct rtd_event *event);
 
 /**
- * Called from any thread when events wait. Returns at once, calls nothing of this library.
+ * Called from any thread when events wait, perhaps on several at a time. Returns at once, calls nothing
+ * of this library: it may run in the middle of a call of it. A finalizer keeps the same rules.
  */
 typedef void (*rtd_wakeup_fn)(void *userdata);
 
@@ -571,7 +590,8 @@ typedef struct rtd_host_options {
    */
   uint64_t peer_limit;
   /**
-   * JSON object whose members join the capabilities frame; NULL for none.
+   * JSON object whose members join the capabilities frame; NULL for none. The member `blobs`, a directory,
+   * tells sessions where the blobs of rtd_output_store() lie, unless that is `blobs` beside the socket.
    */
   const uint8_t *capabilities;
   /**
@@ -646,7 +666,8 @@ void rtd_buf_free(struct rtd_buf *buf);
 void rtd_session_options_init(struct rtd_session_options *options, size_t size);
 
 /**
- * Connects to a daemon and starts joining a room. RTD_EV_READY follows, or RTD_EV_CLOSED.
+ * Connects to a daemon and starts joining a room; the daemon makes one that is new. RTD_EV_READY follows, or
+ * RTD_EV_CLOSED. Until then only close, free, info and the functions of the queue are of use.
  *
  * \param socket_path path of the daemon's socket in UTF-8
  * \param path_len its length in bytes
@@ -654,7 +675,8 @@ void rtd_session_options_init(struct rtd_session_options *options, size_t size);
  * \param id_len its length in bytes
  * \param options NULL for the defaults
  * \param out receives the handle, NULL on failure; release with rtd_session_free()
- * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+ * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG for an id that does not fit the
+ *   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_open(const char *socket_path,
@@ -669,13 +691,14 @@ rtd_result rtd_session_open(const char *socket_path,
  * The handle stays valid. Idempotent.
  *
  * \param session the session
- * \return RTD_OK; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_close(const struct rtd_session *session);
 
 /**
- * Closes and releases a session. NULL is fine. In a forked child nothing is touched.
+ * Closes and releases a session and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+ * the last session or host, so not from a wakeup function. In a forked child nothing is touched.
  *
  * \param session the session; not used afterwards
  * \threads exclusive
@@ -687,7 +710,7 @@ void rtd_session_free(struct rtd_session *session);
  * close it. It lives until rtd_session_free().
  *
  * \param session the session
- * \return the descriptor; -1 for NULL
+ * \return the descriptor; -1 for NULL and in a forked child
  * \threads any
  */
 int32_t rtd_session_fd(const struct rtd_session *session);
@@ -705,7 +728,7 @@ rtd_result rtd_session_next_event(const struct rtd_session *session,
                                   struct rtd_event *event);
 
 /**
- * Waits until an event waits.
+ * Waits until an event waits. Does not take it.
  *
  * \param session the session
  * \param timeout_ms milliseconds; negative: no limit
@@ -717,10 +740,11 @@ rtd_result rtd_session_wait(const struct rtd_session *session,
                             int64_t timeout_ms);
 
 /**
- * Ends the present or the next rtd_session_wait(). Never lost.
+ * Ends one rtd_session_wait(), the present or the next one. Never lost. Makes no event and does not touch the
+ * descriptor: a program that polls wakes itself by other means.
  *
  * \param session the session
- * \return RTD_OK; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_wake(const struct rtd_session *session);
@@ -729,10 +753,10 @@ rtd_result rtd_session_wake(const struct rtd_session *session);
  * Delivers waiting events to a function, on the calling thread. Does not wait.
  *
  * \param session the session
- * \param fn called with `userdata` and the event; must return normally
+ * \param fn called with `userdata` and the event, which lives until it returns
  * \param userdata passed through
  * \param max most events to deliver
- * \param delivered receives their number
+ * \param delivered receives their number, 0 when none waits
  * \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads one consumer at a time
  */
@@ -744,13 +768,14 @@ rtd_result rtd_session_dispatch(const struct rtd_session *session,
 
 /**
  * Sets a function that is called, from any thread, when events wait; NULL clears it. Calls may
- * coalesce: take events until none waits. The function returns at once and calls nothing of this library.
+ * coalesce: take events until none waits. Called at once when events wait already.
  *
  * \param session the session
  * \param fn the function, or NULL
  * \param userdata passed through
- * \param finalizer called once with `userdata` after the last call; may be NULL
- * \return RTD_OK; RTD_E_NULL
+ * \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
+ *   cleared or the session freed; may be NULL. On failure it is not called
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_set_wakeup(const struct rtd_session *session,
@@ -769,15 +794,17 @@ rtd_result rtd_session_set_wakeup(const struct rtd_session *session,
 rtd_result rtd_session_watch(const struct rtd_session *session, int32_t on);
 
 /**
- * Sends a request (protocol 2, section 5.6). It ends in exactly one RTD_EV_RESPONSE with this token.
+ * Sends a request (section 5.6), behind all local edits. It ends in exactly one RTD_EV_RESPONSE with this
+ * token. The daemon works on requests of one session in order.
  *
  * \param session the session
- * \param token chosen by the caller; best below 2^53
+ * \param token chosen by the caller; best below 2^53, not 0, and not that of another call under way
  * \param json the request, an object with the member `action`, in UTF-8
  * \param len its length in bytes
  * \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
- * \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 under way; RTD_E_STATE before RTD_EV_READY or
- *   in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 calls under way, or while the daemon leaves
+ *   more than 256 MiB unread; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_PROTOCOL when the daemon
+ *   speaks protocol 1 only; RTD_E_TOO_BIG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_request(const struct rtd_session *session,
@@ -788,14 +815,15 @@ rtd_result rtd_session_request(const struct rtd_session *session,
 
 /**
  * Executes a code cell of the shared document as it stands now, local edits included. Events with
- * this token follow, the last of them exactly one RTD_EV_DONE.
+ * this token follow: RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT and RTD_EV_CLEARED as they happen, and at the
+ * end exactly one RTD_EV_DONE. A cell that does not exist, or that cannot run, ends in RTD_DONE_REFUSED.
  *
  * \param session the session
- * \param token chosen by the caller; best below 2^53
+ * \param token as for rtd_session_request()
  * \param cell_id id of the cell in UTF-8
  * \param len its length in bytes
  * \param timeout_ms milliseconds until RTD_DONE_TIMED_OUT; negative: no limit
- * \return as rtd_session_request()
+ * \return as rtd_session_request(); RTD_E_UTF8
  * \threads any
  */
 rtd_result rtd_session_execute(const struct rtd_session *session,
@@ -809,7 +837,7 @@ rtd_result rtd_session_execute(const struct rtd_session *session,
  * every change the daemon announced.
  *
  * \param session the session
- * \param token chosen by the caller
+ * \param token as for rtd_session_request()
  * \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
  * \return as rtd_session_request()
  * \threads any
@@ -828,7 +856,8 @@ rtd_result rtd_session_sync(const struct rtd_session *session,
  * \param source_len its length in bytes
  * \param index place in the notebook; negative or past the end: at the end
  * \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_AGAIN while the daemon leaves more than
+ *   256 MiB unread; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_create_cell(const struct rtd_session *session,
@@ -875,20 +904,23 @@ rtd_result rtd_session_delete_cell(const struct rtd_session *session,
  * \param session the session
  * \param ops JSON array as in rtd_doc_edit()
  * \param len its length in bytes
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_ARG; RTD_E_STATE; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; else as
+ *   rtd_session_create_cell()
  * \threads any
  */
 rtd_result rtd_session_edit(const struct rtd_session *session, const uint8_t *ops, size_t len);
 
 /**
- * The cells of the replica, as in rtd_doc_cells(). No I/O.
+ * The cells of the replica, as in rtd_doc_cells(), local edits included. No I/O. After the end of the
+ * connection: as they were last.
  *
  * \param session the session
  * \param out receives the JSON; release with rtd_buf_free()
  * \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
-rtd_result rtd_session_cells(const struct rtd_session *session, struct rtd_buf *out);
+rtd_result rtd_session_cells(const struct rtd_session *session,
+                             struct rtd_buf *out);
 
 /**
  * One cell of the replica, as in rtd_doc_cells(). No I/O.
@@ -897,7 +929,7 @@ rtd_result rtd_session_cells(const struct rtd_session *session, struct rtd_buf *
  * \param cell_id id of the cell in UTF-8
  * \param len its length in bytes
  * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_session_cells(); RTD_E_NOT_FOUND
+ * \return as rtd_session_cells(); RTD_E_NOT_FOUND; RTD_E_UTF8
  * \threads any
  */
 rtd_result rtd_session_cell(const struct rtd_session *session,
@@ -917,8 +949,9 @@ rtd_result rtd_session_metadata(const struct rtd_session *session, struct rtd_bu
 
 /**
  * What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
- * "ready", "closed"), reason, protocol, capabilities, kernel_status, executing, queued, queue_bytes,
- * blobs_dir. No I/O.
+ * "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
+ * kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
+ * cell ids), queue_bytes (bytes of events that wait), blobs_dir. No I/O.
  *
  * \param session the session
  * \param out receives the JSON; release with rtd_buf_free()
@@ -958,13 +991,14 @@ rtd_result rtd_host_open(const char *socket_path,
  * The handle stays valid. Idempotent.
  *
  * \param host the host
- * \return RTD_OK; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_host_close(const struct rtd_host *host);
 
 /**
- * Closes and releases a host. NULL is fine. In a forked child nothing is touched.
+ * Closes and releases a host and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+ * the last session or host, so not from a wakeup function. In a forked child nothing is touched.
  *
  * \param host the host; not used afterwards
  * \threads exclusive
@@ -976,7 +1010,7 @@ void rtd_host_free(struct rtd_host *host);
  * close it. It lives until rtd_host_free().
  *
  * \param host the host
- * \return the descriptor; -1 for NULL
+ * \return the descriptor; -1 for NULL and in a forked child
  * \threads any
  */
 int32_t rtd_host_fd(const struct rtd_host *host);
@@ -994,7 +1028,7 @@ rtd_result rtd_host_next_event(const struct rtd_host *host,
                                struct rtd_event *event);
 
 /**
- * Waits until an event waits.
+ * Waits until an event waits. Does not take it.
  *
  * \param host the host
  * \param timeout_ms milliseconds; negative: no limit
@@ -1006,10 +1040,11 @@ rtd_result rtd_host_wait(const struct rtd_host *host,
                          int64_t timeout_ms);
 
 /**
- * Ends the present or the next rtd_host_wait(). Never lost.
+ * Ends one rtd_host_wait(), the present or the next one. Never lost. Makes no event and does not touch the
+ * descriptor: a program that polls wakes itself by other means.
  *
  * \param host the host
- * \return RTD_OK; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_host_wake(const struct rtd_host *host);
@@ -1018,10 +1053,10 @@ rtd_result rtd_host_wake(const struct rtd_host *host);
  * Delivers waiting events to a function, on the calling thread. Does not wait.
  *
  * \param host the host
- * \param fn called with `userdata` and the event; must return normally
+ * \param fn called with `userdata` and the event, which lives until it returns
  * \param userdata passed through
  * \param max most events to deliver
- * \param delivered receives their number
+ * \param delivered receives their number, 0 when none waits
  * \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads one consumer at a time
  */
@@ -1038,8 +1073,9 @@ rtd_result rtd_host_dispatch(const struct rtd_host *host,
  * \param host the host
  * \param fn the function, or NULL
  * \param userdata passed through
- * \param finalizer called once with `userdata` after the last call; may be NULL
- * \return RTD_OK; RTD_E_NULL
+ * \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
+ *   cleared or the host freed; may be NULL. On failure it is not called
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
@@ -1048,7 +1084,7 @@ rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
                                rtd_wakeup_fn finalizer);
 
 /**
- * Opens a room and lets the peers in that wait for it. With a journal, the document is loaded from it
+ * Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is loaded from it
  * and every change is appended to it before anybody gets an acknowledgement.
  *
  * \param host the host
@@ -1056,7 +1092,7 @@ rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
  * \param id_len its length in bytes
  * \param journal_path file of the document in UTF-8; NULL: kept in memory only
  * \param path_len its length in bytes
- * \return RTD_OK; RTD_E_STATE when the room is open; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
+ * \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
  *   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
  * \threads any
  */
@@ -1089,7 +1125,8 @@ rtd_result rtd_host_refuse_room(const struct rtd_host *host, const char *noteboo
 rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook_id, size_t len);
 
 /**
- * Changes a room's document and tells its peers: the operations as one change (all or nothing), one
+ * Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
+ * rtd_output_store() makes them, or nbformat JSON), one
  * sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
  * peer gets this when it can take it; a slow one delays nobody.
  *
@@ -1098,7 +1135,7 @@ rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook
  * \param id_len its length in bytes
  * \param ops JSON array as in rtd_doc_edit(); (NULL, 0) for none
  * \param ops_len its length in bytes
- * \param broadcasts JSON array of broadcasts (protocol 2, section 5.8); (NULL, 0) for none
+ * \param broadcasts JSON array of broadcasts (section 5.8), objects; (NULL, 0) for none
  * \param broadcasts_len its length in bytes
  * \param cause token of a request whose peer must get its response before these broadcasts; 0 for none
  * \return RTD_OK; RTD_E_NOT_FOUND for the room or a cell; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
@@ -1114,7 +1151,8 @@ rtd_result rtd_host_publish(const struct rtd_host *host,
                             uint64_t cause);
 
 /**
- * Answers a request event. Identifiers and the order of answers are the library's work.
+ * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
+ * answers are the library's work. A peer with 1024 requests without an answer is not read further.
  *
  * \param host the host
  * \param token token of the event
@@ -1152,7 +1190,7 @@ rtd_result rtd_host_cells(const struct rtd_host *host,
  * \param cell_id id of the cell in UTF-8
  * \param cell_len its length in bytes
  * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_host_cells()
+ * \return as rtd_host_cells(); RTD_E_NOT_FOUND also for the cell
  * \threads any
  */
 rtd_result rtd_host_cell(const struct rtd_host *host,
@@ -1384,7 +1422,20 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
  * Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
  * array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
  * splice_source, set_cell_type, append_outputs, replace_output, clear_outputs, set_execution_count,
- * set_metadata (members in docs/abi.md). Text indices count Unicode code points.
+ * set_metadata. Their members:
+ *
+ * - insert_cell: cell_id (new), cell_type, source, index (optional; the end when absent or past it)
+ * - delete_cell, clear_outputs: cell_id; clearing also takes the execution count away
+ * - move_cell: cell_id, index among the cells that remain
+ * - set_source: cell_id, source; only what differs is touched
+ * - splice_source: cell_id, index, delete, insert; text indices count Unicode code points
+ * - set_cell_type: cell_id, cell_type
+ * - append_outputs: cell_id, outputs (array of strings: elements of rtd_output_store())
+ * - replace_output: cell_id, index, output (string)
+ * - set_execution_count: cell_id, execution_count (number or null)
+ * - set_metadata: key, value (strings)
+ *
+ * With "if_present": true an operation on a cell that does not exist is skipped instead of refused.
  *
  * \param doc the document
  * \param ops the JSON array in UTF-8
@@ -1590,7 +1641,8 @@ rtd_result rtd_conn_eof(const struct rtd_conn *conn);
 /**
  * Takes the next event. Client side: RTD_EV_READY, RTD_EV_CHANGED, RTD_EV_RESPONSE, RTD_EV_BROADCAST.
  * Server side: RTD_EV_ROOM_WANTED (id: the room; then call rtd_conn_join()), RTD_EV_REQUEST,
- * RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0.
+ * RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0 (payload: the
+ * handshake), which is not answered.
  *
  * \param conn the connection
  * \param doc the document; on the server side NULL until the room is known
@@ -1661,7 +1713,9 @@ rtd_result rtd_conn_respond(const struct rtd_conn *conn,
 rtd_result rtd_conn_broadcast(const struct rtd_conn *conn, const uint8_t *json, size_t len);
 
 /**
- * Takes the bytes to send now, changes of the document included. Call after every step.
+ * Takes the bytes to send now, changes of the document included. Call after every step: bytes fed and events
+ * taken, a request, an answer, a change of the document. On the client side acknowledgements wait for 20
+ * milliseconds of quiet; call it once more so long after the last bytes came.
  *
  * \param conn the connection
  * \param doc the document; on the server side NULL until the room is known

@@ -56,9 +56,11 @@ static int run(rtd_session *session, const char *code) {
         break;
       case RTD_EV_STARTED:
         printf("In [%d]\n", (int)event.number);
+        fflush(stdout);
         break;
       case RTD_EV_OUTPUT:
-        printf("%.*s\n", (int)event.text_len, event.text);
+        fwrite(event.text, 1, event.text_len, stdout);
+        if (event.text_len == 0 || event.text[event.text_len - 1] != '\n') putchar('\n');
         fflush(stdout);
         break;
       case RTD_EV_DONE:

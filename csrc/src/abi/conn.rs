@@ -109,7 +109,8 @@ pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
 
 /// Takes the next event. Client side: RTD_EV_READY, RTD_EV_CHANGED, RTD_EV_RESPONSE, RTD_EV_BROADCAST.
 /// Server side: RTD_EV_ROOM_WANTED (id: the room; then call rtd_conn_join()), RTD_EV_REQUEST,
-/// RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0.
+/// RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0 (payload: the
+/// handshake), which is not answered.
 ///
 /// \param conn the connection
 /// \param doc the document; on the server side NULL until the room is known
@@ -339,7 +340,9 @@ pub unsafe extern "C" fn rtd_conn_broadcast(
     })
 }
 
-/// Takes the bytes to send now, changes of the document included. Call after every step.
+/// Takes the bytes to send now, changes of the document included. Call after every step: bytes fed and events
+/// taken, a request, an answer, a change of the document. On the client side acknowledgements wait for 20
+/// milliseconds of quiet; call it once more so long after the last bytes came.
 ///
 /// \param conn the connection
 /// \param doc the document; on the server side NULL until the room is known

@@ -192,7 +192,20 @@ pub unsafe extern "C" fn rtd_doc_metadata(doc: *const rtd_doc, out: *mut rtd_buf
 /// Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
 /// array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
 /// splice_source, set_cell_type, append_outputs, replace_output, clear_outputs, set_execution_count,
-/// set_metadata (members in docs/abi.md). Text indices count Unicode code points.
+/// set_metadata. Their members:
+///
+/// - insert_cell: cell_id (new), cell_type, source, index (optional; the end when absent or past it)
+/// - delete_cell, clear_outputs: cell_id; clearing also takes the execution count away
+/// - move_cell: cell_id, index among the cells that remain
+/// - set_source: cell_id, source; only what differs is touched
+/// - splice_source: cell_id, index, delete, insert; text indices count Unicode code points
+/// - set_cell_type: cell_id, cell_type
+/// - append_outputs: cell_id, outputs (array of strings: elements of rtd_output_store())
+/// - replace_output: cell_id, index, output (string)
+/// - set_execution_count: cell_id, execution_count (number or null)
+/// - set_metadata: key, value (strings)
+///
+/// With "if_present": true an operation on a cell that does not exist is skipped instead of refused.
 ///
 /// \param doc the document
 /// \param ops the JSON array in UTF-8

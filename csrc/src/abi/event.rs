@@ -7,9 +7,10 @@ use super::guard::{place, Failure};
 use crate::code::rtd_code;
 use crate::drive::{DriveError, Event};
 
-/// One event of a session or a host. Set `struct_size` to `sizeof(rtd_event)` before the call. The
-/// pointers are borrowed: they end with the next call of next_event, dispatch or free on that handle.
-/// None of the texts is terminated.
+/// One event of a session, a host or a connection. Set `struct_size` to `sizeof(rtd_event)` before the call. The
+/// pointers are borrowed: they end with the next call of next_event, dispatch or free on that handle,
+/// and in a function called by dispatch, when it returns. None of the texts is terminated. Members that
+/// the kind does not mention are zero, empty, or -1 for `number`.
 #[repr(C)]
 pub struct rtd_event {
     /// Size of this struct as the caller knows it.
@@ -20,7 +21,7 @@ pub struct rtd_event {
     pub code: i32,
     /// Zero.
     pub reserved: i32,
-    /// Position on this queue: 1, 2, 3, ... without a gap.
+    /// Position on this queue: 1, 2, 3, ... without a gap; 0 from rtd_conn_next_event().
     pub seq: u64,
     /// Session: the token of the call that this event belongs to, 0 for none. Host: the token to answer.
     pub token: u64,
@@ -42,41 +43,46 @@ pub struct rtd_event {
     pub text_len: usize,
 }
 
-/// Kinds of events. 1 to 12 come from sessions, 20 and above from hosts.
+/// Kinds of events. 1 to 12 come from sessions, 20 and above from hosts, RTD_EV_CLOSED from both.
 #[repr(C)]
 pub enum rtd_event_kind {
     /// No event.
     RTD_EV_NONE = 0,
     /// The room was joined and its document is here. payload: capabilities of the daemon.
     RTD_EV_READY = 1,
-    /// Peers changed the document. payload: {"cells":[ids],"order":bool,"metadata":bool}. Hints collapse.
+    /// Peers changed the document. payload: {"cells":[ids],"order":bool,"metadata":bool}. A hint that waits
+    /// takes in the ones after it; the document has the changes already.
     RTD_EV_CHANGED = 2,
-    /// End of a request. code RTD_OK: payload is the response; else text says why there is none.
+    /// End of a request. code RTD_OK: payload is the response, which may be a refusal ({"result":"error",...});
+    /// else text says why there is none: RTD_E_TIMEOUT, RTD_E_CLOSED, or the code of RTD_EV_CLOSED.
     RTD_EV_RESPONSE = 3,
     /// The daemon accepted an execution. payload: its response.
     RTD_EV_QUEUED = 4,
-    /// The kernel started the cell. number: execution count.
+    /// The kernel started the cell. number: execution count. The document may be ahead of what the daemon tells:
+    /// outputs can come before this.
     RTD_EV_STARTED = 5,
     /// An output. number: index in the cell; code: `rtd_output_change`; payload: nbformat output; text: plain text.
-    /// If its blob cannot be found, payload is the hash as a JSON string and text the reason.
+    /// If its blob cannot be read, payload is the element of the document as a JSON string and text the reason.
     RTD_EV_OUTPUT = 6,
     /// The outputs of the cell were cleared.
     RTD_EV_CLEARED = 7,
-    /// End of an execution. code: `rtd_done`; number: execution count; text: reason.
+    /// End of an execution. code: `rtd_done`; number: execution count, -1 if it never started; text: reason.
     RTD_EV_DONE = 8,
-    /// Any broadcast but `output`. payload: as received.
+    /// Any broadcast (section 5.8) but `output`. payload: as received.
     RTD_EV_BROADCAST = 9,
-    /// End of rtd_session_sync(). code: result.
+    /// End of rtd_session_sync(). code: RTD_OK, or as for RTD_EV_RESPONSE with text.
     RTD_EV_SYNCED = 10,
     /// Events that do not end anything were dropped at the bound of the queue: read the document.
     RTD_EV_RESYNC = 11,
-    /// The last event. code: RTD_OK when closed by this side; text: why.
+    /// The last event. code: RTD_OK when closed by this side, RTD_E_CLOSED by the daemon, RTD_E_TIMEOUT when the
+    /// daemon did not let us in or stopped answering, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
     RTD_EV_CLOSED = 12,
     /// A peer asks for a room that is not open: answer with rtd_host_open_room() or rtd_host_refuse_room().
     RTD_EV_ROOM_WANTED = 20,
     /// A peer entered a room. number: peers in it now.
     RTD_EV_PEER_JOINED = 21,
-    /// A peer left a room. number: peers in it now; code and text: why.
+    /// A peer left a room; its requests need no answer any more. number: peers in it now; code: RTD_OK for a plain
+    /// end, RTD_E_TOO_BIG when it did not read, RTD_E_PROTOCOL, RTD_E_TIMEOUT, RTD_E_IO, RTD_E_PANIC; text: why.
     RTD_EV_PEER_LEFT = 22,
     /// A request. code: `rtd_channel`; payload: the request (or the blob's bytes). Answer once with rtd_host_respond().
     RTD_EV_REQUEST = 23,
@@ -132,10 +138,12 @@ pub enum rtd_channel {
     RTD_CHANNEL_POOL_STATE = 4,
 }
 
-/// Called by dispatch, on the thread that called dispatch.
+/// Called by dispatch, on the thread that called dispatch. May call any function of this library but
+/// next_event, dispatch and free of the same handle. Must return normally: no exception, no longjmp.
 pub type rtd_event_fn =
     Option<unsafe extern "C" fn(userdata: *mut std::ffi::c_void, event: *const rtd_event)>;
-/// Called from any thread when events wait. Returns at once, calls nothing of this library.
+/// Called from any thread when events wait, perhaps on several at a time. Returns at once, calls nothing
+/// of this library: it may run in the middle of a call of it. A finalizer keeps the same rules.
 pub type rtd_wakeup_fn = Option<unsafe extern "C" fn(userdata: *mut std::ffi::c_void)>;
 
 /// The event lent to the caller.

@@ -33,7 +33,8 @@ pub struct rtd_host_options {
     pub handshake_timeout_ms: i64,
     /// Bytes kept for a peer that does not read; beyond, it is disconnected. Default 67108864.
     pub peer_limit: u64,
-    /// JSON object whose members join the capabilities frame; NULL for none.
+    /// JSON object whose members join the capabilities frame; NULL for none. The member `blobs`, a directory,
+    /// tells sessions where the blobs of rtd_output_store() lie, unless that is `blobs` beside the socket.
     pub capabilities: *const u8,
     /// Length of `capabilities` in bytes.
     pub capabilities_len: usize,
@@ -122,7 +123,7 @@ fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
 /// The handle stays valid. Idempotent.
 ///
 /// \param host the host
-/// \return RTD_OK; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
@@ -130,7 +131,8 @@ pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     guard(|| unsafe { with(host, |host| Ok(host.close()?)) })
 }
 
-/// Closes and releases a host. NULL is fine. In a forked child nothing is touched.
+/// Closes and releases a host and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+/// the last session or host, so not from a wakeup function. In a forked child nothing is touched.
 ///
 /// \param host the host; not used afterwards
 /// \threads exclusive
@@ -153,7 +155,7 @@ pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
 /// close it. It lives until rtd_host_free().
 ///
 /// \param host the host
-/// \return the descriptor; -1 for NULL
+/// \return the descriptor; -1 for NULL and in a forked child
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_fd(host: *const rtd_host) -> i32 {
@@ -183,7 +185,7 @@ pub unsafe extern "C" fn rtd_host_next_event(host: *const rtd_host, event: *mut 
     })
 }
 
-/// Waits until an event waits.
+/// Waits until an event waits. Does not take it.
 ///
 /// \param host the host
 /// \param timeout_ms milliseconds; negative: no limit
@@ -196,10 +198,11 @@ pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -
     guard(|| unsafe { with(host, |host| waited(host.wait(duration(timeout_ms))?)) })
 }
 
-/// Ends the present or the next rtd_host_wait(). Never lost.
+/// Ends one rtd_host_wait(), the present or the next one. Never lost. Makes no event and does not touch the
+/// descriptor: a program that polls wakes itself by other means.
 ///
 /// \param host the host
-/// \return RTD_OK; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
@@ -210,10 +213,10 @@ pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
 /// Delivers waiting events to a function, on the calling thread. Does not wait.
 ///
 /// \param host the host
-/// \param fn called with `userdata` and the event; must return normally
+/// \param fn called with `userdata` and the event, which lives until it returns
 /// \param userdata passed through
 /// \param max most events to deliver
-/// \param delivered receives their number
+/// \param delivered receives their number, 0 when none waits
 /// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads one consumer at a time
 #[no_mangle]
@@ -238,8 +241,9 @@ pub unsafe extern "C" fn rtd_host_dispatch(
 /// \param host the host
 /// \param fn the function, or NULL
 /// \param userdata passed through
-/// \param finalizer called once with `userdata` after the last call; may be NULL
-/// \return RTD_OK; RTD_E_NULL
+/// \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
+///   cleared or the host freed; may be NULL. On failure it is not called
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_set_wakeup(
@@ -260,7 +264,7 @@ pub unsafe extern "C" fn rtd_host_set_wakeup(
     })
 }
 
-/// Opens a room and lets the peers in that wait for it. With a journal, the document is loaded from it
+/// Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is loaded from it
 /// and every change is appended to it before anybody gets an acknowledgement.
 ///
 /// \param host the host
@@ -268,7 +272,7 @@ pub unsafe extern "C" fn rtd_host_set_wakeup(
 /// \param id_len its length in bytes
 /// \param journal_path file of the document in UTF-8; NULL: kept in memory only
 /// \param path_len its length in bytes
-/// \return RTD_OK; RTD_E_STATE when the room is open; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
+/// \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
 ///   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
 /// \threads any
 #[no_mangle]
@@ -323,7 +327,8 @@ pub unsafe extern "C" fn rtd_host_close_room(
     guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
-/// Changes a room's document and tells its peers: the operations as one change (all or nothing), one
+/// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
+/// rtd_output_store() makes them, or nbformat JSON), one
 /// sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
 /// peer gets this when it can take it; a slow one delays nobody.
 ///
@@ -332,7 +337,7 @@ pub unsafe extern "C" fn rtd_host_close_room(
 /// \param id_len its length in bytes
 /// \param ops JSON array as in rtd_doc_edit(); (NULL, 0) for none
 /// \param ops_len its length in bytes
-/// \param broadcasts JSON array of broadcasts (protocol 2, section 5.8); (NULL, 0) for none
+/// \param broadcasts JSON array of broadcasts (section 5.8), objects; (NULL, 0) for none
 /// \param broadcasts_len its length in bytes
 /// \param cause token of a request whose peer must get its response before these broadcasts; 0 for none
 /// \return RTD_OK; RTD_E_NOT_FOUND for the room or a cell; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
@@ -369,7 +374,8 @@ pub unsafe extern "C" fn rtd_host_publish(
     })
 }
 
-/// Answers a request event. Identifiers and the order of answers are the library's work.
+/// Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
+/// answers are the library's work. A peer with 1024 requests without an answer is not read further.
 ///
 /// \param host the host
 /// \param token token of the event
@@ -421,7 +427,7 @@ pub unsafe extern "C" fn rtd_host_cells(
 /// \param cell_id id of the cell in UTF-8
 /// \param cell_len its length in bytes
 /// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_host_cells()
+/// \return as rtd_host_cells(); RTD_E_NOT_FOUND also for the cell
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_cell(

@@ -29,7 +29,7 @@ pub struct rtd_session_options {
     pub flags: u32,
     /// Milliseconds for handshake and first synchronisation; negative: no limit. Default 10000.
     pub connect_timeout_ms: i64,
-    /// Bytes of events kept for a host that does not take them; default 67108864.
+    /// Bytes of events kept for a host that does not take them, see RTD_EV_RESYNC; default 67108864.
     pub queue_limit: u64,
     /// Directory of blobs in UTF-8; NULL: what the daemon says, else `blobs` beside the socket.
     pub blobs_dir: *const c_char,
@@ -70,7 +70,8 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
     });
 }
 
-/// Connects to a daemon and starts joining a room. RTD_EV_READY follows, or RTD_EV_CLOSED.
+/// Connects to a daemon and starts joining a room; the daemon makes one that is new. RTD_EV_READY follows, or
+/// RTD_EV_CLOSED. Until then only close, free, info and the functions of the queue are of use.
 ///
 /// \param socket_path path of the daemon's socket in UTF-8
 /// \param path_len its length in bytes
@@ -78,7 +79,8 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
 /// \param id_len its length in bytes
 /// \param options NULL for the defaults
 /// \param out receives the handle, NULL on failure; release with rtd_session_free()
-/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG for an id that does not fit the
+///   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_open(
@@ -134,7 +136,7 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
 /// The handle stays valid. Idempotent.
 ///
 /// \param session the session
-/// \return RTD_OK; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
@@ -142,7 +144,8 @@ pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_r
     guard(|| unsafe { with(session, |session| Ok(session.close()?)) })
 }
 
-/// Closes and releases a session. NULL is fine. In a forked child nothing is touched.
+/// Closes and releases a session and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+/// the last session or host, so not from a wakeup function. In a forked child nothing is touched.
 ///
 /// \param session the session; not used afterwards
 /// \threads exclusive
@@ -165,7 +168,7 @@ pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
 /// close it. It lives until rtd_session_free().
 ///
 /// \param session the session
-/// \return the descriptor; -1 for NULL
+/// \return the descriptor; -1 for NULL and in a forked child
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
@@ -200,7 +203,7 @@ pub unsafe extern "C" fn rtd_session_next_event(
     })
 }
 
-/// Waits until an event waits.
+/// Waits until an event waits. Does not take it.
 ///
 /// \param session the session
 /// \param timeout_ms milliseconds; negative: no limit
@@ -223,10 +226,11 @@ pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
     }
 }
 
-/// Ends the present or the next rtd_session_wait(). Never lost.
+/// Ends one rtd_session_wait(), the present or the next one. Never lost. Makes no event and does not touch the
+/// descriptor: a program that polls wakes itself by other means.
 ///
 /// \param session the session
-/// \return RTD_OK; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
@@ -237,10 +241,10 @@ pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_re
 /// Delivers waiting events to a function, on the calling thread. Does not wait.
 ///
 /// \param session the session
-/// \param fn called with `userdata` and the event; must return normally
+/// \param fn called with `userdata` and the event, which lives until it returns
 /// \param userdata passed through
 /// \param max most events to deliver
-/// \param delivered receives their number
+/// \param delivered receives their number, 0 when none waits
 /// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads one consumer at a time
 #[no_mangle]
@@ -260,13 +264,14 @@ pub unsafe extern "C" fn rtd_session_dispatch(
 }
 
 /// Sets a function that is called, from any thread, when events wait; NULL clears it. Calls may
-/// coalesce: take events until none waits. The function returns at once and calls nothing of this library.
+/// coalesce: take events until none waits. Called at once when events wait already.
 ///
 /// \param session the session
 /// \param fn the function, or NULL
 /// \param userdata passed through
-/// \param finalizer called once with `userdata` after the last call; may be NULL
-/// \return RTD_OK; RTD_E_NULL
+/// \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
+///   cleared or the session freed; may be NULL. On failure it is not called
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_set_wakeup(
@@ -299,15 +304,17 @@ pub unsafe extern "C" fn rtd_session_watch(session: *const rtd_session, on: i32)
     guard(|| unsafe { with(session, |session| Ok(session.watch(on != 0)?)) })
 }
 
-/// Sends a request (protocol 2, section 5.6). It ends in exactly one RTD_EV_RESPONSE with this token.
+/// Sends a request (section 5.6), behind all local edits. It ends in exactly one RTD_EV_RESPONSE with this
+/// token. The daemon works on requests of one session in order.
 ///
 /// \param session the session
-/// \param token chosen by the caller; best below 2^53
+/// \param token chosen by the caller; best below 2^53, not 0, and not that of another call under way
 /// \param json the request, an object with the member `action`, in UTF-8
 /// \param len its length in bytes
 /// \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
-/// \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 under way; RTD_E_STATE before RTD_EV_READY or
-///   in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 calls under way, or while the daemon leaves
+///   more than 256 MiB unread; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_PROTOCOL when the daemon
+///   speaks protocol 1 only; RTD_E_TOO_BIG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_request(
@@ -324,14 +331,15 @@ pub unsafe extern "C" fn rtd_session_request(
 }
 
 /// Executes a code cell of the shared document as it stands now, local edits included. Events with
-/// this token follow, the last of them exactly one RTD_EV_DONE.
+/// this token follow: RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT and RTD_EV_CLEARED as they happen, and at the
+/// end exactly one RTD_EV_DONE. A cell that does not exist, or that cannot run, ends in RTD_DONE_REFUSED.
 ///
 /// \param session the session
-/// \param token chosen by the caller; best below 2^53
+/// \param token as for rtd_session_request()
 /// \param cell_id id of the cell in UTF-8
 /// \param len its length in bytes
 /// \param timeout_ms milliseconds until RTD_DONE_TIMED_OUT; negative: no limit
-/// \return as rtd_session_request()
+/// \return as rtd_session_request(); RTD_E_UTF8
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_execute(
@@ -353,7 +361,7 @@ pub unsafe extern "C" fn rtd_session_execute(
 /// every change the daemon announced.
 ///
 /// \param session the session
-/// \param token chosen by the caller
+/// \param token as for rtd_session_request()
 /// \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
 /// \return as rtd_session_request()
 /// \threads any
@@ -376,7 +384,8 @@ pub unsafe extern "C" fn rtd_session_sync(
 /// \param source_len its length in bytes
 /// \param index place in the notebook; negative or past the end: at the end
 /// \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_AGAIN while the daemon leaves more than
+///   256 MiB unread; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_create_cell(
@@ -455,7 +464,8 @@ pub unsafe extern "C" fn rtd_session_delete_cell(
 /// \param session the session
 /// \param ops JSON array as in rtd_doc_edit()
 /// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_ARG; RTD_E_STATE; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; else as
+///   rtd_session_create_cell()
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_edit(
@@ -467,7 +477,8 @@ pub unsafe extern "C" fn rtd_session_edit(
     guard(|| unsafe { with(session, |session| Ok(session.edit(&parse_ops(bytes(ops, len, "ops")?)?)?)) })
 }
 
-/// The cells of the replica, as in rtd_doc_cells(). No I/O.
+/// The cells of the replica, as in rtd_doc_cells(), local edits included. No I/O. After the end of the
+/// connection: as they were last.
 ///
 /// \param session the session
 /// \param out receives the JSON; release with rtd_buf_free()
@@ -485,7 +496,7 @@ pub unsafe extern "C" fn rtd_session_cells(session: *const rtd_session, out: *mu
 /// \param cell_id id of the cell in UTF-8
 /// \param len its length in bytes
 /// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_session_cells(); RTD_E_NOT_FOUND
+/// \return as rtd_session_cells(); RTD_E_NOT_FOUND; RTD_E_UTF8
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_cell(
@@ -516,8 +527,9 @@ pub unsafe extern "C" fn rtd_session_metadata(session: *const rtd_session, out: 
 }
 
 /// What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
-/// "ready", "closed"), reason, protocol, capabilities, kernel_status, executing, queued, queue_bytes,
-/// blobs_dir. No I/O.
+/// "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
+/// kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
+/// cell ids), queue_bytes (bytes of events that wait), blobs_dir. No I/O.
 ///
 /// \param session the session
 /// \param out receives the JSON; release with rtd_buf_free()
