@@ -216,6 +216,8 @@ typedef enum rtd_event_kind {
   RTD_EV_PEER_LEFT = 22,
   /**
    * A request. code: `rtd_channel`; payload: the request (or the blob's bytes). Answer once with rtd_host_respond().
+   * execute_cell and run_all_cells have an added member `at_request`: an array of the cells they mean (id,
+   * cell_type, source) as they were when the request came.
    */
   RTD_EV_REQUEST = 23,
   /**

@@ -149,9 +149,7 @@ class OutputWriter:
         if target is None:
             return
         self._stream, self._stream_parts = None, []
-        self._write(
-            target, {"output_type": "stream", "name": self._stream_name, "text": "".join(parts)}, publication
-        )
+        self._write(target, {"output_type": "stream", "name": self._stream_name, "text": "".join(parts)}, publication)
 
     def output(
         self, target: OutputTarget, output: Json, publication: Publication, display_id: Optional[str] = None

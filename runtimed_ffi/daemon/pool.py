@@ -32,9 +32,7 @@ class PoolRequests:
         Ends the daemon; called after the answer.
     """
 
-    def __init__(
-        self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]
-    ) -> None:
+    def __init__(self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]) -> None:
         self._host = host
         self._rooms = rooms
         self._read_document = read_document

@@ -14,7 +14,7 @@ from typing import Any, Awaitable, Callable, Dict, List, NamedTuple, Optional, S
 
 from .environments import LaunchPlan, resolve
 from .outputs import Publication
-from .ports import RTD_E_NOT_FOUND, HostPort, Json, KernelGone, KernelPort, LaunchError
+from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
 from .rooms import Room, Rooms
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,16 @@ class Call(NamedTuple):
         if not isinstance(value, int) or isinstance(value, bool):
             raise RequestError(f"invalid request: `{name}` must be an integer")
         return value
+
+    def cells(self, cell_id: Optional[str] = None) -> List[Json]:
+        """The cells to execute: all, or the one of this id, as they were when the request came (5.9).
+
+        The host adds them to the request; edits it applied since then must not change what runs.
+        """
+        cells = self.members.get("at_request")
+        if not isinstance(cells, list):
+            cells = self.room.cells()
+        return [cell for cell in cells if cell_id is None or cell["id"] == cell_id]
 
     @property
     def kernel(self) -> KernelPort:
@@ -144,12 +154,9 @@ class NotebookRequests:
 
     def _execute_cell(self, call: Call) -> None:
         cell_id = call.text("cell_id")
-        try:
-            cell = call.room.cell(cell_id)
-        except Exception as error:
-            if getattr(error, "code", None) == RTD_E_NOT_FOUND:
-                raise RequestError(f"Cell not found in document: {cell_id}") from None
-            raise
+        cell = next(iter(call.cells(cell_id)), None)
+        if cell is None:
+            raise RequestError(f"Cell not found in document: {cell_id}")
         if cell["cell_type"] != "code":
             raise RequestError(f"Cannot execute non-code cell: {cell_id} (type: {cell['cell_type']})")
         self._submit(call, cell_id, cell["source"])
@@ -173,13 +180,11 @@ class NotebookRequests:
     def _run_all_cells(self, call: Call) -> None:
         _needs_kernel(call.room)
         publication = Publication()
-        cells = [cell for cell in call.room.cells() if cell["cell_type"] == "code"]
+        cells = [cell for cell in call.cells() if cell["cell_type"] == "code"]
         executions = [
             call.room.queue.submit(cell["id"], cell["source"], call.peer, publication).execution_id for cell in cells
         ]
-        self._respond(
-            call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions}
-        )
+        self._respond(call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions})
         call.room.send(publication, call.token)
 
     def _clear_outputs(self, call: Call) -> None:
@@ -205,9 +210,7 @@ class NotebookRequests:
         result, plan = "kernel_already_running", room.launching
         if plan is None:
             result = "kernel_launched"
-            plan = resolve(
-                call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path")
-            )
+            plan = resolve(call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path"))
         launched, answers = _kernel_result(result, plan), [call.token]
 
         def answer(response: Json) -> None:

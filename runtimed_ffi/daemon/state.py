@@ -111,9 +111,7 @@ def _workspace(environ: Mapping[str, str], dev: bool) -> Optional[str]:
     if not dev and environ.get("RUNTIMED_DEV") != "1":
         return None
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel"], capture_output=True, timeout=5, check=True
-        )
+        answer = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     path = os.fsdecode(answer.stdout).strip()

@@ -129,25 +129,27 @@ def _outputs(outputs: list[Json]) -> list[Json]:
 def check_order(stream: list[tuple[str, str, Any]]) -> None:
     """What a daemon must keep to: 5.5 (1 and 4), 5.9, and one `execution_done` per execution (14.2, item 6)."""
     waiting: list[Json] = []
-    queue: set[str] = set()
+    known: set[str | None] = set()
     running: dict[str, list[str]] = {}
     finished: set[str] = set()
     for sender, kind, content in stream:
         if sender == "client" and kind == "Request":
-            waiting.append(dict(content, fresh=content.get("cell_id") not in queue))
+            waiting.append(dict(content, fresh=content.get("cell_id") not in known))
+            known.add(content.get("cell_id"))
         elif kind == "response":
             assert waiting, f"a response without request: {content}"
             _check_answer(waiting.pop(0), content)
         elif kind == "broadcast":
             event, cell = content["event"], content.get("cell_id")
             if event == "queue_changed":
-                queue = {content["executing"], *content["queued"]} - {None}
+                queue = {content["executing"], *content["queued"]}
+                known |= queue
                 for request in waiting:
                     named = request["action"] == "execute_cell" and request["cell_id"] in queue
                     assert not (named and request["fresh"]), "a broadcast before the response to its cause"
-            elif event == "kernel_status" and cell is None and content["status"] in ("starting", "shutdown"):
-                causes = {"starting": "launch_kernel", "shutdown": "shutdown_kernel"}
-                assert all(each["action"] != causes[content["status"]] for each in waiting)
+            elif event == "kernel_status" and cell is None:
+                for request in waiting:
+                    request.setdefault("statuses", []).append(content["status"])
             elif event == "execution_started":
                 assert cell not in running, f"started twice: {content}"
                 running[cell] = []
@@ -184,5 +186,7 @@ _ANSWERS = {
 
 def _check_answer(request: Json, response: Json) -> None:
     assert response["result"] in _ANSWERS[request["action"]] | {"error"}, (request, response)
+    caused = {"kernel_launched": "starting", "kernel_shutting_down": "shutdown"}.get(response["result"])
+    assert caused not in request.get("statuses", ()), "a broadcast before the response to its cause"
     if "cell_id" in response:
         assert response["cell_id"] == request["cell_id"]

@@ -85,6 +85,8 @@ pub enum rtd_event_kind {
     /// end, RTD_E_TOO_BIG when it did not read, RTD_E_PROTOCOL, RTD_E_TIMEOUT, RTD_E_IO, RTD_E_PANIC; text: why.
     RTD_EV_PEER_LEFT = 22,
     /// A request. code: `rtd_channel`; payload: the request (or the blob's bytes). Answer once with rtd_host_respond().
+    /// execute_cell and run_all_cells have an added member `at_request`: an array of the cells they mean (id,
+    /// cell_type, source) as they were when the request came.
     RTD_EV_REQUEST = 23,
     /// Peers changed a room's document. payload as RTD_EV_CHANGED. Hints collapse per room.
     RTD_EV_ROOM_CHANGED = 24,

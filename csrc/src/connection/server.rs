@@ -84,6 +84,17 @@ impl Server {
         self.decoder.push(bytes);
     }
 
+    /// Whether a request waits for changes that its sender announced but did not deliver.
+    pub fn is_deferring(&self) -> bool {
+        self.deferred_rounds > 0 && !self.deferred.is_empty()
+    }
+
+    /// The time for that is over: a client that answers no sync frame while it waits for a response
+    /// (the reference's, section 5.4) would wait for ever. The request sees the document as it is.
+    pub fn stop_deferring(&mut self) {
+        self.deferred_rounds = 0;
+    }
+
     /// Bytes received but not yet decoded.
     pub fn buffered(&self) -> usize {
         self.decoder.buffered()

@@ -21,6 +21,8 @@ use crate::wire::handshake::Channel;
 const READ_BUDGET: usize = 256 * 1024;
 /// Requests of one connection without an answer; the peer is not read beyond.
 const UNANSWERED_LIMIT: usize = 1024;
+/// Milliseconds a request waits for changes that its sender announced but did not deliver.
+const DEFER_LIMIT: u64 = 250;
 
 /// Channels a request can come from; the numbers are those of the C ABI (`RTD_CHANNEL_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,7 @@ pub struct PeerState {
     pub server: Server,
     gone: bool,
     watched: (bool, bool),
+    deferring: bool,
 }
 
 impl Peer {
@@ -68,7 +71,12 @@ impl Peer {
             stream,
             host,
             room: OnceLock::new(),
-            state: Mutex::new(PeerState { server: Server::new(), gone: false, watched: (true, false) }),
+            state: Mutex::new(PeerState {
+                server: Server::new(),
+                gone: false,
+                watched: (true, false),
+                deferring: false,
+            }),
             limit,
         })
     }
@@ -188,6 +196,16 @@ impl Peer {
         lock(&self.state).server.next(notebook).map_err(Into::into)
     }
 
+    /// Sets or clears the time limit of requests that wait for changes.
+    fn time_deferral(&self) {
+        let mut state = lock(&self.state);
+        let deferring = state.server.is_deferring();
+        if std::mem::replace(&mut state.deferring, deferring) != deferring {
+            let deadline = deferring.then(|| self.reactor.now() + DEFER_LIMIT);
+            self.reactor.set_timer(self.key, deadline);
+        }
+    }
+
     /// A step of a peer in a room, under the room's lock.
     fn step_in_room(self: &Arc<Self>, host: &Arc<HostShared>, room: &Arc<Room>, readable: bool) {
         let mut outcome = Outcome::default();
@@ -200,9 +218,13 @@ impl Peer {
                 match self.next(Some(&mut state.notebook)) {
                     Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
                     Ok(Some(ServerEvent::Request { body, request_id })) => {
+                        let body = with_sources(body, &state.notebook);
                         events.push(host.expect(self, ChannelKind::Notebook, &room.id, body, request_id));
                     }
-                    Ok(Some(_) | None) => break,
+                    Ok(Some(_) | None) => {
+                        self.time_deferral();
+                        break;
+                    }
                     Err(error) => {
                         // Frames before the bad one counted.
                         if state.notebook.heads() != before {
@@ -284,6 +306,32 @@ impl Peer {
     }
 }
 
+/// A request to execute, with the member `at_request`: the cells it means, as the document has them
+/// at this moment. Edits that follow it must not change what runs (protocol 2, section 5.9), and the
+/// host program sees the request only when they may have been applied.
+fn with_sources(body: Vec<u8>, notebook: &Notebook) -> Vec<u8> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        action: String,
+        cell_id: Option<String>,
+    }
+    let Ok(head) = serde_json::from_slice::<Head>(&body) else { return body };
+    let cells = match (head.action.as_str(), head.cell_id) {
+        ("execute_cell", Some(id)) => notebook.cell(&id).into_iter().collect(),
+        ("run_all_cells", _) => notebook.cells(),
+        _ => return body,
+    };
+    let Ok(mut members) = serde_json::from_slice::<serde_json::Map<String, Value>>(&body) else {
+        return body;
+    };
+    let cells = cells
+        .iter()
+        .map(|cell| json!({"id": cell.id, "cell_type": cell.cell_type, "source": cell.source}))
+        .collect();
+    members.insert("at_request".into(), Value::Array(cells));
+    Value::Object(members).to_string().into_bytes()
+}
+
 /// The code that tells the host program why a peer left; zero for an ordinary goodbye.
 pub fn leave_code(error: &DriveError) -> i32 {
     match error {
@@ -318,7 +366,10 @@ impl Handler for Peer {
         else {
             return;
         };
-        if lock(&self.state).server.before_handshake() {
+        if let Some(room) = self.room() {
+            lock(&self.state).server.stop_deferring();
+            me.step_in_room(&host, room, false);
+        } else if lock(&self.state).server.before_handshake() {
             host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
         }
     }

@@ -39,6 +39,18 @@ impl PeerSync {
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
     pub fn receive(&mut self, notebook: &mut Notebook, message: &[u8]) -> Result<Changes, NotebookError> {
         let message = decode(message)?;
+        let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
+        let result = self.apply(notebook, message);
+        // A peer with our heads makes the engine believe that we announced them as well. If we did
+        // not (the changes came in one message, the heads in the next), the peer still waits for our
+        // word that we have its changes.
+        if self.state.last_sent_heads == announced {
+            self.state.last_sent_heads = sent;
+        }
+        result
+    }
+
+    fn apply(&mut self, notebook: &mut Notebook, message: Message) -> Result<Changes, NotebookError> {
         if !message.changes.is_empty() && notebook.is_empty() {
             // Making patches of a whole document would cost as much again as loading it.
             let result = notebook.doc.receive_sync_message(&mut self.state, message).map_err(bad);
