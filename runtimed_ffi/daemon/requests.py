@@ -161,8 +161,9 @@ class NotebookRequests:
     def _submit(self, call: Call, cell_id: str, code: str) -> None:
         _needs_kernel(call.room)
         publication = Publication()
-        # Whoever joins an execution under way has missed what it printed so far and takes it from the document.
-        joined = call.room.queue.find(cell_id) is not None
+        # Whoever joins an execution under way has missed what it printed so far and takes it from the document. While
+        # it waits, what is there is of the run before.
+        joined = call.room.queue.executing == cell_id
         run = call.room.queue.submit(cell_id, code, call.peer, publication)
         response: Json = {"result": "cell_queued", "cell_id": cell_id, "execution_id": run.execution_id}
         if joined:
@@ -177,9 +178,7 @@ class NotebookRequests:
         executions = [
             call.room.queue.submit(cell["id"], cell["source"], call.peer, publication).execution_id for cell in cells
         ]
-        self._respond(
-            call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions}
-        )
+        self._respond(call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions})
         call.room.send(publication, call.token)
 
     def _clear_outputs(self, call: Call) -> None:
@@ -205,9 +204,7 @@ class NotebookRequests:
         result, plan = "kernel_already_running", room.launching
         if plan is None:
             result = "kernel_launched"
-            plan = resolve(
-                call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path")
-            )
+            plan = resolve(call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path"))
         launched, answers = _kernel_result(result, plan), [call.token]
 
         def answer(response: Json) -> None:
