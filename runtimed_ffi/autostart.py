@@ -21,6 +21,10 @@ from runtimed_ffi.errors import ConnectError
 
 READY_SECONDS = 30.0
 """Limit for a daemon to become ready."""
+IDLE_VARIABLE = "RUNTIMED_FFI_IDLE_TIMEOUT"
+"""Environment variable: seconds after which a daemon started here ends when nobody needs it; `0` for never."""
+IDLE_SECONDS = 4 * 3600.0
+"""The same without the variable."""
 IDLE_SECONDS = 4 * 3600
 """A daemon that nobody asked for by name ends after this time without peers and work."""
 _TAIL_LINES = 20
@@ -40,6 +44,15 @@ _started: list[_Detached] = []
 def daemon_command(socket_path: str, *arguments: str) -> list[str]:
     """The command that runs our daemon at a socket, with the interpreter this program runs in."""
     return [sys.executable, "-m", "runtimed_ffi", "daemon", "run", "--socket", socket_path, *arguments]
+
+
+def idle_seconds() -> float:
+    """How long a daemon started here stays without anybody to serve; a variable that is no number is ignored."""
+    try:
+        seconds = float(os.environ.get(IDLE_VARIABLE, ""))
+    except ValueError:
+        return IDLE_SECONDS
+    return seconds if 0 <= seconds < float("inf") else IDLE_SECONDS
 
 
 def is_absent(error: OSError) -> bool:

@@ -34,6 +34,7 @@ class Run:
         "idle",
         "interrupt_at_start",
         "interrupted",
+        "interrupted_before",
         "msg_id",
         "peer",
         "reply",
@@ -50,6 +51,8 @@ class Run:
         self.idle = False
         self.reply: Optional[Json] = None
         self.interrupted = False
+        self.interrupted_before: Optional[Run] = None
+        """The execution that had been told to stop when this one was asked for."""
         self.interrupt_at_start = False
         self.fence_id = ""
         self.fence_reply = False
@@ -128,6 +131,8 @@ class ExecutionQueue:
         if present is not None:
             return present
         run = Run(OutputTarget(cell_id, self._new_id()), code, peer)
+        if self._executing is not None and self._executing.interrupted:
+            run.interrupted_before = self._executing
         self._queue.append(run)
         self._queue_changed(publication)
         self._start_next(publication)
@@ -301,10 +306,13 @@ class ExecutionQueue:
             self._writer.begin(run.target, publication)
 
     def _stop_on_error(self, failed: Run, publication: Publication) -> None:
-        """What the peer of the failed run has queued behind it does not run; that of others does."""
-        dropped = [run for run in self._queue if run.peer == failed.peer]
+        """What the peer of the failed run has queued behind it does not run; that of others does.
+
+        So does what was asked for after the run had been interrupted: who writes ``interrupt(); run(...)`` means it.
+        """
+        dropped = [run for run in self._queue if run.peer == failed.peer and run.interrupted_before is not failed]
         if dropped:
-            self._queue = deque(run for run in self._queue if run.peer != failed.peer)
+            self._queue = deque(run for run in self._queue if run not in dropped)
         self._queue_changed(publication)
         for run in dropped:
             self._done(run, "cancelled", f"cell {failed.cell_id} failed before it", publication)

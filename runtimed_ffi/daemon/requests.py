@@ -168,8 +168,9 @@ class NotebookRequests:
     def _submit(self, call: Call, cell_id: str, code: str) -> None:
         _needs_kernel(call.room)
         publication = Publication()
-        # Whoever joins an execution under way has missed what it printed so far and takes it from the document.
-        joined = call.room.queue.find(cell_id) is not None
+        # Whoever joins an execution under way has missed what it printed so far and takes it from the document. While
+        # it waits, what is there is of the run before.
+        joined = call.room.queue.executing == cell_id
         run = call.room.queue.submit(cell_id, code, call.peer, publication)
         response: Json = {"result": "cell_queued", "cell_id": cell_id, "execution_id": run.execution_id}
         if joined:

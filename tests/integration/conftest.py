@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import uuid
-from typing import Callable, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Callable
 
 import pytest
 
@@ -53,7 +54,7 @@ def nothing_left_behind() -> Iterator[None]:
     assert not files, f"temporary files were left behind: {files}"
 
 
-def _ended(mark: str) -> Dict[int, str]:
+def _ended(mark: str) -> dict[int, str]:
     """Wait for the end of every process that carries the mark; return those that do not end."""
     if not sys.platform.startswith("linux"):
         return {}
@@ -65,7 +66,7 @@ def _ended(mark: str) -> Dict[int, str]:
         time.sleep(0.05)
 
 
-def _marked(mark: str) -> Dict[int, str]:
+def _marked(mark: str) -> dict[int, str]:
     found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -94,7 +95,7 @@ class _Warm:
 
     def __init__(self, daemon: runtimed_ffi.Daemon) -> None:
         self._daemon = daemon
-        self._session: Optional[runtimed_ffi.Session] = None
+        self._session: runtimed_ffi.Session | None = None
 
     def get(self) -> runtimed_ffi.Session:
         session = self._session
@@ -138,9 +139,9 @@ def other(session: runtimed_ffi.Session, join: Callable[..., runtimed_ffi.Sessio
 @pytest.fixture
 def join(shared_daemon: runtimed_ffi.Daemon) -> Iterator[Callable[..., runtimed_ffi.Session]]:
     """Makes connected sessions in rooms of the shared daemon; without a kernel of their own."""
-    sessions: List[runtimed_ffi.Session] = []
+    sessions: list[runtimed_ffi.Session] = []
 
-    def make(notebook_id: Optional[str] = None) -> runtimed_ffi.Session:
+    def make(notebook_id: str | None = None) -> runtimed_ffi.Session:
         made = shared_daemon.session(notebook_id)
         sessions.append(made)
         made.connect()

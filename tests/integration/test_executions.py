@@ -6,18 +6,18 @@ import math
 import os
 import threading
 import time
-from typing import Callable, List
+from typing import Callable
 
 import pytest
 
 import runtimed_ffi
-from runtimed_ffi import Change, Output, OutputEvent
+from runtimed_ffi import Output, OutputEvent
 
 from .tools import FOREVER, LIMIT, Ears, Thread, first_output
 
 
 def test_three_threads_in_one_session_get_their_own_outputs(session: runtimed_ffi.Session) -> None:
-    def work(name: str) -> List[str]:
+    def work(name: str) -> list[str]:
         return [session.run(f"for _ in range(20): print('{name}', {i}, flush=True)").stdout for i in range(10)]
 
     threads = {name: Thread(work, name) for name in "abc"}
@@ -49,6 +49,36 @@ def test_an_interrupt_from_another_session(session: runtimed_ffi.Session, other:
     first_output(execution)
     other.interrupt()
     assert execution.result().state == "interrupted"
+
+
+def test_what_is_asked_for_after_an_interrupt_runs(session: runtimed_ffi.Session) -> None:
+    for _ in range(10):
+        execution = session.submit_cell(session.create_cell(FOREVER))
+        before = session.submit_cell(session.create_cell("print('before')"))
+        first_output(execution)
+        session.interrupt()
+        assert session.run("print('after')").stdout == "after\n"
+        assert execution.result().state == "interrupted"
+        with pytest.raises(runtimed_ffi.ExecutionCancelledError):
+            before.result()
+
+
+def test_who_joins_a_waiting_cell_that_is_cancelled_gets_nothing_of_its_past(
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session
+) -> None:
+    cell = session.run("print('past')").cell_id
+    failing = session.submit_cell(
+        session.create_cell("import time\nprint('begun', flush=True)\ntime.sleep(0.3)\n1 / 0")
+    )
+    first_output(failing)
+    mine = session.submit_cell(cell)
+    other.sync()
+    theirs = other.submit_cell(cell)
+    for execution in (mine, theirs):
+        with pytest.raises(runtimed_ffi.ExecutionCancelledError) as caught:
+            execution.result()
+        assert caught.value.result is not None
+        assert caught.value.result.outputs == []
 
 
 def test_many_interrupts_at_once_hit_one_cell(session: runtimed_ffi.Session) -> None:
@@ -257,7 +287,7 @@ def test_what_a_subscriber_raises_comes_out_of_the_wait(session: runtimed_ffi.Se
 def test_on_error_takes_what_subscribers_raise(
     shared_daemon: runtimed_ffi.Daemon, session: runtimed_ffi.Session
 ) -> None:
-    taken: List[Exception] = []
+    taken: list[Exception] = []
     second = runtimed_ffi.Session(session.notebook_id, socket_path=shared_daemon.socket_path, on_error=taken.append)
     second.start_kernel()
     with second.on_output(lambda event: 1 / 0):
@@ -294,7 +324,7 @@ def test_a_callback_may_edit_the_document(session: runtimed_ffi.Session, other: 
 
 
 def test_a_callback_may_run_another_cell(session: runtimed_ffi.Session) -> None:
-    inner: List[runtimed_ffi.Execution] = []
+    inner: list[runtimed_ffi.Execution] = []
     result = session.run(
         "print('outer')", on_output=lambda output: inner.append(session.submit_cell(session.create_cell("'inner'")))
     )
@@ -303,7 +333,7 @@ def test_a_callback_may_run_another_cell(session: runtimed_ffi.Session) -> None:
 
 
 def test_a_subscriber_may_wait_for_the_session(session: runtimed_ffi.Session) -> None:
-    inner: List[str] = []
+    inner: list[str] = []
 
     def heard(event: OutputEvent) -> None:
         if event.output.text == "outer\n":

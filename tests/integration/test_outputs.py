@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List
-
 import pytest
 
 import runtimed_ffi
@@ -12,7 +10,7 @@ from runtimed_ffi import Output
 from .tools import LIMIT, Ears
 
 
-def texts(outputs: List[Output]) -> List[str]:
+def texts(outputs: list[Output]) -> list[str]:
     return [(output.data or {}).get("text/plain", "") for output in outputs]
 
 
@@ -32,7 +30,7 @@ def test_a_failing_cell_fails_every_time(session: runtimed_ffi.Session) -> None:
 
 @pytest.mark.stress
 def test_a_thousand_outputs_are_complete_and_in_order(session: runtimed_ffi.Session) -> None:
-    seen: List[Output] = []
+    seen: list[Output] = []
     result = session.run("for i in range(1000):\n    display({'text/plain': str(i)}, raw=True)", on_output=seen.append)
     assert texts(result.outputs) == [str(i) for i in range(1000)]
     assert seen == result.outputs
@@ -107,7 +105,7 @@ def test_outputs_of_all_kinds_keep_their_order(session: runtimed_ffi.Session) ->
 
 
 def test_updates_of_a_display_replace_it(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
-    seen: List[Output] = []
+    seen: list[Output] = []
     with Ears(other) as ears:
         result = session.run(
             "handle = display('first', display_id=True)\ndisplay('next')\nhandle.update('second')\n"

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import threading
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable
 
 import runtimed_ffi
 
@@ -22,9 +22,9 @@ class Ears:
     """Hears everything that happens in a session, on the session's pump; the session itself does nothing."""
 
     def __init__(self, session: runtimed_ffi.Session) -> None:
-        self.changes: List[runtimed_ffi.Change] = []
-        self.outputs: List[runtimed_ffi.OutputEvent] = []
-        self.broadcasts: List[Any] = []
+        self.changes: list[runtimed_ffi.Change] = []
+        self.outputs: list[runtimed_ffi.OutputEvent] = []
+        self.broadcasts: list[Any] = []
         self._session = session
         self._news = threading.Condition()
         self._subscriptions = [
@@ -34,7 +34,7 @@ class Ears:
         ]
         session.start_pump()
 
-    def _note(self, where: List[Any], what: Any) -> None:
+    def _note(self, where: list[Any], what: Any) -> None:
         with self._news:
             where.append(what)
             self._news.notify_all()
@@ -66,7 +66,7 @@ class Thread(threading.Thread):
         super().__init__(daemon=True)
         self._function, self._arguments = function, arguments
         self._value: Any = None
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
         self.ended_at = 0.0
         self.start()
 
@@ -92,8 +92,13 @@ def first_output(execution: runtimed_ffi.Execution) -> runtimed_ffi.Output:
 
 def python(script: str, *arguments: str, **options: Any) -> subprocess.Popen:  # type: ignore[type-arg]
     """Start a script in this interpreter, its output and its errors as pipes of text."""
+    return launch(sys.executable, "-c", textwrap.dedent(script), *arguments, **options)
+
+
+def launch(*command: str, **options: Any) -> subprocess.Popen:  # type: ignore[type-arg]
+    """Start a program, its output and its errors as pipes of text."""
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
