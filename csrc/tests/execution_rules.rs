@@ -183,6 +183,38 @@ fn a_run_joined_under_way_gets_the_outputs_that_were_there() {
 }
 
 #[test]
+fn the_start_is_told_before_the_outputs_that_came_with_it() {
+    let output = OutputChange::Inserted { cell_id: "c".into(), index: 0, element: "x".into() };
+    let started =
+        json!({"event": "execution_started", "cell_id": "c", "execution_id": "e", "execution_count": 1});
+    let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"});
+    let names = |events: Vec<RunEvent>| -> Vec<&'static str> {
+        let name = |event: &RunEvent| match event {
+            RunEvent::Queued { .. } => "queued",
+            RunEvent::Started { .. } => "started",
+            RunEvent::Output { .. } => "output",
+            RunEvent::Cleared { .. } => "cleared",
+            RunEvent::Done { .. } => "done",
+        };
+        events.iter().map(name).collect()
+    };
+    for (broadcasts, wanted) in [
+        (vec![&started, &end], vec!["queued", "started", "output", "done"]),
+        // A kernel that dies early never says that it started; its outputs are told all the same.
+        (vec![&end], vec!["queued", "output", "done"]),
+    ] {
+        let mut runs = Runs::new(Strategy::FinalEvent);
+        runs.submit(1, "c", None, 0);
+        queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
+        runs.outputs_changed(std::slice::from_ref(&output));
+        for broadcast in broadcasts {
+            runs.broadcast(broadcast, 0);
+        }
+        assert_eq!(names(runs.take_events()), wanted);
+    }
+}
+
+#[test]
 fn refusals_limits_and_lost_connections_end_runs() {
     let mut runs = Runs::new(Strategy::FinishRule);
     runs.submit(1, "c", None, 0);

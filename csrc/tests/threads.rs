@@ -104,7 +104,8 @@ fn consume(session: &Session, ready: &AtomicBool) -> HashMap<u64, usize> {
 /// Uses one session in every way; returns the tokens of what was accepted.
 fn use_session(session: &Session, tokens: &AtomicU64, me: usize) -> Vec<u64> {
     let mut accepted = Vec::new();
-    let cell = format!("cell-{me}");
+    // Several sessions share a room: an id of one's own each.
+    let cell = format!("cell-{}", uuid::Uuid::new_v4());
     let insert = Op::insert_cell(&cell, "code", "0", None);
     match session.edit(&[insert]) {
         Ok(()) | Err(DriveError::Closed(_)) => {}

@@ -88,6 +88,9 @@ pub struct Run {
     stopped: Option<(Terminal, String)>,
     retried: bool,
     deadline: Option<Millis>,
+    /// Outputs that came before the word of the start. Our daemon sends that word with them, behind
+    /// the change that carries them; whoever listens hears of the start first.
+    held: Vec<RunEvent>,
 }
 
 /// All executions of one session.
@@ -149,11 +152,13 @@ impl Runs {
             stopped: None,
             retried: false,
             deadline,
+            held: Vec::new(),
         });
     }
 
     fn finish(&mut self, place: usize, end: Terminal, reason: &str, payload: Vec<u8>) {
         let run = self.runs.remove(place);
+        self.events.extend(run.held);
         self.events.push(RunEvent::Done {
             token: run.token,
             cell_id: run.cell_id,
@@ -196,15 +201,21 @@ impl Runs {
     pub fn outputs_changed(&mut self, changes: &[OutputChange]) {
         for change in changes {
             let cell = output_cell(change);
-            for run in self.runs.iter().filter(|run| run.cell_id == cell) {
-                let (token, cell_id) = (run.token, run.cell_id.clone());
-                self.events.extend(output_event(change, token, cell_id));
+            for run in self.runs.iter_mut().filter(|run| run.cell_id == cell) {
+                let event = output_event(change, run.token, run.cell_id.clone());
+                let early = self.strategy == Strategy::FinalEvent && run.phase < Phase::Started;
+                if early { &mut run.held } else { &mut self.events }.extend(event);
             }
         }
     }
 
     /// Outputs of a run that was joined while under way.
     pub fn replay(&mut self, token: u64, cell_id: &str, outputs: Vec<String>) {
+        for run in self.runs.iter_mut().filter(|run| run.token == token) {
+            // Its start was told before it was joined; what was held is among `outputs`.
+            run.phase = run.phase.max(Phase::Started);
+            run.held.clear();
+        }
         self.events.push(RunEvent::Cleared { token, cell_id: cell_id.into() });
         self.events.extend(outputs.into_iter().enumerate().map(|(index, element)| RunEvent::Output {
             token,
@@ -236,6 +247,7 @@ impl Runs {
             run.count = count;
             run.phase = run.phase.max(Phase::Started);
             self.events.push(RunEvent::Started { token: run.token, cell_id: run.cell_id.clone(), count });
+            self.events.append(&mut run.held);
         }
     }
 
