@@ -36,10 +36,11 @@ from interop.peer import (
     Document,
     Json,
     SyncState,
+    announcement,
     encode,
     frame,
     read_frame,
-    withhold,
+    saturate,
 )
 
 RING = 64
@@ -56,8 +57,8 @@ class Quirks:
     """Connections fall behind while a cell runs: of more than 64 broadcasts the oldest are lost (5.14)."""
     withhold_to_client: float = 0.0
     """Share of the pushes whose changes a filter withholds; the client gets them when it asks."""
-    withhold_from_client: int = 0
-    """So many of the client's edits arrive without their changes."""
+    withhold_from_client: bool = False
+    """Every edit of the client comes without its changes, until they are asked for."""
     deaf: bool = False
     """Framing is lost: nothing the client sends is understood any more, broadcasts go on (2.5)."""
     silent_death: bool = False
@@ -408,12 +409,13 @@ class Connection(threading.Thread):
     def _push(self, room: Room, always: bool = False) -> None:
         self._changed = False
         with room.lock:
-            message = self.sync.generate(room.document)
-            if message is None:
+            quirks = self.daemon_process.quirks
+            if not always and self._chance.random() < quirks.withhold_to_client:
+                self._send(announcement(room.document), SYNC)
                 return
-            if not always and self._chance.random() < self.daemon_process.quirks.withhold_to_client:
-                message, _ = withhold(message)
-            self._send(message, SYNC)
+            message = self.sync.generate(room.document)
+            if message is not None:
+                self._send(saturate(message) if quirks.withhold_from_client else message, SYNC)
 
     def _frame(self, room: Room) -> None:
         if self.deaf:
@@ -435,10 +437,6 @@ class Connection(threading.Thread):
             raise ValueError("frame type")
 
     def _sync_frame(self, room: Room, body: bytes) -> None:
-        quirks = self.daemon_process.quirks
-        if quirks.withhold_from_client:
-            body, any_changes = withhold(body)
-            quirks.withhold_from_client -= any_changes
         with room.lock:
             self.sync.receive(room.document, body)
             room.changed()

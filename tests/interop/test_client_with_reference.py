@@ -230,14 +230,27 @@ def test_the_daemon_is_killed(world: Callable[..., World]) -> None:
     assert not session.is_connected
 
 
+@pytest.mark.slow
+def test_a_deaf_connection_is_given_up(world: Callable[..., World]) -> None:
+    """Framing is lost: the daemon goes on telling, but answers nothing (2.5)."""
+    here = world()
+    session = here.session()
+    cell = session.create_cell("1")
+    session.sync()
+    here.daemon.quirks.deaf = True
+    with pytest.raises(runtimed_ffi.DisconnectedError, match="does not answer"):
+        session.execute_cell(cell, timeout_secs=60)
+    here.daemon.quirks.deaf = False
+    session.start_kernel()
+    assert session.run("print('again')").stdout == "again\n"
+
+
 # -- withheld changes (5.5)
 
 
 def test_a_withheld_edit_does_not_lose_the_execution(world: Callable[..., World]) -> None:
-    here = world()
-    session = here.session()
+    session = world(withhold_from_client=True).session()
     for number in range(10):
-        here.daemon.quirks.withhold_from_client = 1
         assert session.run(f"print({number})", timeout_secs=30).stdout == f"{number}\n"
 
 
