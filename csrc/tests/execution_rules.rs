@@ -277,3 +277,78 @@ fn a_shut_down_or_broken_kernel_ends_runs_of_the_reference() {
         assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
     }
 }
+
+fn queue_changed(executing: Option<&str>, queued: &[&str]) -> Value {
+    json!({"event": "queue_changed", "executing": executing, "queued": queued})
+}
+
+fn status(status: &str, cell: &str) -> Value {
+    json!({"event": "kernel_status", "status": status, "cell_id": cell})
+}
+
+fn cell_queued() -> Value {
+    json!({"result": "cell_queued", "cell_id": "c"})
+}
+
+#[test]
+fn a_request_the_daemon_ignored_is_sent_again() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    // The end of an execution nobody here waits for: the daemon took the request for that one's.
+    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
+    let retry = Need::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    for event in [queue_changed(Some("c"), &[]), status("idle", "c")] {
+        assert_eq!(runs.broadcast(&event, 3), Need::Nothing);
+    }
+    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None), Need::Nothing);
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+}
+
+#[test]
+fn a_run_of_which_only_the_outputs_were_seen_is_over_and_not_repeated() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    runs.outputs_changed(&[OutputChange::Inserted { cell_id: "c".into(), index: 0, element: "{}".into() }]);
+    // Every broadcast was lost; the silence asks.
+    let due = runs.deadline().unwrap();
+    assert_eq!(runs.tick(due), Need::Barrier);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 1, |_| None), Need::Barrier);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 2, |_| None), Need::Nothing);
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+}
+
+#[test]
+fn a_cell_that_runs_already_is_joined() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    queued(&mut runs, 1, &cell_queued());
+    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
+    runs.submit(2, "c", None, 0);
+    assert_eq!(queued(&mut runs, 2, &cell_queued()), Need::Replay { token: 2, cell_id: "c".into() });
+    runs.broadcast(&status("idle", "c"), 0);
+    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
+    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    let ends = runs.take_events();
+    assert_eq!(
+        ends.iter().filter(|event| matches!(event, RunEvent::Done { end: Terminal::Ok, .. })).count(),
+        2
+    );
+}
+
+#[test]
+fn a_deaf_connection_is_given_up() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    queued(&mut runs, 1, &cell_queued());
+    let silence = runs.deadline().unwrap();
+    assert_eq!(runs.tick(silence), Need::Barrier);
+    // Broadcasts of others go on; only the answer counts.
+    let limit = runs.deadline().unwrap();
+    assert_eq!(runs.broadcast(&status("busy", "other"), limit - 1), Need::Nothing);
+    assert_eq!(runs.tick(limit), Need::GiveUp);
+}

@@ -77,9 +77,15 @@ class SyncState:
         return bool(out[0])
 
 
-def withhold(message: bytes) -> tuple[bytes, bool]:
-    """A sync message without its changes, as a filter that is wrong about all of them makes it; and whether there were
-    any."""
+def announcement(document: Document) -> bytes:
+    """A sync message as a filter makes it that is wrong about every change: the heads, and nothing else."""
+    heads = document.heads()
+    count = bytes([len(heads) // 32])
+    return b"\x43" + count + heads + b"\0" + b"\x01" + count + heads + b"\0" + b"\0"
+
+
+def saturate(message: bytes) -> bytes:
+    """A sync message whose filters say of every change that it is there: the peer will withhold what it has."""
     at = 1
 
     def number() -> int:
@@ -96,17 +102,17 @@ def withhold(message: bytes) -> tuple[bytes, bool]:
     for _ in range(2):  # heads, need
         count = number()
         at += 32 * count
+    out = bytearray()
+    copied = 0
     for _ in range(number()):  # have: last_sync, filter
         count = number()
         at += 32 * count
+        out += message[copied:at]
         length = number()
         at += length
-    start = at
-    chunks = number()
-    for _ in range(chunks):
-        length = number()
-        at += length
-    return message[:start] + b"\0" + message[at:], chunks > 0
+        copied = at
+        out += b"\x05" + b"\x01\x0a\x07" + b"\xff\xff"  # 1 entry of 10 bits, 7 probes, all bits set
+    return bytes(out) + message[copied:]
 
 
 def encode(value: Any) -> bytes:

@@ -121,6 +121,11 @@ impl Client {
         !self.sync.missing(notebook) && self.sync.acknowledged(notebook)
     }
 
+    /// Whether the daemon has every local change, by its own announcement.
+    pub fn acknowledged(&self, notebook: &Notebook) -> bool {
+        self.sync.acknowledged(notebook)
+    }
+
     /// Number of requests without a response.
     pub fn pending_requests(&self) -> usize {
         self.pending.len()
@@ -227,8 +232,8 @@ impl Client {
             }
             return Ok(());
         }
-        if missing {
-            // The daemon withheld a change; only our answer brings it, so it cannot wait.
+        if missing || !self.sync.acknowledged(notebook) {
+            // A change was withheld, by the daemon or from it; only our answer brings it, so it cannot wait.
             self.answer(notebook)?;
         } else {
             let since = *self.ack_since.get_or_insert(now);

@@ -87,6 +87,12 @@ pub struct Run {
     failed: bool,
     stopped: Option<(Terminal, String)>,
     retried: bool,
+    /// Something was heard of the cell after it was queued, though not that it was in the queue.
+    evidence: bool,
+    /// Events of the cell came that need not be those of this run; only the daemon's queue can tell.
+    doubt: bool,
+    /// The barrier under way was sent after the cell was queued.
+    asked: bool,
     deadline: Option<Millis>,
     /// Outputs that came before the word of the start. Our daemon sends that word with them, behind
     /// the change that carries them; whoever listens hears of the start first.
@@ -151,6 +157,9 @@ impl Runs {
             failed: false,
             stopped: None,
             retried: false,
+            evidence: false,
+            doubt: false,
+            asked: false,
             deadline,
             held: Vec::new(),
         });
@@ -191,10 +200,30 @@ impl Runs {
         run.execution_id = response.get("execution_id").and_then(Value::as_str).map(str::to_owned);
         let cell_id = run.cell_id.clone();
         self.events.push(RunEvent::Queued { token, cell_id: cell_id.clone(), response: raw.to_vec() });
-        if response.get("joined") == Some(&Value::Bool(true)) {
+        if response.get("joined") == Some(&Value::Bool(true)) || self.joins(place) {
             return Need::Replay { token, cell_id };
         }
         Need::Nothing
+    }
+
+    /// The reference daemon ignores the request for a cell that is queued or executing (section 5.9):
+    /// the run is the one that is under way.
+    fn joins(&mut self, place: usize) -> bool {
+        if self.strategy == Strategy::FinalEvent {
+            return false;
+        }
+        let cell = self.runs[place].cell_id.as_str();
+        let under_way = |run: &&Run| run.cell_id == cell && (Phase::Seen..Phase::Over).contains(&run.phase);
+        let Some((phase, count, ran, failed)) = self.runs[..place]
+            .iter()
+            .find(under_way)
+            .map(|first| (first.phase, first.count, first.ran, first.failed))
+        else {
+            return false;
+        };
+        let run = &mut self.runs[place];
+        (run.phase, run.count, run.ran, run.failed) = (phase, count, ran, failed);
+        true
     }
 
     /// Changes of the outputs of a cell, in the order they were applied.
@@ -202,6 +231,7 @@ impl Runs {
         for change in changes {
             let cell = output_cell(change);
             for run in self.runs.iter_mut().filter(|run| run.cell_id == cell) {
+                run.evidence |= matches!(change, OutputChange::Inserted { .. }) && run.phase >= Phase::Queued;
                 let event = output_event(change, run.token, run.cell_id.clone());
                 let early = self.strategy == Strategy::FinalEvent && run.phase < Phase::Started;
                 if early { &mut run.held } else { &mut self.events }.extend(event);
@@ -245,6 +275,7 @@ impl Runs {
         let count = message.get("execution_count").and_then(Value::as_i64);
         for run in self.runs.iter_mut().filter(|run| concerns(run)) {
             run.count = count;
+            run.doubt = false;
             run.phase = run.phase.max(Phase::Started);
             self.events.push(RunEvent::Started { token: run.token, cell_id: run.cell_id.clone(), count });
             self.events.append(&mut run.held);
@@ -283,7 +314,23 @@ impl Runs {
         let cell = message.get("cell_id").and_then(Value::as_str);
         let concerns = |run: &Run| run.phase >= Phase::Queued && cell == Some(run.cell_id.as_str());
         let status = message.get("status").and_then(Value::as_str).unwrap_or_default();
-        match message.get("event").and_then(Value::as_str) {
+        let event = message.get("event").and_then(Value::as_str);
+        // The broadcasts that showed the cell in the queue may be lost (section 5.14).
+        for run in self.runs.iter_mut().filter(|run| run.phase == Phase::Queued && concerns(run)) {
+            match event {
+                Some("output") => {
+                    run.phase = Phase::Seen;
+                    run.ran = true;
+                }
+                Some("kernel_status") if status == "busy" => {
+                    run.phase = Phase::Seen;
+                    run.ran = true;
+                }
+                Some("kernel_status") if status == "idle" => run.doubt = true,
+                _ => {}
+            }
+        }
+        match event {
             Some("execution_started") => self.started(message, concerns),
             Some("output") if message.get("output_type").and_then(Value::as_str) == Some("error") => {
                 self.runs.iter_mut().filter(|run| concerns(run)).for_each(|run| run.failed = true);
@@ -336,6 +383,7 @@ impl Runs {
         for run in &mut self.runs {
             let cell = run.cell_id.as_str();
             if executing == Some(cell) || queued.contains(&cell) {
+                run.doubt = false;
                 if run.phase == Phase::Queued {
                     run.phase = Phase::Seen;
                 }
@@ -353,11 +401,37 @@ impl Runs {
     }
 
     fn barrier_if_over(&mut self, now: Millis) -> Need {
-        if self.barrier_since.is_none() && self.runs.iter().any(|run| run.phase == Phase::Over) {
-            self.barrier_since = Some(now);
-            return Need::Barrier;
+        if self.barrier_since.is_none() && self.runs.iter().any(|run| run.phase == Phase::Over || run.doubt) {
+            return self.ask(now);
         }
         Need::Nothing
+    }
+
+    fn ask(&mut self, now: Millis) -> Need {
+        self.barrier_since = Some(now);
+        for run in &mut self.runs {
+            run.asked = run.phase == Phase::Queued;
+        }
+        Need::Barrier
+    }
+
+    /// What became of cells that were queued and never seen in the queue: they are over, or the
+    /// request was ignored, because the daemon still regarded the cell as executing (section 5.10).
+    fn unseen(&mut self) -> Need {
+        let mut ignored = Need::Nothing;
+        for run in &mut self.runs {
+            if !std::mem::take(&mut run.asked) || run.phase != Phase::Queued {
+                continue;
+            }
+            run.doubt = false;
+            if run.evidence {
+                run.phase = Phase::Over;
+            } else if ignored == Need::Nothing {
+                run.phase = Phase::Requested;
+                ignored = Need::Retry { token: run.token, cell_id: run.cell_id.clone() };
+            }
+        }
+        ignored
     }
 
     /// The response of the barrier's `get_queue_state` came and the replica lacks nothing.
@@ -392,7 +466,10 @@ impl Runs {
             };
             self.finish(place, end, &reason, Vec::new());
         }
-        self.barrier_if_over(now)
+        match self.unseen() {
+            Need::Nothing => self.barrier_if_over(now),
+            need => need,
+        }
     }
 
     /// When [`Runs::tick`] is due.
@@ -417,10 +494,7 @@ impl Runs {
         }
         match self.barrier_since {
             Some(since) if since + BARRIER_LIMIT <= now => Need::GiveUp,
-            None if self.heard + SILENCE <= now => {
-                self.barrier_since = Some(now);
-                Need::Barrier
-            }
+            None if self.heard + SILENCE <= now => self.ask(now),
             _ => Need::Nothing,
         }
     }

@@ -84,6 +84,8 @@ struct Core {
     requests: Vec<Waiting>,
     syncs: Vec<Waiting>,
     connect_deadline: Option<Millis>,
+    /// Executions that wait until the daemon has our edits (reference daemon only).
+    held: Vec<(u64, String)>,
     /// Response of a barrier whose announced changes are still missing.
     barrier_state: Option<Value>,
     watch_all: bool,
@@ -138,6 +140,7 @@ impl Session {
             requests: Vec::new(),
             syncs: Vec::new(),
             connect_deadline,
+            held: Vec::new(),
             barrier_state: None,
             watch_all: options.watch_all,
             capabilities: Map::new(),
@@ -266,8 +269,13 @@ impl Session {
         self.with_live(|shared, core| {
             core.check_bound()?;
             let now = shared.reactor.now();
-            core.prepare_outputs(cell_id)?;
-            core.send_execute(token, cell_id)?;
+            if core.may_miss_edits() {
+                core.held.push((token, cell_id.into()));
+                core.flush_changes()?;
+            } else {
+                core.prepare_outputs(cell_id)?;
+                core.send_execute(token, cell_id)?;
+            }
             core.runs.submit(token, cell_id, timeout.map(|timeout| now.saturating_add(timeout)), now);
             Ok(())
         })
@@ -459,6 +467,10 @@ impl Core {
         if self.changes_wait {
             self.flush_changes()?;
         }
+        if !matches!(purpose, Purpose::Execute(_) | Purpose::ClearOutputs) {
+            // What was asked for first is sent first, come what may.
+            self.release_held()?;
+        }
         let number = self.next_purpose;
         self.client.request(number, body)?;
         self.next_purpose += 1;
@@ -475,6 +487,21 @@ impl Core {
 
     fn send_execute(&mut self, token: u64, cell_id: &str) -> Result<(), DriveError> {
         self.send_action(Purpose::Execute(token), json!({"action": "execute_cell", "cell_id": cell_id}))
+    }
+
+    /// A filter may withhold an edit, and the reference daemon then runs the old source (section 5.5):
+    /// only its word that it has our edits makes an execution safe. Our own daemon sees to it itself.
+    fn may_miss_edits(&self) -> bool {
+        self.runs.strategy() == Strategy::FinishRule
+            && (self.changes_wait || !self.held.is_empty() || !self.client.acknowledged(&self.notebook))
+    }
+
+    fn release_held(&mut self) -> Result<(), DriveError> {
+        for (token, cell_id) in std::mem::take(&mut self.held) {
+            self.prepare_outputs(&cell_id)?;
+            self.send_execute(token, &cell_id)?;
+        }
+        Ok(())
     }
 
     /// The reference daemon appends a run's outputs to those of the one before; only a list emptied
@@ -729,6 +756,11 @@ impl Shared {
 
     /// Ends what the latest step settled: barriers, syncs, events of executions.
     fn hand_out(&self, core: &mut Core) {
+        if !core.held.is_empty() && !core.changes_wait && core.client.acknowledged(&core.notebook) {
+            if let Err(error) = core.release_held() {
+                return self.end(core, code(RTD_E_IO), &error.to_string());
+            }
+        }
         if core.barrier_state.is_some() && !core.client.missing(&core.notebook) {
             if let Some(state) = core.barrier_state.take() {
                 let notebook = &core.notebook;
