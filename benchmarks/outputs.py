@@ -1,9 +1,10 @@
 """A cell with many displays."""
 
 import contextlib
+import time
 
 from .figure import Figure, interleaved, timed
-from .raw import of_daemon
+from .raw import Lost, of_daemon, own_kernel
 
 
 def figures(world):
@@ -20,7 +21,11 @@ def figures(world):
             cell = session.create_cell(code)
             samples = world.samples(20 if count == 100 else 10)
             medians = interleaved(samples, _floor(raw, code, count), _ours(session, cell, count))
-            yield Figure(f"{count:,} displays in a cell", *medians, "raw ZeroMQ draining iopub", samples, goal)
+            yield Figure(f"{count:,} displays in a cell", *medians, "raw ZeroMQ on the same kernel", samples, goal)
+        own = stack.enter_context(own_kernel())
+        own.subscribe()
+        medians = interleaved(samples, _floor(own, code, count), _ours(session, cell, count))
+        yield Figure(f"{count:,} displays, quiet floor", *medians, "on its own kernel", samples, goal)
 
 
 def _ours(session, cell: str, count: int):
@@ -35,8 +40,25 @@ def _ours(session, cell: str, count: int):
 
 
 def _floor(raw, code: str, count: int):
-    def work() -> None:
-        if raw.run(code) != count:
-            raise AssertionError("the raw client missed outputs")
+    """A raw client that is slow for a moment loses outputs; such a sample is no floor and is taken again."""
 
-    return lambda: timed(work)
+    def work() -> bool:
+        try:
+            return raw.run(code) == count
+        except Lost:
+            return False
+
+    def sample() -> float:
+        for _ in range(10):
+            took, complete = _timed_result(work)
+            if complete:
+                return took
+        raise Lost("the raw client lost outputs ten times in a row")
+
+    return sample
+
+
+def _timed_result(work):
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result

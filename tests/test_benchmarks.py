@@ -15,8 +15,10 @@ ROWS = [
     "edit seen by another client, 1,000 cells",
     "start a kernel",
     'run("1+1")',
+    'run("1+1"), quiet floor',
     "100 displays in a cell",
     "1,000 displays in a cell",
+    "1,000 displays, quiet floor",
     "call through the binding",
     "1 MiB through the binding and back",
 ]

@@ -14,6 +14,7 @@ module             noun
 ``pool``           requests on the pool channel
 ``environments``   what to start when a kernel is asked for
 ``kernels``        one kernel process
+``kernel_main``    what a Python kernel of ours runs, in its own process
 ``processes``      the end of a child process, and its last words
 ``channels``       the ZeroMQ sockets of one kernel
 ``execution``      the queue of a room and the life of one execution

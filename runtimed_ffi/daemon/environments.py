@@ -18,6 +18,8 @@ from .ports import LaunchError
 DEFAULT_SOURCE = "uv:prewarmed"
 """What the default environment is reported as: the name clients of protocol 2 know for "no special wishes"."""
 
+_KERNEL_MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_main.py")
+
 _UUID = re.compile(
     r"(?:urn:uuid:)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}"
     r"|\{[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\}",
@@ -56,7 +58,7 @@ def resolve(kernel_type: str, env_source: str, notebook_path: Optional[str]) -> 
         raise LaunchError(
             f"Failed to launch kernel: Unsupported kernel type: {kernel_type}. Supported types: python, deno"
         )
-    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [sys.executable, "-Xfrozen_modules=off", _KERNEL_MAIN, "-f", "{connection_file}"]
     if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
         del argv[1]
     return LaunchPlan("python", DEFAULT_SOURCE, argv, working_directory(notebook_path))
