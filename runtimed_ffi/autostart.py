@@ -24,7 +24,7 @@ READY_SECONDS = 30.0
 IDLE_VARIABLE = "RUNTIMED_FFI_IDLE_TIMEOUT"
 """Environment variable: seconds after which a daemon started here ends when nobody needs it; `0` for never."""
 IDLE_SECONDS = 4 * 3600.0
-"""The same without the variable."""
+"""The same without the variable: nobody asked for such a daemon by name, and nobody would end it."""
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
@@ -98,7 +98,7 @@ def _start(socket_path: str, log_path: str) -> None:
         try:
             try:
                 process = _Detached(
-                    daemon_command(socket_path, "--ready-fd", str(writer), "--idle-timeout", str(idle_seconds())),
+                    daemon_command(socket_path, "--ready-fd", str(writer), "--idle-timeout", f"{idle_seconds():g}"),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

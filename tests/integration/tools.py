@@ -99,7 +99,7 @@ def launch(*command: str, **options: Any) -> subprocess.Popen:  # type: ignore[t
     """Start a program, its output and its errors as pipes of text."""
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=options.pop("stdin", subprocess.DEVNULL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,

@@ -1,0 +1,151 @@
+"""Sessions that find no daemon start one: one, however many try, and it ends when nobody needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+import runtimed_ffi
+
+from .tools import LIMIT, finish, python
+
+RACER = """
+    import sys
+    import runtimed_ffi
+    print("ready", flush=True)
+    sys.stdin.readline()
+    session = runtimed_ffi.Session("race")
+    session.connect()
+    session.create_cell("mine")
+    session.sync()
+    print(session._require().native.info()["capabilities"]["pid"], flush=True)
+    sys.stdin.readline()
+    session.disconnect()
+"""
+
+
+@pytest.fixture
+def cache(directory: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A cache directory of this test's own, and daemons in it that end soon after their last client."""
+    monkeypatch.setenv("XDG_CACHE_HOME", directory)
+    monkeypatch.setenv("RUNTIMED_FFI_IDLE_TIMEOUT", "0.5")
+    return os.path.join(directory, "runtimed-ffi")
+
+
+def until_ended(cache: str) -> None:
+    """Wait until the daemon has taken its `daemon.json` away and does not accept any more."""
+    deadline = time.monotonic() + LIMIT
+    client = runtimed_ffi.DaemonClient(os.path.join(cache, "runtimed.sock"))
+    while os.path.exists(os.path.join(cache, "daemon.json")) or client.ping():
+        assert time.monotonic() < deadline, "the daemon does not end"
+        time.sleep(0.02)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("round_", range(3))
+def test_ten_processes_at_once_get_one_daemon(cache: str, round_: int) -> None:
+    racers = [python(RACER, stdin=subprocess.PIPE) for _ in range(10)]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    pids = {racer.stdout.readline() for racer in racers if racer.stdout is not None}
+    assert len(pids) == 1
+    with open(os.path.join(cache, "daemon.json"), encoding="utf-8") as file:
+        assert {f"{json.load(file)['pid']}\n"} == pids
+    with runtimed_ffi.Session("race") as session:
+        session.connect()
+        assert len(session.get_cells()) == 10
+        session.disconnect()
+    for racer in racers:
+        finish(racer)
+    until_ended(cache)
+
+
+def test_a_started_daemon_ends_when_idle_and_is_started_again(cache: str) -> None:
+    session = runtimed_ffi.Session("again")
+    for number in range(2):
+        session.connect()
+        session.create_cell(str(number))
+        session.sync()
+        assert os.stat(cache).st_mode & 0o777 == 0o700
+        session.disconnect()
+        until_ended(cache)
+    session.connect()
+    assert [cell.source for cell in session.get_cells()] == ["0", "1"]
+    session.disconnect()
+    until_ended(cache)
+
+
+def test_a_started_daemon_outlives_its_starter(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+        import runtimed_ffi
+        session = runtimed_ffi.Session("outlive")
+        session.start_kernel()
+        print(session.run("'kept'").success)
+        session.disconnect()
+    """
+    monkeypatch.setenv("RUNTIMED_FFI_IDLE_TIMEOUT", "3")
+    assert finish(python(script)) == "True\n"
+    with runtimed_ffi.Session("outlive", autostart=False) as session:
+        session.connect()
+        assert len(session.get_cells()) == 1
+        session.disconnect()
+    until_ended(cache)
+
+
+def test_a_killed_daemon_is_started_again(cache: str) -> None:
+    session = runtimed_ffi.Session("killed")
+    session.connect()
+    session.create_cell("kept")
+    session.sync()
+    os.kill(session._require().native.info()["capabilities"]["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT
+    while session.is_connected:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    session.connect()
+    assert [cell.source for cell in session.get_cells()] == ["kept"]
+    session.disconnect()
+    until_ended(cache)
+
+
+def test_at_a_given_path_only_on_request(cache: str, directory: str) -> None:
+    path = os.path.join(directory, "own", "my.sock")
+    with pytest.raises(runtimed_ffi.ConnectError, match=r"Failed to connect: .* \(os error 2\)"):
+        runtimed_ffi.Session("x", socket_path=path).connect()
+    session = runtimed_ffi.Session("x", socket_path=path, autostart=True)
+    session.connect()
+    session.disconnect()
+    until_ended(os.path.dirname(path))
+    deadline = time.monotonic() + LIMIT
+    while os.path.exists(path):
+        assert time.monotonic() < deadline, "the socket is left behind"
+        time.sleep(0.02)
+
+
+def test_not_at_all_when_forbidden(cache: str) -> None:
+    with pytest.raises(runtimed_ffi.ConnectError, match="Failed to connect"):
+        runtimed_ffi.Session("x", autostart=False).connect()
+    assert not os.path.exists(cache)
+
+
+def test_a_path_that_cannot_be_made_is_a_clear_error(cache: str, directory: str) -> None:
+    blocker = os.path.join(directory, "file")
+    with open(blocker, "w", encoding="utf-8"):
+        pass
+    with pytest.raises(runtimed_ffi.ConnectError, match="Failed to connect"):
+        runtimed_ffi.Session("x", socket_path=os.path.join(blocker, "a.sock"), autostart=True).connect()
+
+
+def test_a_path_too_long_for_a_socket_is_a_clear_error(cache: str, directory: str) -> None:
+    path = os.path.join(directory, "x" * 120, "a.sock")
+    with pytest.raises((runtimed_ffi.ConnectError, runtimed_ffi.ArgumentError)):
+        runtimed_ffi.Session("x", socket_path=path, autostart=True).connect()
