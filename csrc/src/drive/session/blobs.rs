@@ -1,0 +1,52 @@
+//! Where the content of large outputs lies.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::core::Core;
+use super::io::Shared;
+use crate::drive::event::Event;
+use crate::drive::lock;
+use crate::outputs::{self, BlobStore};
+
+impl Shared {
+    pub(super) fn blobs_place(&self, core: &Core) -> PathBuf {
+        self.blobs_place_of(&core.capabilities)
+    }
+
+    pub(super) fn blobs_place_of(&self, capabilities: &Map<String, Value>) -> PathBuf {
+        let told = capabilities.get("blobs").and_then(Value::as_str).map(PathBuf::from);
+        let beside = || self.socket_path.parent().unwrap_or(Path::new(".")).join("blobs");
+        self.blobs_dir.clone().or(told).unwrap_or_else(beside)
+    }
+
+    pub(super) fn blobs_now(&self, place: PathBuf) -> Option<Arc<BlobStore>> {
+        let mut blobs = lock(&self.blobs);
+        if blobs.is_none() && place.is_dir() {
+            *blobs = BlobStore::open(place).ok().map(Arc::new);
+        }
+        blobs.clone()
+    }
+
+    /// Turns the document's element of an output into the output, on the consumer's thread.
+    pub(super) fn resolve(&self, mut event: Event) -> Event {
+        if !std::mem::take(&mut event.unresolved) {
+            return event;
+        }
+        let place = self.blobs_place(&lock(&self.core));
+        let element = String::from_utf8_lossy(&event.payload).into_owned();
+        match outputs::resolve(&element, self.blobs_now(place).as_deref()) {
+            Ok(output) => {
+                event.text = outputs::plain_text(&output);
+                event.payload = output.to_string().into_bytes();
+            }
+            Err(error) => {
+                event.text = error.to_string();
+                event.payload = Value::String(element).to_string().into_bytes();
+            }
+        }
+        event
+    }
+}

@@ -1,0 +1,393 @@
+//! A client of one room: local reads, edits that go out at once, requests, executions, events.
+//!
+//! `core` is what the session knows, `io` moves bytes on the I/O thread, `report` turns what happened
+//! into events, `blobs` finds the content of large outputs.
+
+mod blobs;
+mod core;
+mod io;
+mod report;
+
+use std::collections::HashMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+use serde_json::{json, Map, Value};
+
+use self::core::{Core, Purpose, Waiting};
+use self::io::Shared;
+use super::event::Event;
+use super::queue::{Queue, Waited, Wakeup};
+use super::reactor::ReactorUse;
+use super::{address, lock, panic_text, DriveError};
+use crate::code::code;
+use crate::code::rtd_code::RTD_E_PANIC;
+use crate::connection::{Client, Millis, Runs, Strategy};
+use crate::notebook::{Cell, Notebook, Op};
+use crate::wire::handshake::Protocol;
+
+/// Bytes waiting to be written before edits and requests are refused with `Again`.
+const OUT_LIMIT: usize = 256 * 1024 * 1024;
+
+/// How a session is opened.
+pub struct SessionOptions {
+    /// Milliseconds for handshake and first synchronisation; `None` waits without limit.
+    pub connect_timeout: Option<Millis>,
+    /// Bound of the event queue in bytes.
+    pub queue_limit: usize,
+    /// Also report outputs of cells that others run.
+    pub watch_all: bool,
+    /// Where blobs lie; else the daemon's word, else `blobs` beside the socket.
+    pub blobs_dir: Option<PathBuf>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Some(10_000),
+            queue_limit: 64 * 1024 * 1024,
+            watch_all: false,
+            blobs_dir: None,
+        }
+    }
+}
+
+/// A client of one room. Every method may be called from any thread; one thread at a time takes events.
+pub struct Session {
+    shared: Arc<Shared>,
+    // Dropped last: the thread outlives what runs on it.
+    _reactor: ReactorUse,
+}
+
+impl Session {
+    /// Connects to the daemon at `socket_path` and starts joining the room. `Ready` or `Closed` follows.
+    ///
+    /// # Errors
+    /// `Io` as the operating system says; `TooBig` for a notebook id over the control frame limit.
+    pub fn open(socket_path: &Path, notebook_id: &str, options: SessionOptions) -> Result<Self, DriveError> {
+        let client = Client::new(notebook_id)?;
+        let stream = address::connect(socket_path)?;
+        let guard = ReactorUse::acquire()?;
+        let reactor = guard.reactor();
+        let connect_deadline = options.connect_timeout.map(|timeout| reactor.now().saturating_add(timeout));
+        let core = Core {
+            client,
+            notebook: Notebook::empty(),
+            runs: Runs::new(Strategy::FinishRule),
+            out: Vec::new(),
+            sent: 0,
+            changes_wait: false,
+            purposes: HashMap::new(),
+            next_purpose: 1,
+            requests: Vec::new(),
+            syncs: Vec::new(),
+            connect_deadline,
+            held: Vec::new(),
+            barrier_state: None,
+            watch_all: options.watch_all,
+            capabilities: Map::new(),
+            kernel_status: None,
+            queue_state: json!({"executing": null, "queued": []}),
+            closed: None,
+            poisoned: false,
+            watching_writable: false,
+        };
+        let queue = Queue::new(options.queue_limit)?;
+        let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
+            key: reactor.register(me.clone()),
+            reactor,
+            pid: std::process::id(),
+            stream,
+            socket_path: socket_path.into(),
+            notebook_id: notebook_id.into(),
+            blobs_dir: options.blobs_dir,
+            blobs: Mutex::new(None),
+            core: Mutex::new(core),
+            queue,
+        });
+        let session = Self { shared, _reactor: guard };
+        session.shared.reactor.watch(session.shared.key, &session.shared.stream, false)?;
+        let mut core = lock(&session.shared.core);
+        session.shared.settle(&mut core);
+        drop(core);
+        Ok(session)
+    }
+
+    /// Whether this is the process that opened the session.
+    pub fn in_own_process(&self) -> bool {
+        self.shared.pid == std::process::id()
+    }
+
+    /// Leaves the room. Everything under way ends with a terminal event; `Closed` is the last one.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// `State` in a forked child: the connection is the parent's.
+    pub fn close(&self) -> Result<(), DriveError> {
+        self.check_process()?;
+        self.shared.end(&mut lock(&self.shared.core), 0, "closed by this side");
+        Ok(())
+    }
+
+    /// The event queue's descriptor: readable exactly while an event or the end waits.
+    pub fn fd(&self) -> std::os::fd::RawFd {
+        self.shared.queue.fd()
+    }
+
+    /// Takes the next event. `Closed` after the last one.
+    ///
+    /// # Errors
+    /// `Closed`, or `State` in a forked child.
+    pub fn next_event(&self) -> Result<Option<Event>, DriveError> {
+        self.check_process()?;
+        let event = self.shared.queue.pop().map_err(|()| DriveError::Closed("Channel closed".into()))?;
+        Ok(event.map(|event| self.shared.resolve(event)))
+    }
+
+    /// Waits for an event, a wake, or the time limit.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn wait(&self, timeout: Option<std::time::Duration>) -> Result<Waited, DriveError> {
+        self.check_process()?;
+        Ok(self.shared.queue.wait(timeout))
+    }
+
+    /// Ends the present or next wait.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn wake(&self) -> Result<(), DriveError> {
+        self.check_process()?;
+        self.shared.queue.wake();
+        Ok(())
+    }
+
+    /// Sets or clears the wakeup callback; calls it at once when events wait.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
+        self.check_process()?;
+        self.shared.queue.set_wakeup(wakeup);
+        Ok(())
+    }
+
+    /// Turns outputs of cells run by others on or off (token 0).
+    ///
+    /// # Errors
+    /// `State` in a forked child; `Closed`; `Poisoned`.
+    pub fn watch(&self, on: bool) -> Result<(), DriveError> {
+        self.with(|_, core| {
+            core.watch_all = on;
+            Ok(())
+        })
+    }
+
+    /// Sends a request; ends in exactly one `Response` event.
+    ///
+    /// # Errors
+    /// `Argument` when `body` is no request; `Again` at the bound; `State` before `Ready`; `Closed`.
+    pub fn request(&self, token: u64, body: &[u8], timeout: Option<Millis>) -> Result<(), DriveError> {
+        let message = crate::wire::Message::<crate::wire::v2::Request>::parse(body)
+            .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
+        let _checked_only = message;
+        let body: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
+        self.with_live(|shared, core| {
+            core.check_bound()?;
+            let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
+            core.send(Purpose::Request(token), body)?;
+            core.requests.push(Waiting { token, deadline, answered: false });
+            Ok(())
+        })
+    }
+
+    /// Executes a cell of the shared document; ends in exactly one `Done` event.
+    ///
+    /// # Errors
+    /// `Again` at the bound; `State` before `Ready`; `Closed`.
+    pub fn execute(&self, token: u64, cell_id: &str, timeout: Option<Millis>) -> Result<(), DriveError> {
+        self.with_live(|shared, core| {
+            core.check_bound()?;
+            let now = shared.reactor.now();
+            if core.may_miss_edits() {
+                core.held.push((token, cell_id.into()));
+                core.flush_changes()?;
+            } else {
+                core.prepare_outputs(cell_id)?;
+                core.send_execute(token, cell_id)?;
+            }
+            core.runs.submit(token, cell_id, timeout.map(|timeout| now.saturating_add(timeout)), now);
+            Ok(())
+        })
+    }
+
+    /// Ends in one `Synced` event when the daemon has every local change and we have all it announced.
+    ///
+    /// What it has announced is more than what has arrived here: the daemon is asked something, and its answer
+    /// comes behind all it has sent until then.
+    ///
+    /// # Errors
+    /// `Again` at the bound; `State` before `Ready`; `Closed`.
+    pub fn sync(&self, token: u64, timeout: Option<Millis>) -> Result<(), DriveError> {
+        self.with_live(|shared, core| {
+            core.check_bound()?;
+            let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
+            core.flush_changes()?;
+            let asks = core.client.protocol() == Protocol::V2;
+            if asks && core.client.extended() {
+                // Answered by the daemon's library, behind everything it has to send.
+                let question = json!({"action": "get_queue_state", "sync": true});
+                core.send_action(Purpose::Sync(token), question)?;
+            } else if asks {
+                // The reference announces changes when it comes to it, not before it answers.
+                core.client.barrier(&core.notebook)?;
+                core.send_action(Purpose::Sync(token), json!({"action": "get_queue_state"}))?;
+            }
+            core.syncs.push(Waiting { token, deadline, answered: !asks });
+            Ok(())
+        })
+    }
+
+    /// Applies operations as one change and sends it at once. All or nothing.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown cell; `Argument` for a bad operation; `State`; `Closed`.
+    pub fn edit(&self, ops: &[Op]) -> Result<(), DriveError> {
+        self.with_live(|_, core| {
+            if core.notebook.edit(ops)? {
+                core.changes_wait = true;
+            }
+            Ok(())
+        })
+    }
+
+    /// The cells in document order.
+    ///
+    /// # Errors
+    /// `State` before the first synchronisation and in a forked child; `Poisoned`.
+    pub fn cells(&self) -> Result<Vec<Cell>, DriveError> {
+        self.read(|notebook| Ok(notebook.cells()))
+    }
+
+    /// One cell.
+    ///
+    /// # Errors
+    /// `NotFound`; else as [`Session::cells`].
+    pub fn cell(&self, id: &str) -> Result<Cell, DriveError> {
+        self.read(|notebook| {
+            notebook.cell(id).ok_or_else(|| DriveError::NotFound(format!("Cell not found: {id}")))
+        })
+    }
+
+    /// The strings of the document's metadata.
+    ///
+    /// # Errors
+    /// As [`Session::cells`].
+    pub fn metadata(&self) -> Result<Value, DriveError> {
+        self.read(|notebook| Ok(json!(notebook.metadata())))
+    }
+
+    /// What is known of the connection and the kernel, without I/O.
+    ///
+    /// # Errors
+    /// `State` in a forked child.
+    pub fn info(&self) -> Result<Value, DriveError> {
+        self.check_process()?;
+        let core = lock(&self.shared.core);
+        let ready = core.client.is_ready();
+        let state = match (&core.closed, ready) {
+            (Some(_), _) => "closed",
+            (None, true) => "ready",
+            (None, false) => "connecting",
+        };
+        let protocol = match core.client.protocol() {
+            Protocol::V2 => "v2",
+            Protocol::V1 => "v1",
+        };
+        let blobs = self.shared.blobs_place(&core);
+        Ok(json!({
+            "notebook_id": self.shared.notebook_id,
+            "state": state,
+            "reason": core.closed,
+            "protocol": protocol,
+            "capabilities": core.capabilities,
+            "kernel_status": core.kernel_status,
+            "executing": core.queue_state.get("executing"),
+            "queued": core.queue_state.get("queued"),
+            "queue_bytes": self.shared.queue.bytes(),
+            "blobs_dir": blobs.to_string_lossy(),
+        }))
+    }
+
+    fn check_process(&self) -> Result<(), DriveError> {
+        if self.in_own_process() {
+            Ok(())
+        } else {
+            Err(DriveError::State(
+                "this session belongs to the parent process; open a new one after fork".into(),
+            ))
+        }
+    }
+
+    /// Runs `call` under the lock; a panic poisons this session and nothing else.
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&Shared, &mut Core) -> Result<T, DriveError>,
+    ) -> Result<T, DriveError> {
+        self.check_process()?;
+        let mut core = lock(&self.shared.core);
+        if core.poisoned {
+            return Err(DriveError::Poisoned("the session failed before".into()));
+        }
+        match catch_unwind(AssertUnwindSafe(|| call(&self.shared, &mut core))) {
+            Ok(result) => result,
+            Err(payload) => {
+                let reason = panic_text(payload.as_ref());
+                core.poisoned = true;
+                self.shared.end(&mut core, code(RTD_E_PANIC), &reason);
+                Err(DriveError::Panic(reason))
+            }
+        }
+    }
+
+    fn with_live(
+        &self,
+        call: impl FnOnce(&Shared, &mut Core) -> Result<(), DriveError>,
+    ) -> Result<(), DriveError> {
+        self.with(|shared, core| {
+            if core.closed.is_some() {
+                return Err(DriveError::Closed("Channel closed".into()));
+            }
+            if !core.client.is_ready() {
+                return Err(DriveError::State("Not connected".into()));
+            }
+            if core.out.len() - core.sent > OUT_LIMIT {
+                return Err(DriveError::Again("the daemon does not take what was sent".into()));
+            }
+            call(shared, core)?;
+            shared.settle(core);
+            Ok(())
+        })
+    }
+
+    fn read<T>(&self, call: impl FnOnce(&Notebook) -> Result<T, DriveError>) -> Result<T, DriveError> {
+        self.with(|_, core| {
+            if !core.client.is_ready() && core.closed.is_none() {
+                return Err(DriveError::State("Not connected".into()));
+            }
+            call(&core.notebook)
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The C layer never drops a handle of the parent in a forked child.
+        if self.close().is_ok() {
+            self.shared.queue.set_wakeup(None);
+        }
+    }
+}
