@@ -612,4 +612,3 @@ def reference(directory: Path, **quirks: Any) -> Iterator[ReferenceDaemon]:
     directory.mkdir(parents=True, exist_ok=True)
     with ReferenceDaemon(directory, Quirks(**quirks)) as daemon:
         yield daemon
-
