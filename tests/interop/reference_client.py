@@ -1,6 +1,6 @@
 """The reference's client, emulated from its description: its patience, its strictness and its way to write.
 
-Source: protocol 2, sections 5.2, 5.4 and 12; of `docs`, nothing. Where our daemon relies on more than these allow, the
+Source: protocol 2, sections 5.2, 5.4 and 12. Where our daemon relies on more than these allow, the
 tests with this client fail. What is emulated:
 
 * header and payload of a frame in two separate writes;
@@ -214,7 +214,8 @@ class Peer:
             content = parse(body, "result", RESPONSES)
         elif kind == BROADCAST:
             content = parse(body, "event", BROADCASTS)
-            if content["event"] == "output" and content["output_json"] not in self._known:
+            known = content["event"] != "output" or content["output_json"] in self._known
+            if not known and self.document.cell(content["cell_id"]) is not None:
                 self.early.append(content)
         elif kind == REQUEST:
             raise Broken("a request from the daemon")

@@ -17,7 +17,6 @@ import os
 import random
 import select
 import socket
-import sys
 import threading
 import traceback
 from collections import deque
@@ -613,6 +612,3 @@ def reference(directory: Path, **quirks: Any) -> Iterator[ReferenceDaemon]:
     directory.mkdir(parents=True, exist_ok=True)
     with ReferenceDaemon(directory, Quirks(**quirks)) as daemon:
         yield daemon
-
-
-assert sys.version_info >= (3, 9)

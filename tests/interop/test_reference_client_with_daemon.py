@@ -418,6 +418,8 @@ def test_requests_with_kernel(room: Room) -> None:
     peer.settle()
     for place, (action, members, wanted) in enumerate(recorded):
         answer = _known(peer.request(action, **members))
+        while action == "complete" and answer.get("error", "").endswith("Completion request timed out"):
+            answer = _known(peer.request(action, **members))  # 5.13: five seconds; a fresh completer may need more.
         if action == "get_history":
             assert answer["result"] == "history_result"
             assert all(set(entry) == {"session", "line", "source"} for entry in answer["entries"])
@@ -471,7 +473,8 @@ def test_pipelined_requests_are_answered_in_order(room: Room) -> None:
     """A slow one holds back the quick ones behind it: without an identifier order is all there is (5.5)."""
     peer = room.prompt()
     peer.request("launch_kernel", **LAUNCH)
-    peer.request("complete", code="pri", cursor_pos=3)  # The kernel loads its completer; that takes seconds.
+    while peer.request("complete", code="pri", cursor_pos=3)["result"] == "error":
+        pass  # The kernel loads its completer; that may take more than the five seconds of 5.13.
     count = len(peer.responses)
     wanted = []
     for _ in range(5):
