@@ -141,6 +141,7 @@ def test_ctrl_c_ends_a_wait_and_leaves_the_session_usable(shared_daemon: runtime
             except KeyboardInterrupt:
                 begin = time.monotonic()
             assert begin is not None
+            print("interrupted", flush=True)
             session.interrupt()
             assert session.run("print('alive')").stdout == "alive\\n"
             print("went on", flush=True)
@@ -153,8 +154,9 @@ def test_ctrl_c_ends_a_wait_and_leaves_the_session_usable(shared_daemon: runtime
         assert process.stdout.readline() == "waiting\n"
         begin = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "went on\n"
+        assert process.stdout.readline() == "interrupted\n"
         assert time.monotonic() - begin < AT_ONCE
+        assert process.stdout.readline() == "went on\n"
     finish(process)
 
 
