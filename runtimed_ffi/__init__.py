@@ -41,8 +41,9 @@ from runtimed_ffi.errors import (
     StateError,
     TimeoutError_,
 )
-from runtimed_ffi.execution import Execution, ExecutionResult
+from runtimed_ffi.execution import Execution
 from runtimed_ffi.output import Output, OutputEvent
+from runtimed_ffi.result import ExecutionResult
 from runtimed_ffi.session import Session
 from runtimed_ffi.subscription import Change, Subscription
 

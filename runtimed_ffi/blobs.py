@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Type, Union
+from typing import Any
 
 from ._ffi import check, ffi, lib, take_buf
 
@@ -27,7 +28,7 @@ class Blobs:
             assert blobs.get(name) == b"hello"
     """
 
-    def __init__(self, directory: Union[str, "os.PathLike[str]"]) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._handle: Any = ffi.NULL
         path = os.fsencode(os.fspath(directory))
         out = ffi.new("rtd_blobs **")
@@ -57,7 +58,7 @@ class Blobs:
         check(lib.rtd_output_store(self._live(), data, len(data), out))
         return str(take_buf(out), "utf-8")
 
-    def resolve_output(self, element: str) -> Dict[str, Any]:
+    def resolve_output(self, element: str) -> dict[str, Any]:
         """The nbformat output behind a document element.  Raises if a blob is missing or the element is malformed."""
         raw, out = element.encode("utf-8"), ffi.new("rtd_buf *")
         check(lib.rtd_output_resolve(self._live(), raw, len(raw), out))
@@ -74,9 +75,9 @@ class Blobs:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtimed_ffi.execution import ExecutionResult
+    from runtimed_ffi.result import ExecutionResult
 
 __all__ = [
     "ArgumentError",

@@ -24,14 +24,15 @@ import json
 import os
 import select
 import warnings
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, Union
+from typing import Any
 
 from ._events import Event, decode_event
 from ._ffi import check, ffi, lib, take_buf
 
-Json = Dict[str, Any]
+Json = dict[str, Any]
 
 
 class EventKind(IntEnum):
@@ -60,7 +61,7 @@ class ChannelKind(IntEnum):
     POOL_STATE = 4
 
 
-def _text(value: Union[str, bytes]) -> bytes:
+def _text(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8")
 
 
@@ -92,12 +93,12 @@ class Host:
 
     def __init__(
         self,
-        socket_path: Union[str, "os.PathLike[str]"],
-        capabilities: Optional[Mapping[str, Any]] = None,
+        socket_path: str | os.PathLike[str],
+        capabilities: Mapping[str, Any] | None = None,
         *,
-        max_peers: Optional[int] = None,
-        handshake_timeout: Optional[float] = None,
-        peer_limit: Optional[int] = None,
+        max_peers: int | None = None,
+        handshake_timeout: float | None = None,
+        peer_limit: int | None = None,
     ) -> None:
         self._handle: Any = ffi.NULL
         path = os.fsencode(os.fspath(socket_path))
@@ -127,14 +128,14 @@ class Host:
         """The descriptor that is readable exactly while an event waits.  Poll it; never read or close it."""
         return int(lib.rtd_host_fd(self._live()))
 
-    def wait(self, timeout: Optional[float] = None) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
         """Wait until an event is there, at most ``timeout`` seconds (``None``: for ever).  False: the time is over."""
         return bool(select.select([self.fileno()], [], [], timeout)[0])
 
-    def drain(self, limit: int = 256) -> List[Event]:
+    def drain(self, limit: int = 256) -> list[Event]:
         """Take the events that wait now, in order, at most ``limit`` of them.  Never blocks."""
         handle, event = self._live(), self._event
-        events: List[Event] = []
+        events: list[Event] = []
         while len(events) < limit:
             code = lib.rtd_host_next_event(handle, event)
             if code == lib.RTD_E_AGAIN:
@@ -153,7 +154,7 @@ class Host:
 
     # -- rooms
 
-    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None:
+    def open_room(self, notebook_id: str, journal: str | None = None) -> None:
         """Answer ``RTD_EV_ROOM_WANTED``: open the room, or load it from its journal.
 
         ``journal`` is the file that receives every change; ``None`` keeps the room in memory only.  Raises an error
@@ -176,7 +177,7 @@ class Host:
         room = _text(notebook_id)
         check(lib.rtd_host_close_room(self._live(), room, len(room)))
 
-    def rooms(self) -> List[Json]:
+    def rooms(self) -> list[Json]:
         """The open rooms: ``{"notebook_id", "peers", "cells"}`` each."""
         out = ffi.new("rtd_buf *")
         check(lib.rtd_host_rooms(self._live(), out))
@@ -203,7 +204,7 @@ class Host:
         data = _json(dict(response))
         check(lib.rtd_host_respond(self._live(), token, data, len(data)))
 
-    def cells(self, notebook_id: str) -> List[Json]:
+    def cells(self, notebook_id: str) -> list[Json]:
         """The cells of a room in order: ``{"id", "cell_type", "source", "execution_count", "outputs"}`` each."""
         room, out = _text(notebook_id), ffi.new("rtd_buf *")
         check(lib.rtd_host_cells(self._live(), room, len(room), out))
@@ -215,7 +216,7 @@ class Host:
         check(lib.rtd_host_cell(self._live(), room, len(room), cell, len(cell), out))
         return dict(json.loads(take_buf(out)))
 
-    def metadata(self, notebook_id: str) -> Dict[str, str]:
+    def metadata(self, notebook_id: str) -> dict[str, str]:
         """The ``/metadata`` map of a room: strings by key."""
         room, out = _text(notebook_id), ffi.new("rtd_buf *")
         check(lib.rtd_host_metadata(self._live(), room, len(room), out))
@@ -248,9 +249,9 @@ class Host:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -269,7 +270,7 @@ class Host:
         return self._handle
 
 
-def read_document(data: bytes) -> List[Json]:
+def read_document(data: bytes) -> list[Json]:
     """The cells of a saved notebook document (a journal file), in the form of :meth:`Host.cells`.
 
     Raises an error (code ``RTD_E_CORRUPT`` or ``RTD_E_PROTOCOL``) if the bytes are no document.

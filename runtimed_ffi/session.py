@@ -18,8 +18,9 @@ from runtimed_ffi._document import DocumentAccess
 from runtimed_ffi.autostart import ensure_running
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.discovery import StrPath, locate
-from runtimed_ffi.execution import Execution, ExecutionResult, OnOutput
+from runtimed_ffi.execution import Execution, OnOutput
 from runtimed_ffi.output import OutputEvent
+from runtimed_ffi.result import ExecutionResult
 from runtimed_ffi.subscription import Change, Subscription, Subscriptions
 
 CONNECT_SECONDS = 10.0

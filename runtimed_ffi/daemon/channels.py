@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import json
 import logging
-from typing import Any, Callable, Dict, List, Optional, Tuple, cast
+from typing import Any, Callable, cast
 
 import zmq
 from jupyter_client.session import Session
@@ -45,17 +45,17 @@ class Channels:
     """
 
     def __init__(
-        self, context: "zmq.Context[Any]", info: Json, session: Session, on_batch: Callable[[List[Message]], None]
+        self, context: zmq.Context[Any], info: Json, session: Session, on_batch: Callable[[list[Message]], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._session = session
         self._on_batch = on_batch
         self._closed = False
-        self._again: Optional[asyncio.Handle] = None
-        self.disconnected: "asyncio.Future[None]" = self._loop.create_future()
+        self._again: asyncio.Handle | None = None
+        self.disconnected: asyncio.Future[None] = self._loop.create_future()
         """Done when iopub has lost its kernel and all it had sent is here."""
         kinds = (("iopub", zmq.SUB), ("shell", zmq.DEALER), ("control", zmq.DEALER))
-        self._sockets: List[Tuple[str, "zmq.Socket[bytes]"]] = []
+        self._sockets: list[tuple[str, zmq.Socket[bytes]]] = []
         for name, kind in kinds:
             socket = context.socket(kind)
             socket.linger = 0
@@ -83,7 +83,7 @@ class Channels:
         self.send_message(channel, message, [])
         return str(message["header"]["msg_id"])
 
-    def send_message(self, channel: str, message: Json, buffers: List[bytes]) -> None:
+    def send_message(self, channel: str, message: Json, buffers: list[bytes]) -> None:
         """Send a message that has its header already."""
         if self._closed:
             raise ConnectionError("the kernel has ended")
@@ -122,7 +122,7 @@ class Channels:
     def _drain(self) -> None:
         if self._closed:
             return
-        batch: List[Message] = []
+        batch: list[Message] = []
         for name, socket in self._sockets:
             for _ in range(BATCH_LIMIT):
                 try:
@@ -138,7 +138,7 @@ class Channels:
         if batch:
             self._on_batch(batch)
 
-    def _decode(self, channel: str, parts: List[bytes]) -> Message:
+    def _decode(self, channel: str, parts: list[bytes]) -> Message:
         start = parts.index(_DELIMITER) + 1
         signature, header, parent, metadata, content = parts[start : start + 5]
         if self._session.auth is not None and not hmac.compare_digest(
@@ -165,7 +165,7 @@ class Channels:
                 self.disconnected.set_result(None)
 
 
-def _descriptor(socket: "zmq.Socket[bytes]") -> int:
+def _descriptor(socket: zmq.Socket[bytes]) -> int:
     return cast(int, socket.getsockopt(zmq.FD))
 
 
@@ -180,6 +180,6 @@ def _object(data: bytes) -> Json:
     return value
 
 
-def _address(info: Dict[str, Any], channel: str) -> str:
+def _address(info: dict[str, Any], channel: str) -> str:
     separator = "-" if info["transport"] == "ipc" else ":"
     return f"{info['transport']}://{info['ip']}{separator}{info[channel + '_port']}"

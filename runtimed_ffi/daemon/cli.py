@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 from .state import AlreadyRunning, Layout, is_locked, layout, read_info
 
@@ -31,7 +31,7 @@ _LOG_BYTES = 5 * 1024 * 1024
 _LEVELS = {"trace": "DEBUG", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (without the program's name) and return the exit status."""
     arguments = _parse(list(sys.argv[1:] if argv is None else argv))
     paths = layout(
@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return _run(paths, arguments)
 
 
-def _parse(argv: List[str]) -> argparse.Namespace:
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m runtimed_ffi daemon", description="Host shared notebooks and run their cells."
     )
@@ -155,7 +155,7 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _start_logging(paths: Layout, chosen: Optional[str]) -> None:
+def _start_logging(paths: Layout, chosen: str | None) -> None:
     level = _LEVELS.get((chosen or os.environ.get("RUST_LOG", "")).lower(), "INFO")
     form = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     mask = os.umask(0o077)
@@ -163,7 +163,7 @@ def _start_logging(paths: Layout, chosen: Optional[str]) -> None:
         to_file = logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
     finally:
         os.umask(mask)
-    handlers: List[logging.Handler] = [to_file]
+    handlers: list[logging.Handler] = [to_file]
     # Who starts the daemon in the background sends its standard error to the log: each line belongs there once.
     if not os.path.samestat(os.stat(paths.log), os.fstat(2)):
         handlers.append(logging.StreamHandler(sys.stderr))

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from .ports import LaunchError
 
@@ -34,12 +34,12 @@ class LaunchPlan(NamedTuple):
     kernel_type: str
     env_source: str
     """Resolved: what peers are told."""
-    argv: List[str]
+    argv: list[str]
     """The command, with ``{connection_file}`` in the place of the connection file."""
     cwd: str
 
 
-def resolve(kernel_type: str, env_source: str, notebook_path: Optional[str]) -> LaunchPlan:
+def resolve(kernel_type: str, env_source: str, notebook_path: str | None) -> LaunchPlan:
     """The plan for a launch_kernel request.
 
     Raises ``LaunchError`` with the text for the peer.  The environment is looked at before the kernel type, as the
@@ -64,7 +64,7 @@ def resolve(kernel_type: str, env_source: str, notebook_path: Optional[str]) -> 
     return LaunchPlan("python", DEFAULT_SOURCE, argv, working_directory(notebook_path))
 
 
-def working_directory(notebook_path: Optional[str]) -> str:
+def working_directory(notebook_path: str | None) -> str:
     """Where the kernel runs: beside its notebook, else ``~/notebooks``, else the temporary directory (10.3)."""
     if notebook_path:
         parent = os.path.dirname(os.path.abspath(notebook_path))
@@ -79,7 +79,7 @@ def working_directory(notebook_path: Optional[str]) -> str:
     return home
 
 
-def automatic(notebook_id: str) -> Optional[LaunchPlan]:
+def automatic(notebook_id: str) -> LaunchPlan | None:
     """The plan for a room that its first peer has entered, or ``None`` if no kernel is to start by itself (9.5).
 
     Reads the notebook file, so call it off the loop.  A file with dependencies is never launched: whether it may is a
@@ -106,14 +106,14 @@ def is_uuid(notebook_id: str) -> bool:
     return _UUID.fullmatch(notebook_id) is not None
 
 
-def _plan_or_none(kernel_type: str, path: Optional[str]) -> Optional[LaunchPlan]:
+def _plan_or_none(kernel_type: str, path: str | None) -> LaunchPlan | None:
     try:
         return resolve(kernel_type, "auto", path)
     except LaunchError:
         return None
 
 
-def _kernel_type(metadata: "dict[str, Any]") -> str:
+def _kernel_type(metadata: dict[str, Any]) -> str:
     spec, info = _member(metadata, "kernelspec"), _member(metadata, "language_info")
     name = str(spec.get("name", "")).lower()
     for kind in ("deno", "python"):
@@ -127,7 +127,7 @@ def _kernel_type(metadata: "dict[str, Any]") -> str:
     return "deno" if "deno" in _member(metadata, "runt") else "python"
 
 
-def _has_dependencies(metadata: "dict[str, Any]") -> bool:
+def _has_dependencies(metadata: dict[str, Any]) -> bool:
     runt = _member(metadata, "runt")
     for kind in ("uv", "conda"):
         if _member(runt, kind).get("dependencies") or _member(metadata, kind).get("dependencies"):
@@ -135,6 +135,6 @@ def _has_dependencies(metadata: "dict[str, Any]") -> bool:
     return False
 
 
-def _member(value: Any, name: str) -> "dict[str, Any]":
+def _member(value: Any, name: str) -> dict[str, Any]:
     member = value.get(name) if isinstance(value, dict) else None
     return member if isinstance(member, dict) else {}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Callable
 
 from .outputs import OutputTarget, OutputWriter, Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
 from .ports import CallLater, Json, KernelPort, Message, Publish, Timer
@@ -49,9 +50,9 @@ class Run:
         self.msg_id = ""
         self.started = False
         self.idle = False
-        self.reply: Optional[Json] = None
+        self.reply: Json | None = None
         self.interrupted = False
-        self.interrupted_before: Optional[Run] = None
+        self.interrupted_before: Run | None = None
         """The execution that had been told to stop when this one was asked for."""
         self.interrupt_at_start = False
         self.fence_id = ""
@@ -89,23 +90,23 @@ class ExecutionQueue:
         self._writer = writer
         self._new_id = new_id
         self._call_later = call_later
-        self._kernel: Optional[KernelPort] = None
-        self._executing: Optional[Run] = None
-        self._queue: Deque[Run] = deque()
-        self._by_message: Dict[str, Run] = {}
-        self._last_run: Dict[str, Run] = {}
-        self._busy_with: Optional[str] = None
-        self._fence_timer: Optional[Timer] = None
+        self._kernel: KernelPort | None = None
+        self._executing: Run | None = None
+        self._queue: deque[Run] = deque()
+        self._by_message: dict[str, Run] = {}
+        self._last_run: dict[str, Run] = {}
+        self._busy_with: str | None = None
+        self._fence_timer: Timer | None = None
 
     # -- state
 
     @property
-    def executing(self) -> Optional[str]:
+    def executing(self) -> str | None:
         """The cell at the kernel, or ``None``."""
         return self._executing.cell_id if self._executing else None
 
     @property
-    def queued(self) -> List[str]:
+    def queued(self) -> list[str]:
         """The cells that wait, first come first."""
         return [run.cell_id for run in self._queue]
 
@@ -116,7 +117,7 @@ class ExecutionQueue:
 
     # -- from requests
 
-    def find(self, cell_id: str) -> Optional[Run]:
+    def find(self, cell_id: str) -> Run | None:
         """The execution of a cell that is at the kernel or waits."""
         runs = [self._executing] if self._executing is not None else []
         return next((run for run in [*runs, *self._queue] if run.cell_id == cell_id), None)
@@ -230,7 +231,7 @@ class ExecutionQueue:
             buffers = [list(buffer) for buffer in message.buffers]
             publication.broadcast("comm", msg_type=kind, content=content, buffers=buffers)
 
-    def _on_status(self, message: Message, run: Optional[Run], publication: Publication) -> None:
+    def _on_status(self, message: Message, run: Run | None, publication: Publication) -> None:
         state = str(message.content.get("execution_state"))
         self._busy_with = message.parent_id if state == "busy" else None
         self._writer.flush(publication)
@@ -361,7 +362,7 @@ class ExecutionQueue:
             self._publish(publication.ops, publication.broadcasts, 0)
 
 
-def _outcome(run: Run) -> "tuple[str, str]":
+def _outcome(run: Run) -> tuple[str, str]:
     """Status and reason of an execution that has ended at the kernel."""
     reply = run.reply
     if reply is None:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from typing import Any, Dict, List, Optional, Set
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -64,23 +64,23 @@ class Kernel:
         self._listener = listener
         self._directory = directory
         self._loop = asyncio.get_running_loop()
-        self._manager: Optional[AsyncKernelManager] = None
-        self._channels: Optional[Channels] = None
-        self._exited: "asyncio.Future[Optional[int]]" = self._loop.create_future()
+        self._manager: AsyncKernelManager | None = None
+        self._channels: Channels | None = None
+        self._exited: asyncio.Future[int | None] = self._loop.create_future()
         self._ready = False
         self._watched = False
         self._ending = False
-        self._ended: Optional["asyncio.Task[None]"] = None
-        self._replies: Dict[str, "asyncio.Future[Json]"] = {}
-        self._probes: Set[str] = set()
+        self._ended: asyncio.Task[None] | None = None
+        self._replies: dict[str, asyncio.Future[Json]] = {}
+        self._probes: set[str] = set()
         self._probe_reply = self._probe_echo = False
-        self._proven: "asyncio.Future[None]" = self._loop.create_future()
+        self._proven: asyncio.Future[None] = self._loop.create_future()
         self._stderr = StderrTail(self._loop)
-        self._tasks: Set["asyncio.Task[Any]"] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- start
 
-    async def _start(self, context: "zmq.Context[Any]", umask: int) -> None:
+    async def _start(self, context: zmq.Context[Any], umask: int) -> None:
         spec = KernelSpec(argv=list(self._plan.argv), display_name="Python", language="python")
         manager = AsyncKernelManager(
             kernel_name="python3",
@@ -109,7 +109,7 @@ class Kernel:
         self._ready = True
 
     async def _until_ready(self, channels: Channels) -> None:
-        either: Set["asyncio.Future[Any]"] = {self._proven, self._exited}
+        either: set[asyncio.Future[Any]] = {self._proven, self._exited}
         while True:
             self._probes.add(channels.send("shell", "kernel_info_request", {}))
             await asyncio.wait(either, timeout=_PROBE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +157,7 @@ class Kernel:
 
     async def request(self, msg_type: str, content: Json, timeout: float) -> Json:
         msg_id = self._send(msg_type, content)
-        reply: "asyncio.Future[Json]" = self._loop.create_future()
+        reply: asyncio.Future[Json] = self._loop.create_future()
         self._replies[msg_id] = reply
         try:
             return await asyncio.wait_for(reply, timeout)
@@ -195,7 +195,7 @@ class Kernel:
             raise KernelGone("the kernel has ended")
         return self._channels.send("shell", msg_type, content)
 
-    def _on_batch(self, batch: List[Message]) -> None:
+    def _on_batch(self, batch: list[Message]) -> None:
         if not self._ready:
             for message in batch:
                 if message.parent_id in self._probes or message.msg_type == "iopub_welcome":
@@ -216,7 +216,7 @@ class Kernel:
 
     # -- end
 
-    def shutdown(self, deadline: float = 2.0) -> "asyncio.Task[None]":
+    def shutdown(self, deadline: float = 2.0) -> asyncio.Task[None]:
         self._ending = True
         if self._ended is None:
             self._ended = self._loop.create_task(self._shut_down(deadline))
@@ -239,7 +239,7 @@ class Kernel:
         finally:
             await self._release()
 
-    def _on_exit(self, code: Optional[int]) -> None:
+    def _on_exit(self, code: int | None) -> None:
         if self._exited.done():
             return
         self._exited.set_result(code)
@@ -290,7 +290,7 @@ class Kernel:
         task.add_done_callback(self._tasks.discard)
 
     @property
-    def process_id(self) -> Optional[int]:
+    def process_id(self) -> int | None:
         """The process, or ``None`` if it is not on this machine."""
         pid = getattr(getattr(self._manager, "provisioner", None), "pid", None)
         return pid if isinstance(pid, int) else None
@@ -300,7 +300,7 @@ async def start(
     plan: LaunchPlan,
     listener: KernelListener,
     kernels_directory: str,
-    context: "zmq.Context[Any]",
+    context: zmq.Context[Any],
     limit: float = START_LIMIT,
     umask: int = -1,
 ) -> Kernel:

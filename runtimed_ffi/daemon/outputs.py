@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 from .ports import Json
 
@@ -40,7 +40,7 @@ class OutputTarget:
     def __init__(self, cell_id: str, execution_id: str) -> None:
         self.cell_id = cell_id
         self.execution_id = execution_id
-        self.execution_count: Optional[int] = None
+        self.execution_count: int | None = None
         self.count = 0
         """Outputs in the cell's list now."""
         self.clear_pending = False
@@ -51,9 +51,9 @@ class Publication:
     """Changes and broadcasts in the making.  Ops of one cell keep their order; appends to one cell are joined."""
 
     def __init__(self) -> None:
-        self.ops: List[Json] = []
-        self.broadcasts: List[Json] = []
-        self._appends: Dict[str, Json] = {}
+        self.ops: list[Json] = []
+        self.broadcasts: list[Json] = []
+        self._appends: dict[str, Json] = {}
 
     def __bool__(self) -> bool:
         return bool(self.ops or self.broadcasts)
@@ -75,7 +75,7 @@ class Publication:
             {"op": "replace_output", "cell_id": cell_id, "index": index, "output": element, "if_present": True}
         )
 
-    def clear_outputs(self, cell_id: str, execution_count: Optional[int] = None) -> None:
+    def clear_outputs(self, cell_id: str, execution_count: int | None = None) -> None:
         """Empty the outputs of a cell; changes of them that wait in this publication are dropped as well."""
         self._appends.pop(cell_id, None)
         self.ops = [op for op in self.ops if op["cell_id"] != cell_id]
@@ -120,11 +120,11 @@ class OutputWriter:
 
     def __init__(self, store: Callable[[Json], str]) -> None:
         self._store = store
-        self._displays: Dict[str, List[_Display]] = {}
-        self._targets: Dict[str, OutputTarget] = {}
-        self._stream: Optional[OutputTarget] = None
+        self._displays: dict[str, list[_Display]] = {}
+        self._targets: dict[str, OutputTarget] = {}
+        self._stream: OutputTarget | None = None
         self._stream_name = ""
-        self._stream_parts: List[str] = []
+        self._stream_parts: list[str] = []
 
     def begin(self, target: OutputTarget, publication: Publication) -> None:
         """A run of the cell starts: its old outputs go, and nothing of them can be updated any more."""
@@ -152,7 +152,7 @@ class OutputWriter:
         self._write(target, {"output_type": "stream", "name": self._stream_name, "text": "".join(parts)}, publication)
 
     def output(
-        self, target: OutputTarget, output: Json, publication: Publication, display_id: Optional[str] = None
+        self, target: OutputTarget, output: Json, publication: Publication, display_id: str | None = None
     ) -> None:
         """Any output but a stream, in nbformat.  ``display_id`` makes it reachable for updates."""
         self.flush(publication)
@@ -164,7 +164,7 @@ class OutputWriter:
     def update_display(self, display_id: str, data: Json, metadata: Json, publication: Publication) -> None:
         """Replace data and metadata of every output with this display id, and tell so even if there is none."""
         self.flush(publication)
-        elements: Dict[str, str] = {}
+        elements: dict[str, str] = {}
         for display in self._displays.get(display_id, ()):
             # Equal outputs are stored once; the same id is often displayed several times.
             key = json.dumps(display.frame, sort_keys=True)
@@ -256,7 +256,7 @@ def to_nbformat(msg_type: str, content: Json) -> Json:
     return output
 
 
-def display_id_of(content: Json) -> Optional[str]:
+def display_id_of(content: Json) -> str | None:
     """The display id a message carries, or ``None``."""
     display_id = as_dict(content.get("transient")).get("display_id")
     return display_id if isinstance(display_id, str) else None

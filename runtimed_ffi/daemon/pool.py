@@ -11,14 +11,14 @@ import asyncio
 import json
 import logging
 import os
-from typing import Callable, List, Optional, Set
+from typing import Callable
 
 from .ports import HostPort, Json
 from .rooms import Rooms
 
 log = logging.getLogger(__name__)
 
-ReadDocument = Callable[[bytes], List[Json]]
+ReadDocument = Callable[[bytes], list[Json]]
 
 
 class PoolRequests:
@@ -37,7 +37,7 @@ class PoolRequests:
         self._rooms = rooms
         self._read_document = read_document
         self._stop = stop
-        self._tasks: Set["asyncio.Future[None]"] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
         """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
@@ -60,7 +60,7 @@ class PoolRequests:
         if response["type"] == "shutting_down":
             self._stop("a shutdown request")
 
-    def _response(self, kind: object) -> Optional[Json]:
+    def _response(self, kind: object) -> Json | None:
         if kind == "ping":
             return {"type": "pong"}
         if kind == "status":
@@ -78,8 +78,8 @@ class PoolRequests:
             return {"type": "rooms_list", "rooms": self._list_rooms()}
         return None
 
-    def _list_rooms(self) -> List[Json]:
-        listed: List[Json] = []
+    def _list_rooms(self) -> list[Json]:
+        listed: list[Json] = []
         for entry in self._host.rooms():
             room = self._rooms.get(entry["notebook_id"])
             facts = room.kernel_facts() if room is not None else None
@@ -140,7 +140,7 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _state(notebook_id: str, cells: List[Json], source: str, kernel_info: Optional[Json]) -> Json:
+def _state(notebook_id: str, cells: list[Json], source: str, kernel_info: Json | None) -> Json:
     shown = [
         {
             "id": cell["id"],

@@ -6,9 +6,10 @@ a host that records and a kernel that plays a script.
 
 from __future__ import annotations
 
-from typing import Any, Awaitable, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Protocol
 
-Json = Dict[str, Any]
+Json = dict[str, Any]
 
 RTD_E_IO = -8
 RTD_E_NOT_FOUND = -10
@@ -40,7 +41,7 @@ class HostEvent(Protocol):
 class HostPort(Protocol):
     """The part of ``runtimed_ffi.host.Host`` that rooms and requests use."""
 
-    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None: ...
+    def open_room(self, notebook_id: str, journal: str | None = None) -> None: ...
     def refuse_room(self, notebook_id: str) -> None: ...
     def close_room(self, notebook_id: str) -> None: ...
     def publish(
@@ -51,9 +52,9 @@ class HostPort(Protocol):
         cause: int = 0,
     ) -> None: ...
     def respond(self, token: int, response: Mapping[str, Any]) -> None: ...
-    def cells(self, notebook_id: str) -> List[Json]: ...
+    def cells(self, notebook_id: str) -> list[Json]: ...
     def cell(self, notebook_id: str, cell_id: str) -> Json: ...
-    def rooms(self) -> List[Json]: ...
+    def rooms(self) -> list[Json]: ...
     def disconnect(self, peer: int) -> None: ...
 
 
@@ -74,7 +75,7 @@ class Message(NamedTuple):
     """Id of the message it answers or was caused by; empty if there is none."""
     content: Json
     metadata: Json
-    buffers: List[bytes]
+    buffers: list[bytes]
 
 
 class KernelListener(Protocol):

@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 TAIL_LIMIT = 4096
 """Bytes of stderr that are kept."""
 
 
-def watch_process(process: "subprocess.Popen[Any]", on_exit: Callable[[Optional[int]], None]) -> None:
+def watch_process(process: subprocess.Popen[Any], on_exit: Callable[[int | None], None]) -> None:
     """Call ``on_exit(exit code)`` on the loop as soon as the process ends; what is left of its group is killed.
 
     By a pidfd where there is one, else by a thread that waits.
@@ -43,7 +43,7 @@ def watch_process(process: "subprocess.Popen[Any]", on_exit: Callable[[Optional[
     loop.add_reader(descriptor, readable)
 
 
-def _wait(process: "subprocess.Popen[Any]", loop: asyncio.AbstractEventLoop, reap: Callable[[], None]) -> None:
+def _wait(process: subprocess.Popen[Any], loop: asyncio.AbstractEventLoop, reap: Callable[[], None]) -> None:
     if hasattr(os, "waitid"):
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
@@ -57,7 +57,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def describe_exit(code: Optional[int]) -> str:
+def describe_exit(code: int | None) -> str:
     """An exit code in words: ``exit code 3``, ``killed by SIGKILL``."""
     if code is None:
         return "the process has ended"

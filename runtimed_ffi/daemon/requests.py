@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any, Awaitable, Callable, Dict, List, NamedTuple, Optional, Set, Union
+from collections.abc import Awaitable
+from typing import Any, Callable, NamedTuple
 
 from .environments import LaunchPlan, resolve
 from .outputs import Publication
@@ -48,7 +49,7 @@ class Call(NamedTuple):
             raise RequestError(f"invalid request: `{name}` must be a string")
         return value
 
-    def optional_text(self, name: str) -> Optional[str]:
+    def optional_text(self, name: str) -> str | None:
         """A string member that may be null or absent."""
         return None if self.members.get(name) is None else self.text(name)
 
@@ -59,7 +60,7 @@ class Call(NamedTuple):
             raise RequestError(f"invalid request: `{name}` must be an integer")
         return value
 
-    def cells(self, cell_id: Optional[str] = None) -> List[Json]:
+    def cells(self, cell_id: str | None = None) -> list[Json]:
         """The cells to execute: all, or the one of this id, as they were when the request came (5.9).
 
         The host adds them to the request; edits it applied since then must not change what runs.
@@ -87,8 +88,8 @@ class NotebookRequests:
     def __init__(self, host: HostPort, rooms: Rooms) -> None:
         self._host = host
         self._rooms = rooms
-        self._tasks: Set["asyncio.Future[None]"] = set()
-        self._now: Dict[str, Callable[[Call], None]] = {
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._now: dict[str, Callable[[Call], None]] = {
             "launch_kernel": self._launch_kernel,
             "execute_cell": self._execute_cell,
             "queue_cell": self._queue_cell,
@@ -101,7 +102,7 @@ class NotebookRequests:
             "send_comm": self._send_comm,
             "save_notebook": self._save_notebook,
         }
-        self._later: Dict[str, Callable[[Call], Awaitable[Json]]] = {
+        self._later: dict[str, Callable[[Call], Awaitable[Json]]] = {
             "get_history": self._get_history,
             "complete": self._complete,
         }
@@ -222,7 +223,7 @@ class NotebookRequests:
             text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues)"
             answer({"result": "error", "error": f"Failed to launch kernel: {text}"})
 
-        def done(failure: Optional[str]) -> None:
+        def done(failure: str | None) -> None:
             timer.cancel()
             answer(launched if failure is None else {"result": "error", "error": failure})
 
@@ -269,7 +270,7 @@ class NotebookRequests:
             "unique": call.members.get("unique") is True,
         }
         reply = await _ask(kernel, "history_request", content, "Failed to get history: History")
-        entries: List[Json] = []
+        entries: list[Json] = []
         history = reply.get("history")
         for entry in history if isinstance(history, list) else ():
             session, line, source = entry[:3]
@@ -303,7 +304,7 @@ def _needs_kernel(room: Room) -> None:
         raise _NoKernel
 
 
-def _kernel_result(result: str, kernel: Union[KernelPort, LaunchPlan]) -> Json:
+def _kernel_result(result: str, kernel: KernelPort | LaunchPlan) -> Json:
     return {"result": result, "kernel_type": kernel.kernel_type, "env_source": kernel.env_source}
 
 

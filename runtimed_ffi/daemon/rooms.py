@@ -11,7 +11,8 @@ import hashlib
 import logging
 import os
 import uuid
-from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Optional, Sequence, Set
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, Callable, Optional
 
 from . import environments
 from .environments import LaunchPlan
@@ -49,17 +50,17 @@ class Room:
 
     def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, start_kernel: StartKernel) -> None:
         self.notebook_id = notebook_id
-        self.peers: Set[int] = set()
-        self.kernel: Optional[KernelPort] = None
-        self.launching: Optional[LaunchPlan] = None
+        self.peers: set[int] = set()
+        self.kernel: KernelPort | None = None
+        self.launching: LaunchPlan | None = None
         """What is being started, if anything."""
         self._host = host
         self._start_kernel = start_kernel
         self._loop = asyncio.get_running_loop()
-        self._launch: Optional["asyncio.Task[None]"] = None
-        self._launch_waiters: List[LaunchDone] = []
+        self._launch: asyncio.Task[None] | None = None
+        self._launch_waiters: list[LaunchDone] = []
         self._launch_cause = 0
-        self._endings: Set["asyncio.Future[None]"] = set()
+        self._endings: set[asyncio.Future[None]] = set()
         self.writer = OutputWriter(blobs.store_output)
         self.queue = ExecutionQueue(self.publish, self.writer, lambda: str(uuid.uuid4()), self._loop.call_later)
 
@@ -77,7 +78,7 @@ class Room:
         """Whether something runs, waits or is being started: such a room is never evicted."""
         return self.launching is not None or self.queue.busy
 
-    def kernel_facts(self) -> Optional[Json]:
+    def kernel_facts(self) -> Json | None:
         """Kernel type, environment source and status, or ``None`` without a kernel."""
         kernel = self.kernel or self.launching
         if kernel is None:
@@ -113,7 +114,7 @@ class Room:
         """A cell of the document; raises the host's error if there is none."""
         return self._host.cell(self.notebook_id, cell_id)
 
-    def cells(self) -> List[Json]:
+    def cells(self) -> list[Json]:
         """All cells of the document, in order."""
         return self._host.cells(self.notebook_id)
 
@@ -152,7 +153,7 @@ class Room:
         self.publish([], [_status("idle")], cause)
         self.queue.attach(kernel)
 
-    def _end_launch(self, failure: Optional[str]) -> int:
+    def _end_launch(self, failure: str | None) -> int:
         """Forget the launch, tell who waits for it, and return the token that caused it."""
         waiters, self._launch_waiters = self._launch_waiters, []
         self._launch = self.launching = None
@@ -186,7 +187,7 @@ class Room:
         """Interrupt the kernel, if there is one."""
         self.queue.interrupt()
 
-    def stop_kernel(self, reason: str, cause: int = 0) -> Optional["asyncio.Future[None]"]:
+    def stop_kernel(self, reason: str, cause: int = 0) -> asyncio.Future[None] | None:
         """Stop the kernel or the launch.  The peers are told at once; the future ends when the process is gone.
 
         ``None`` if there was nothing to stop.
@@ -200,7 +201,7 @@ class Room:
         publication.broadcasts.append(_status("shutdown"))
         self.queue.detach("cancelled", reason, publication)
         self.send(publication, cause)
-        ending: "asyncio.Future[None]"
+        ending: asyncio.Future[None]
         if kernel is not None:
             ending = asyncio.ensure_future(kernel.shutdown())
         else:
@@ -211,7 +212,7 @@ class Room:
         ending.add_done_callback(self._endings.discard)
         return ending
 
-    def endings(self) -> List["asyncio.Future[None]"]:
+    def endings(self) -> list[asyncio.Future[None]]:
         """Kernels of this room that are still ending."""
         return list(self._endings)
 
@@ -234,20 +235,20 @@ class Rooms:
         host: HostPort,
         blobs: BlobPort,
         start_kernel: StartKernel,
-        directory: Optional[str] = None,
-        eviction_delay: Optional[float] = EVICTION_DELAY,
+        directory: str | None = None,
+        eviction_delay: float | None = EVICTION_DELAY,
     ) -> None:
         self._host = host
         self._blobs = blobs
         self._start_kernel = start_kernel
         self._directory = directory
         self._eviction_delay = eviction_delay
-        self._rooms: Dict[str, Room] = {}
-        self._evictions: Dict[str, asyncio.TimerHandle] = {}
-        self._endings: Set["asyncio.Future[None]"] = set()
-        self._tasks: Set["asyncio.Task[None]"] = set()
+        self._rooms: dict[str, Room] = {}
+        self._evictions: dict[str, asyncio.TimerHandle] = {}
+        self._endings: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def get(self, notebook_id: str) -> Optional[Room]:
+    def get(self, notebook_id: str) -> Room | None:
         """The open room with this id, if any."""
         return self._rooms.get(notebook_id)
 
@@ -256,7 +257,7 @@ class Rooms:
         """Whether somebody is in a room or a kernel works."""
         return any(room.peers or room.working for room in self._rooms.values())
 
-    def journal(self, notebook_id: str) -> Optional[str]:
+    def journal(self, notebook_id: str) -> str | None:
         """The file that holds the document of a room (9.2)."""
         if self._directory is None:
             return None
@@ -274,10 +275,10 @@ class Rooms:
         else:
             self._spawn(self._open_slowly(notebook_id, journal))
 
-    async def _open_slowly(self, notebook_id: str, journal: Optional[str]) -> None:
+    async def _open_slowly(self, notebook_id: str, journal: str | None) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._open, notebook_id, journal)
 
-    def _open(self, notebook_id: str, journal: Optional[str]) -> None:
+    def _open(self, notebook_id: str, journal: str | None) -> None:
         """Open the room at the host.  May run on a worker thread: the host is made for that."""
         try:
             try:
@@ -387,7 +388,7 @@ class Rooms:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the rooms failed", exc_info=task.exception())
@@ -403,7 +404,7 @@ def set_aside(path: str) -> str:
     return name
 
 
-async def _settled(task: "asyncio.Task[object]") -> None:
+async def _settled(task: asyncio.Task[object]) -> None:
     """Wait for a task, whatever becomes of it."""
     await asyncio.wait({task})
 

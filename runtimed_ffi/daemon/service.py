@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
@@ -36,11 +36,11 @@ PEERS_END = 1.0
 class Options(NamedTuple):
     """How a daemon is to run."""
 
-    idle_timeout: Optional[float] = None
+    idle_timeout: float | None = None
     """Seconds without peers and work after which it ends; ``None``: never."""
-    eviction_delay: Optional[float] = EVICTION_DELAY
+    eviction_delay: float | None = EVICTION_DELAY
     """Seconds an empty room stays; ``None``: for ever."""
-    ready_fd: Optional[int] = None
+    ready_fd: int | None = None
     """A descriptor that gets the line ``ready`` when clients may connect."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
@@ -53,7 +53,7 @@ class Service:
         self._paths = paths
         self._options = options
         self._version = version
-        self._stopping: Optional["asyncio.Future[str]"] = None
+        self._stopping: asyncio.Future[str] | None = None
         self._last_activity = time.monotonic()
         self._context: Any = None
         self._umask = -1

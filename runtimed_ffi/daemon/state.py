@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import subprocess
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .ports import Json
 
@@ -56,7 +57,7 @@ class Layout(NamedTuple):
         return os.path.join(self.base, "kernels")
 
     @property
-    def info_files(self) -> List[str]:
+    def info_files(self) -> list[str]:
         """Where ``daemon.json`` goes: the base, and beside the socket, where clients look (12.4)."""
         beside = os.path.join(os.path.dirname(self.socket), "daemon.json")
         return [self.info] if beside == self.info else [self.info, beside]
@@ -65,10 +66,10 @@ class Layout(NamedTuple):
 def layout(
     environ: Mapping[str, str],
     *,
-    base: Optional[str] = None,
-    socket: Optional[str] = None,
-    blobs: Optional[str] = None,
-    environments: Optional[str] = None,
+    base: str | None = None,
+    socket: str | None = None,
+    blobs: str | None = None,
+    environments: str | None = None,
     dev: bool = False,
 ) -> Layout:
     """The paths from command line and environment.
@@ -103,7 +104,7 @@ def _cache_directory(environ: Mapping[str, str]) -> str:
     return os.path.join(home, ".cache")
 
 
-def _workspace(environ: Mapping[str, str], dev: bool) -> Optional[str]:
+def _workspace(environ: Mapping[str, str], dev: bool) -> str | None:
     """The workspace of development mode, or ``None`` (1.2, rules 1 to 4)."""
     chosen = environ.get("CONDUCTOR_WORKSPACE_PATH")
     if chosen is not None:
@@ -149,7 +150,7 @@ class State:
     def announce(self, version: str) -> Json:
         """Write ``daemon.json``, atomically, and return what is in it.  Only after the socket listens."""
         now = datetime.datetime.now(datetime.timezone.utc)
-        info: Dict[str, Any] = {
+        info: dict[str, Any] = {
             "endpoint": self.paths.socket,
             "pid": os.getpid(),
             "version": version,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
 
@@ -30,21 +31,21 @@ class FakeHost:
     """Records responses and publications in order, and applies the ops to plain cells."""
 
     def __init__(self) -> None:
-        self.log: List[Tuple[str, Any]] = []
-        self.documents: Dict[str, List[Dict[str, Any]]] = {}
-        self.opened: List[Tuple[str, Optional[str]]] = []
-        self.refused: List[str] = []
-        self.closed: List[str] = []
-        self.disconnected: List[int] = []
-        self.corrupt: List[str] = []
+        self.log: list[tuple[str, Any]] = []
+        self.documents: dict[str, list[dict[str, Any]]] = {}
+        self.opened: list[tuple[str, str | None]] = []
+        self.refused: list[str] = []
+        self.closed: list[str] = []
+        self.disconnected: list[int] = []
+        self.corrupt: list[str] = []
         self.publications = 0
-        self.refuse_ops: List[str] = []
+        self.refuse_ops: list[str] = []
 
     def add_cell(self, notebook_id: str, cell_id: str, source: str, cell_type: str = "code") -> None:
         cell = {"id": cell_id, "cell_type": cell_type, "source": source, "execution_count": None, "outputs": []}
         self.documents.setdefault(notebook_id, []).append(cell)
 
-    def open_room(self, notebook_id: str, journal: Optional[str] = None) -> None:
+    def open_room(self, notebook_id: str, journal: str | None = None) -> None:
         if journal in self.corrupt:
             self.corrupt.remove(journal)
             raise HostError(RTD_E_CORRUPT, "corrupt")
@@ -60,13 +61,13 @@ class FakeHost:
     def disconnect(self, peer: int) -> None:
         self.disconnected.append(peer)
 
-    def rooms(self) -> List[Dict[str, Any]]:
+    def rooms(self) -> list[dict[str, Any]]:
         return [{"notebook_id": key, "peers": 0, "cells": len(cells)} for key, cells in self.documents.items()]
 
-    def cells(self, notebook_id: str) -> List[Dict[str, Any]]:
+    def cells(self, notebook_id: str) -> list[dict[str, Any]]:
         return json.loads(json.dumps(self.documents[notebook_id]))
 
-    def cell(self, notebook_id: str, cell_id: str) -> Dict[str, Any]:
+    def cell(self, notebook_id: str, cell_id: str) -> dict[str, Any]:
         for cell in self.documents[notebook_id]:
             if cell["id"] == cell_id:
                 return json.loads(json.dumps(cell))
@@ -88,7 +89,7 @@ class FakeHost:
         for broadcast in json.loads(json.dumps(list(broadcasts))):
             self.log.append(("broadcast", broadcast))
 
-    def _apply(self, cells: List[Dict[str, Any]], op: Dict[str, Any]) -> None:
+    def _apply(self, cells: list[dict[str, Any]], op: dict[str, Any]) -> None:
         for cell in cells:
             if cell["id"] == op["cell_id"]:
                 break
@@ -107,24 +108,24 @@ class FakeHost:
 
     # -- what tests look at
 
-    def outputs(self, notebook_id: str, cell_id: str) -> List[Dict[str, Any]]:
+    def outputs(self, notebook_id: str, cell_id: str) -> list[dict[str, Any]]:
         return [json.loads(element) for element in self.cell(notebook_id, cell_id)["outputs"]]
 
-    def brief(self) -> List[str]:
+    def brief(self) -> list[str]:
         """The log in short lines, emptied."""
         lines = [_brief(kind, item) for kind, item in self.log]
         self.log.clear()
         return lines
 
-    def take(self, event: str) -> List[Dict[str, Any]]:
+    def take(self, event: str) -> list[dict[str, Any]]:
         """The broadcasts of one kind."""
         return [item for kind, item in self.log if kind == "broadcast" and item["event"] == event]
 
-    def responses(self) -> List[Dict[str, Any]]:
+    def responses(self) -> list[dict[str, Any]]:
         return [item for kind, item in self.log if kind == "response"]
 
 
-def _brief(kind: str, item: Dict[str, Any]) -> str:
+def _brief(kind: str, item: dict[str, Any]) -> str:
     if kind == "response":
         return f"-> {item.get('result', item.get('type'))}" + (f" {item['error']}" if "error" in item else "")
     event = item["event"]
@@ -157,13 +158,13 @@ class ScriptedKernel:
 
     def __init__(self, listener: Any) -> None:
         self.listener = listener
-        self.executed: List[str] = []
+        self.executed: list[str] = []
         self.interrupts = 0
         self.fences = 0
-        self.comms: List[Any] = []
+        self.comms: list[Any] = []
         self.stopped = False
         self.fail_next = False
-        self.replies: Dict[str, "asyncio.Future[Any]"] = {}
+        self.replies: dict[str, asyncio.Future[Any]] = {}
 
     def execute(self, code: str) -> str:
         if self.fail_next:
@@ -200,10 +201,10 @@ class KernelFactory:
     """``StartKernel`` that gives scripted kernels when the test opens the gate."""
 
     def __init__(self) -> None:
-        self.kernels: List[ScriptedKernel] = []
+        self.kernels: list[ScriptedKernel] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.failure: Optional[str] = None
+        self.failure: str | None = None
 
     async def __call__(self, plan: Any, listener: Any) -> ScriptedKernel:
         await self.gate.wait()
@@ -237,7 +238,7 @@ def stream(parent: str, text: str, name: str = "stdout") -> Message:
     return iopub("stream", parent, name=name, text=text)
 
 
-def display(parent: str, text: str, display_id: Optional[str] = None, kind: str = "display_data") -> Message:
+def display(parent: str, text: str, display_id: str | None = None, kind: str = "display_data") -> Message:
     transient = {"display_id": display_id} if display_id else {}
     return iopub(kind, parent, data={"text/plain": text}, metadata={}, transient=transient)
 

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, Awaitable, Callable, List, Sequence
+from typing import Any, Callable
 
 import pytest
 
@@ -28,8 +29,8 @@ class Ears:
     """A listener that remembers."""
 
     def __init__(self) -> None:
-        self.messages: List[Message] = []
-        self.deaths: List[str] = []
+        self.messages: list[Message] = []
+        self.deaths: list[str] = []
         self.news = asyncio.Event()
 
     def on_messages(self, kernel: Any, batch: Sequence[Message]) -> None:
@@ -46,7 +47,7 @@ class Ears:
             self.news.clear()
             await asyncio.wait_for(self.news.wait(), max(deadline - time.monotonic(), 0.001))
 
-    def of(self, msg_id: str, msg_type: str) -> List[Message]:
+    def of(self, msg_id: str, msg_type: str) -> list[Message]:
         return [message for message in self.messages if message.parent_id == msg_id and message.msg_type == msg_type]
 
     async def run(self, kernel: Kernel, code: str) -> str:
@@ -200,7 +201,7 @@ async def test_a_stubborn_kernel_is_killed(kernel: Kernel, ears: Ears, path: Pat
     await kernel.shutdown()
 
 
-def start_and_fail(tmp_path: Path, argv: List[str], limit: float = LIMIT) -> str:
+def start_and_fail(tmp_path: Path, argv: list[str], limit: float = LIMIT) -> str:
     async def body() -> str:
         context = zmq.Context()
         broken = plan(tmp_path)._replace(argv=argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from runtimed_ffi.daemon.pool import PoolRequests
 from runtimed_ffi.daemon.rooms import Rooms
@@ -18,10 +18,10 @@ class Pool:
     def __init__(self, directory: Path) -> None:
         self.host = FakeHost()
         self.rooms = Rooms(self.host, FakeBlobs(), KernelFactory(), str(directory))
-        self.stopped: List[str] = []
+        self.stopped: list[str] = []
         self.pool = PoolRequests(self.host, self.rooms, self.read, self.stopped.append)
 
-    def read(self, data: bytes) -> List[Any]:
+    def read(self, data: bytes) -> list[Any]:
         return list(json.loads(data))
 
     async def ask(self, **request: Any) -> Any:

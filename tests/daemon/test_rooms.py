@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Awaitable, Callable, List, Optional
+from collections.abc import Awaitable
+from typing import Any, Callable
 
 import pytest
+
 from runtimed_ffi.daemon import execution, requests
 from runtimed_ffi.daemon.ports import Message
 from runtimed_ffi.daemon.requests import NotebookRequests
@@ -33,7 +35,7 @@ LAUNCH = {"action": "launch_kernel", "kernel_type": "python", "env_source": "uv:
 class Stage:
     """One room ``nb`` with cells ``a`` to ``e`` (code) and ``md``; peers 1 and 2."""
 
-    def __init__(self, eviction_delay: Optional[float] = None) -> None:
+    def __init__(self, eviction_delay: float | None = None) -> None:
         self.host = FakeHost()
         self.factory = KernelFactory()
         self.rooms = Rooms(self.host, FakeBlobs(), self.factory, None, eviction_delay)
@@ -441,7 +443,7 @@ async def test_clear_output(s: Stage) -> None:
 async def test_clear_output_in_one_batch_with_outputs_around(s: Stage) -> None:
     await s.launch()
     s.execute("a")
-    steps: List[Message] = []
+    steps: list[Message] = []
     for number in range(50):
         steps += [iopub("clear_output", "m1", wait=True), stream("m1", str(number))]
     s.play(1, *steps)

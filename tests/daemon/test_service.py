@@ -11,8 +11,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ LIMIT = 60.0
 class Process:
     """A daemon started by its command line, ready when the constructor returns."""
 
-    def __init__(self, *arguments: str, stdin: Optional[int] = subprocess.DEVNULL, wait: bool = True) -> None:
+    def __init__(self, *arguments: str, stdin: int | None = subprocess.DEVNULL, wait: bool = True) -> None:
         read, write = os.pipe()
         command = [sys.executable, "-m", "runtimed_ffi", "daemon", *arguments]
         if wait:
@@ -35,11 +36,16 @@ class Process:
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write]
         )
         os.close(write)
-        if wait:
-            assert _line(read) == b"ready\n"
-        os.close(read)
+        try:
+            if wait:
+                assert _line(read) == b"ready\n"
+        except BaseException:
+            self.end(signal.SIGKILL)
+            raise
+        finally:
+            os.close(read)
 
-    def end(self, number: Optional[int] = signal.SIGTERM) -> int:
+    def end(self, number: int | None = signal.SIGTERM) -> int:
         if number is not None:
             self.process.send_signal(number)
         try:
@@ -73,7 +79,7 @@ def running(base: Path) -> Iterator[Process]:
         daemon.end()
 
 
-def pool(path: Path, *requests: Any) -> List[Any]:
+def pool(path: Path, *requests: Any) -> list[Any]:
     """Raw requests on one pool connection."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(LIMIT)
@@ -185,7 +191,7 @@ def test_reference_command_line(tmp_path: Path) -> None:
 
 
 def test_status_and_stop(running: Process, base: Path) -> None:
-    def command(name: str) -> "subprocess.CompletedProcess[str]":
+    def command(name: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "runtimed_ffi", "daemon", name, "--socket", str(base / "s.sock")]
         return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
 
@@ -240,8 +246,8 @@ def test_a_broken_journal_is_kept_and_the_room_opens(running: Process, base: Pat
 
 
 def test_event_numbers_are_those_of_the_header() -> None:
-    from runtimed_ffi._ffi import lib
     from runtimed_ffi import host
+    from runtimed_ffi._ffi import lib
     from runtimed_ffi.daemon import ports
 
     for kind in host.EventKind:

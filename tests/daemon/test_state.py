@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from runtimed_ffi.daemon import cli
 from runtimed_ffi.daemon.state import AlreadyRunning, State, is_locked, layout, read_info
 
