@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -93,7 +94,9 @@ def test_stdout_and_stderr_keep_their_order(session: runtimed_ffi.Session) -> No
     )
     assert result.stdout == "".join(f"out {i}\n" for i in range(50))
     assert result.stderr == "".join(f"err {i}\n" for i in range(50))
-    assert [output.name for output in result.outputs] == ["stdout", "stderr"] * 50
+    # The kernel may cut a line in two; what it never does is to swap pieces of the two streams.
+    order = [name for name, _ in itertools.groupby(output.name for output in result.outputs)]
+    assert order == ["stdout", "stderr"] * 50
 
 
 def test_outputs_of_all_kinds_keep_their_order(session: runtimed_ffi.Session) -> None:
