@@ -212,6 +212,12 @@ fn the_start_is_told_before_the_outputs_that_came_with_it() {
         }
         assert_eq!(names(runs.take_events()), wanted);
     }
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    runs.submit(1, "c", None, 0);
+    runs.outputs_changed(std::slice::from_ref(&output));
+    assert!(runs.take_events().is_empty());
+    runs.release_held();
+    assert_eq!(names(runs.take_events()), ["output"], "a host that never tells the start delays nothing");
 }
 
 #[test]

@@ -31,7 +31,10 @@ static void on_final(void *userdata) {
 }
 static void on_event(void *userdata, const rtd_event *event) {
   CHECK(*(int *)userdata == 42);
-  if (event->kind == RTD_EV_DONE) delivered_done = 1;
+  if (event->kind == RTD_EV_DONE) {
+    CHECK(event->token == 8 && event->code == RTD_DONE_OK);
+    delivered_done = 1;
+  }
 }
 
 static void wait_session(rtd_session *session, rtd_event *event, int kind) {

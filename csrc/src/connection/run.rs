@@ -94,8 +94,8 @@ pub struct Run {
     /// The barrier under way was sent after the cell was queued.
     asked: bool,
     deadline: Option<Millis>,
-    /// Outputs that came before the word of the start. Our daemon sends that word with them, behind
-    /// the change that carries them; whoever listens hears of the start first.
+    /// Outputs that came before the word of the start. Our daemon sends that word right behind the
+    /// change that carries them; whoever listens hears of the start first, as long as both come together.
     held: Vec<RunEvent>,
 }
 
@@ -236,6 +236,13 @@ impl Runs {
                 let early = self.strategy == Strategy::FinalEvent && run.phase < Phase::Started;
                 if early { &mut run.held } else { &mut self.events }.extend(event);
             }
+        }
+    }
+
+    /// Everything that came together was seen: outputs wait no longer for the word of a start.
+    pub fn release_held(&mut self) {
+        for run in &mut self.runs {
+            self.events.append(&mut run.held);
         }
     }
 

@@ -129,6 +129,7 @@ impl Shared {
                 }
             }
         }
+        core.runs.release_held();
         self.deliver_runs(core);
         if core.syncs.iter().any(|sync| sync.answered) && core.client.agrees(&core.notebook) {
             let (ended, waiting): (Vec<_>, Vec<_>) =
