@@ -98,18 +98,22 @@ static void host_of_parent(rtd_host *host) {
 }
 
 static void child(rtd_host *host, rtd_session *session) {
+#ifndef __SANITIZE_ADDRESS__
   rtd_event event = {0};
   rtd_session *own;
-  event.struct_size = sizeof event;
+#endif
   alarm(60); /* a lock inherited in its held state shows as a child that never ends */
   session_of_parent(session);
   host_of_parent(host);
+#ifndef __SANITIZE_ADDRESS__ /* its allocator may have been forked with a lock held by the I/O thread */
+  event.struct_size = sizeof event;
   own = join();
   CHECK(rtd_session_edit(own, BYTES("[{\"op\":\"set_metadata\",\"key\":\"child\",\"value\":\"here\"}]")) == RTD_OK);
   CHECK(rtd_session_sync(own, 3, PATIENCE) == RTD_OK);
   on_session(own, &event, RTD_EV_SYNCED);
   CHECK(event.token == 3 && event.code == RTD_OK);
   rtd_session_free(own);
+#endif
   rtd_session_free(session);
   rtd_host_free(host);
   CHECK(finalized == 0);
