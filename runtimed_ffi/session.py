@@ -238,7 +238,7 @@ class Session(DocumentAccess):
         return {"executing": response.get("executing"), "queued": list(response.get("queued") or ())}
 
     def sync(self, timeout_secs: float | None = REQUEST_SECONDS) -> None:
-        """Wait until the daemon has all changes made here, and the local copy all that the daemon had when it was asked.
+        """Wait until the daemon has all changes made here, and the local copy all that the daemon had when asked.
 
         Never needed before an execution: what is sent arrives in order.
         """
