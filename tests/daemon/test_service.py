@@ -215,10 +215,7 @@ def test_it_ends_when_idle_but_not_while_somebody_is_there(base: Path) -> None:
     session.connect()
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.process.wait(1.0)
-    del session
-    import gc
-
-    gc.collect()
+    session.disconnect()
     assert daemon.end(None) == 0
 
 
