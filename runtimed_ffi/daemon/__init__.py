@@ -9,7 +9,8 @@ module             noun
 =================  =====================================================================
 ``service``        the life of the process: lock, socket, signals, end
 ``state``          the directory with the files of the daemon
-``rooms``          rooms, their peers, their kernels; events of the host
+``rooms``          the rooms that are open; events of the host about them
+``room``           one room: its peers, its kernel
 ``requests``       requests of peers of a room
 ``pool``           requests on the pool channel
 ``environments``   what to start when a kernel is asked for

@@ -11,6 +11,8 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .ports import LaunchError
@@ -37,6 +39,12 @@ class LaunchPlan(NamedTuple):
     argv: list[str]
     """The command, with ``{connection_file}`` in the place of the connection file."""
     cwd: str
+    env: Mapping[str, str] = MappingProxyType({})
+    """Environment variables beside those of the daemon."""
+    kernel_name: str | None = None
+    """An installed kernelspec that says how to start the kernel, in the place of ``argv``."""
+    transport: str = "ipc"
+    """``ipc``, or ``tcp`` for kernels that cannot do better."""
 
 
 def resolve(kernel_type: str, env_source: str, notebook_path: str | None) -> LaunchPlan:

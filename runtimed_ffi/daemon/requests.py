@@ -16,7 +16,8 @@ from typing import Any, Callable, NamedTuple
 from .environments import LaunchPlan, resolve
 from .outputs import Publication
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
-from .rooms import Room, Rooms
+from .room import Room
+from .rooms import Rooms
 
 log = logging.getLogger(__name__)
 
