@@ -328,6 +328,42 @@ fn garbage_disturbs_only_its_own_connection() {
     until(&session, EventKind::Response);
 }
 
+/// A wakeup callback may not call the library, but it may block on a lock that another thread holds while it
+/// does: so the library must hold none itself. Asking the room is the sharpest way to see.
+#[test]
+fn wakeup_callbacks_run_without_locks_of_the_library() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    let host = std::sync::Arc::new(host);
+    while host.take().is_some() {}
+    let asked = std::sync::Arc::downgrade(&host);
+    let (told, heard) = std::sync::mpsc::channel();
+    let at_host = told.clone();
+    let ask = move || {
+        let host = asked.upgrade();
+        at_host.send(host.is_some_and(|host| host.cells("n").is_ok())).unwrap();
+    };
+    host.set_wakeup(Some(Box::new(ask))).unwrap();
+    let other = join(&place, "n");
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer joined");
+    while host.take().is_some() {}
+    drop(other);
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer left");
+
+    let session = std::sync::Arc::new(session);
+    while session.take().is_some() {}
+    let asked = std::sync::Arc::downgrade(&session);
+    let ask = move || {
+        let session = asked.upgrade();
+        told.send(session.is_some_and(|session| session.cells().is_ok())).unwrap();
+    };
+    session.set_wakeup(Some(Box::new(ask))).unwrap();
+    host.publish("n", &[Op::insert_cell("c", "code", "", None)], &[], 0).unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "the document changed");
+    session.set_wakeup(None).unwrap();
+    host.set_wakeup(None).unwrap();
+}
+
 #[test]
 fn a_refused_room_and_a_missing_daemon_are_told() {
     let place = Place::new();

@@ -386,6 +386,7 @@ impl HostShared {
 
     /// Queues events for the host program.
     pub fn publish_events(&self, events: Vec<Event>) {
+        let _announcer = self.queue.announcer();
         for event in events {
             self.queue.push(event);
         }
@@ -402,6 +403,7 @@ impl HostShared {
     }
 
     fn room_failed(&self, room: &Room, reason_code: i32, reason: &str) {
+        let _announcer = self.queue.announcer();
         let mut event = Event::new(EventKind::RoomFailed);
         event.id.clone_from(&room.id);
         event.code = reason_code;
@@ -439,6 +441,7 @@ impl HostShared {
         match room {
             Some(room) => self.enter(peer, &room),
             None => {
+                let _announcer = self.queue.announcer();
                 let mut event = Event::new(EventKind::RoomWanted);
                 event.id = id;
                 self.queue.push(event);
@@ -447,6 +450,7 @@ impl HostShared {
     }
 
     fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
+        let _announcer = self.queue.announcer();
         let entered = self.step(room, |state, _| {
             if self.peer(peer.id).is_none() {
                 return Ok(());
@@ -478,6 +482,7 @@ impl HostShared {
         let Some(room) = peer.room() else {
             return;
         };
+        let _announcer = self.queue.announcer();
         let tell = |peers: usize| {
             let mut event = room_event(EventKind::PeerLeft, room, peer, peers);
             event.code = leave_code(error);
@@ -547,6 +552,7 @@ impl HostShared {
         tables.rooms.clear();
         tables.wanted.clear();
         drop(tables);
+        let _announcer = self.queue.announcer();
         self.queue.push(Event::new(EventKind::Closed));
     }
 }
@@ -574,6 +580,7 @@ impl Handler for HostShared {
     }
 
     fn failed(&self, reason: String) {
+        let _announcer = self.queue.announcer();
         let mut event = Event::new(EventKind::RoomFailed);
         event.code = code(RTD_E_PANIC);
         event.text = reason;
