@@ -10,9 +10,10 @@ from typing import Any, Callable
 import pytest
 
 from runtimed_ffi.daemon import execution, requests
+from runtimed_ffi.daemon.files import set_aside
 from runtimed_ffi.daemon.ports import Message
 from runtimed_ffi.daemon.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms import Rooms, set_aside
+from runtimed_ffi.daemon.rooms import Rooms
 
 from .fakes import (
     FakeBlobs,
@@ -138,7 +139,7 @@ async def test_without_kernel_every_request_has_its_recorded_answer(s: Stage) ->
         "no_kernel",
         "no_kernel",
         "outputs_cleared",
-        "Failed to save notebook: saving is not supported by this daemon version",
+        "Failed to save notebook: the room has no file: nb is no normalised absolute path that ends in .ipynb",
         "Conda pool empty - no environment available",
         "Failed to launch kernel: Unsupported kernel type: julia. Supported types: python, deno",
         "Failed to launch kernel: uv:inline requires a prepared environment (was it created?)",
