@@ -61,7 +61,7 @@ class NotebookFiles:
 
         file = NotebookFile(Place(notebook_id, path, base, self._new_mode), self._host, self._blobs)
         self._files[notebook_id] = file
-        self._watcher.watch(path)
+        self._watcher.watch(file, path)
         return file
 
     def detach(self, notebook_id: str) -> None:
@@ -69,7 +69,7 @@ class NotebookFiles:
         file = self._files.pop(notebook_id, None)
         if file is not None:
             file.close()
-            self._watcher.forget(file.path)
+            self.run(self._watcher.forget, file)
 
     def problem(self, notebook_id: str) -> str | None:
         """Why the file of an open room cannot be read at present."""
