@@ -60,7 +60,8 @@ class Rooms:
         self._endings: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = NotebookFiles(host, blobs, new_mode)
-        self._opening: set[str] = set()
+        self._opening: dict[str, bool] = {}
+        """Rooms that a worker opens; true: somebody has asked for it again meanwhile."""
         self._kept: dict[str, str] = {}
         """Journals that could not be read: what was done about it, by room."""
 
@@ -94,20 +95,24 @@ class Rooms:
     def wanted(self, notebook_id: str) -> None:
         """Somebody asks for a room that is not open: open it, from its journal and its notebook file if it has them."""
         if notebook_id in self._opening:
+            self._opening[notebook_id] = True
             return
         journal = self.journal(notebook_id)
         size = os.path.getsize(journal) if journal is not None and os.path.exists(journal) else 0
         if size <= _INLINE_LOAD_LIMIT and files.path_of(notebook_id) is None:
             self._open(notebook_id, journal)
         else:
-            self._opening.add(notebook_id)
+            self._opening[notebook_id] = False
             self._spawn(self._open_slowly(notebook_id, journal))
 
     async def _open_slowly(self, notebook_id: str, journal: str | None) -> None:
         try:
             await self._files.run(self._open, notebook_id, journal)
         finally:
-            self._opening.discard(notebook_id)
+            again = self._opening.pop(notebook_id)
+        if again and not any(entry["notebook_id"] == notebook_id for entry in self._host.rooms()):
+            # The first who asked were refused before the others came.
+            self.wanted(notebook_id)
 
     def _open(self, notebook_id: str, journal: str | None) -> None:
         """Open the room at the host.  May run on a worker thread: the host is made for that."""

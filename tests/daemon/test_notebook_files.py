@@ -140,6 +140,34 @@ def test_a_room_opens_once_and_a_defect_costs_its_file_only(tmp_path: Any, monke
     asyncio.run(body())
 
 
+def test_who_asks_while_others_are_refused_is_heard(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "a.ipynb")
+
+    async def body() -> None:
+        host = FakeHost()
+        rooms = Rooms(host, FakeBlobs(), KernelFactory(), str(tmp_path))
+        prepare, failures = host.prepare_room, [OSError("once")]
+        go_on, refused = threading.Event(), threading.Event()
+
+        def failing(notebook_id: str, journal: str | None = None) -> None:
+            assert go_on.wait(LIMIT)
+            if failures:
+                raise failures.pop()
+            prepare(notebook_id, journal)
+
+        monkeypatch.setattr(host, "prepare_room", failing)
+        monkeypatch.setattr(host, "refuse_room", lambda _: refused.set())
+        rooms.wanted(path)
+        await turn()
+        go_on.set()
+        assert refused.wait(LIMIT)
+        rooms.wanted(path)  # The loop has not heard of the refusal yet.
+        await until(lambda: len(host.opened) == 1)
+        await rooms.close("end", LIMIT)
+
+    asyncio.run(body())
+
+
 def test_a_room_that_cannot_be_let_in_is_given_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         host = FakeHost()
