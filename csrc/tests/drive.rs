@@ -291,6 +291,38 @@ fn a_journal_brings_the_room_back() {
 }
 
 #[test]
+fn a_prepared_room_is_filled_before_anybody_enters() {
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let first = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    until(&host, EventKind::RoomWanted);
+    host.prepare_room("n", None).unwrap();
+    assert!(host.prepare_room("n", None).is_err(), "once");
+    assert!(host.open_room("n", None).is_err(), "it is there already");
+    let mut copy = host.fork("n").unwrap();
+    copy.edit(&[Op::insert_cell("a", "code", "of the file", None)]).unwrap();
+    host.merge("n", &copy).unwrap();
+    host.publish("n", &[Op::insert_cell("b", "code", "", None)], &[], 0).unwrap();
+    let second = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    assert_eq!(host.rooms().unwrap(), json!([]), "nobody is in it, and nobody can be");
+    host.admit("n").unwrap();
+    assert!(host.admit("n").is_err(), "once");
+    for session in [&first, &second] {
+        until(session, EventKind::Ready);
+        assert_eq!(session.cells().unwrap().len(), 2, "the first thing they see is whole");
+    }
+    // A copy from before comes back into the open room, and its peers are told.
+    copy.edit(&[Op::SetSource { cell_id: "a".into(), source: "of the file, changed".into() }]).unwrap();
+    host.merge("n", &copy).unwrap();
+    until(&first, EventKind::Changed);
+    assert_eq!(first.cell("a").unwrap().source, "of the file, changed");
+    // Given up before anybody entered.
+    host.prepare_room("m", None).unwrap();
+    host.close_room("m").unwrap();
+    assert!(host.admit("m").is_err());
+}
+
+#[test]
 fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
     let place = Place::new();
     let first = Host::open(&place.socket(), HostOptions::default()).unwrap();
