@@ -23,6 +23,8 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 import runtimed_ffi
 
+from .tools import Gate
+
 MARK = "RUNTIMED_FFI_TEST_RUN"
 IPYTHON = "ipython"
 LAST_WORDS = 10.0
@@ -164,6 +166,12 @@ def daemon() -> Iterator[runtimed_ffi.Daemon]:
     """A daemon for this test alone."""
     with runtimed_ffi.Daemon() as daemon:
         yield daemon
+
+
+@pytest.fixture
+def gate(directory: str) -> Gate:
+    """Something that a cell waits for."""
+    return Gate(directory)
 
 
 @pytest.fixture
