@@ -205,3 +205,22 @@ fn a_file_that_is_no_socket_is_left_alone() {
     assert!(matches!(&refused, Err(DriveError::Io(error)) if error.kind() == std::io::ErrorKind::AddrInUse));
     assert_eq!(std::fs::read_to_string(place.socket()).unwrap(), "precious");
 }
+
+#[test]
+fn who_finds_the_socket_can_connect() {
+    let place = Place::new();
+    for _ in 0..100 {
+        let path = place.socket();
+        let waiting = std::thread::spawn(move || {
+            let deadline = Instant::now() + PATIENCE;
+            while !path.exists() {
+                assert!(Instant::now() < deadline);
+            }
+            UnixStream::connect(path).map(drop)
+        });
+        let host = place.host();
+        waiting.join().unwrap().unwrap();
+        drop(host);
+        assert_eq!(std::fs::read_dir(&place.0).unwrap().count(), 0, "nothing is left beside it");
+    }
+}

@@ -46,13 +46,13 @@ pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream>
     Ok(stream)
 }
 
-/// Binds and listens with mode 0600 from the first moment. A socket nobody answers on is replaced; one that
+/// Listens with mode 0600 from the first moment: who finds the file can connect. A socket nobody answers on is replaced; one that
 /// answers, and a file that is no socket, are left alone.
 ///
 /// # Errors
 /// `AddrInUse` when another process listens, or something else is there; else as the operating system says.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    let (address, length) = address_of(path)?;
+    address_of(path)?;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         match connect(path, Some(PROBE_TIMEOUT)) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
@@ -63,6 +63,24 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
             }
         }
     }
+    // A bound socket refuses connections until it listens, so it gets its name afterwards.
+    let hidden = path.with_file_name(format!(".{}", &uuid::Uuid::new_v4().simple().to_string()[..7]));
+    if address_of(&hidden).is_err() {
+        return listen_at(path);
+    }
+    let listener = listen_at(&hidden);
+    let named = listener.and_then(|listener| std::fs::hard_link(&hidden, path).map(|()| listener));
+    let _never_made = std::fs::remove_file(&hidden);
+    named.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display()))
+        }
+        _ => error,
+    })
+}
+
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let (address, length) = address_of(path)?;
     let socket = new_socket()?;
     // SAFETY: the address is initialised and `length` is its size.
     check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
