@@ -207,7 +207,7 @@ class Host:
         check(lib.rtd_host_close_room(self._live(), room, len(room)))
 
     def rooms(self) -> list[Json]:
-        """The open rooms: ``{"notebook_id", "peers", "cells"}`` each."""
+        """The open rooms: ``{"notebook_id", "peers"}`` each."""
         out = ffi.new("rtd_buf *")
         check(lib.rtd_host_rooms(self._live(), out))
         return list(json.loads(take_buf(out)))

@@ -198,7 +198,7 @@ typedef enum rtd_event_kind {
   RTD_EV_RESYNC = 11,
   /**
    * The last event. code: RTD_OK when closed by this side, RTD_E_CLOSED by the daemon, RTD_E_TIMEOUT when the
-   * daemon did not let us in or stopped answering, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
+   * daemon did not let us in, stopped answering or did not take what was written, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
    */
   RTD_EV_CLOSED = 12,
   /**
@@ -677,7 +677,8 @@ void rtd_session_options_init(struct rtd_session_options *options, size_t size);
  * \param id_len its length in bytes
  * \param options NULL for the defaults
  * \param out receives the handle, NULL on failure; release with rtd_session_free()
- * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG for an id that does not fit the
+ * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
+ *   (blocks so long, where the system makes callers wait in line); RTD_E_TOO_BIG for an id that does not fit the
  *   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
@@ -689,8 +690,9 @@ rtd_result rtd_session_open(const char *socket_path,
                             struct rtd_session **out);
 
 /**
- * Leaves the room: everything under way ends with its terminal event, RTD_EV_CLOSED is the last one.
- * The handle stays valid. Idempotent.
+ * Leaves the room: everything under way ends with its terminal event at once. RTD_EV_CLOSED is the last one; it
+ * comes when the daemon has what was written here, or, with RTD_E_TIMEOUT, when it has taken nothing of it for
+ * 10 seconds. Does not wait for that. The handle stays valid. Idempotent.
  *
  * \param session the session
  * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
@@ -699,7 +701,8 @@ rtd_result rtd_session_open(const char *socket_path,
 rtd_result rtd_session_close(const struct rtd_session *session);
 
 /**
- * Closes and releases a session and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+ * Closes and releases a session and drops events not taken, and what was written and is not sent: close first and
+ * take events until RTD_EV_CLOSED where that matters. NULL is fine. Waits for the I/O thread when this was
  * the last session or host, so not from a wakeup function. In a forked child nothing is touched.
  *
  * \param session the session; not used afterwards
@@ -953,7 +956,8 @@ rtd_result rtd_session_metadata(const struct rtd_session *session, struct rtd_bu
  * What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
  * "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
  * kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
- * cell ids), queue_bytes (bytes of events that wait), blobs_dir. No I/O.
+ * cell ids), queue_bytes (bytes of events that wait), unsent (whether the daemon may not have
+ * everything yet that was written here), blobs_dir. No I/O.
  *
  * \param session the session
  * \param out receives the JSON; release with rtd_buf_free()
@@ -973,7 +977,8 @@ rtd_result rtd_session_info(const struct rtd_session *session,
 void rtd_host_options_init(struct rtd_host_options *options, size_t size);
 
 /**
- * Listens on a socket (mode 0600). A socket file that nobody answers on is replaced, a live one is not.
+ * Listens on a socket (mode 0600). A socket file that nobody answers on is replaced; a live one, and a file that
+ * is no socket, are not.
  *
  * \param socket_path path of the socket in UTF-8
  * \param len its length in bytes, at most 107 on Linux
@@ -1109,9 +1114,8 @@ rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook
 
 /**
  * Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
- * rtd_output_store() makes them, or nbformat JSON), one
- * sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
- * peer gets this when it can take it; a slow one delays nobody.
+ * rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
+ * never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.
  *
  * \param host the host
  * \param notebook_id id of the room in UTF-8

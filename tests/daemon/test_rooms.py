@@ -81,7 +81,7 @@ async def turn() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(2000):
         if condition():
             return
         await asyncio.sleep(0.005)
@@ -93,7 +93,7 @@ def staged(test: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
 
     def run() -> None:
         async def body() -> None:
-            await asyncio.wait_for(test(Stage()), 10)
+            await asyncio.wait_for(test(Stage()), 30)
 
         asyncio.run(body())
 

@@ -66,7 +66,8 @@ pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, s
     });
 }
 
-/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced, a live one is not.
+/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced; a live one, and a file that
+/// is no socket, are not.
 ///
 /// \param socket_path path of the socket in UTF-8
 /// \param len its length in bytes, at most 107 on Linux
@@ -299,9 +300,8 @@ pub unsafe extern "C" fn rtd_host_close_room(
 }
 
 /// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
-/// rtd_output_store() makes them, or nbformat JSON), one
-/// sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
-/// peer gets this when it can take it; a slow one delays nobody.
+/// rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
+/// never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
