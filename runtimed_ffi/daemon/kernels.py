@@ -277,6 +277,8 @@ class Kernel:
             except Exception:
                 log.exception("cleaning up after a kernel failed")
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._plan.on_end is not None:
+            self._plan.on_end()
 
     def _obituary(self) -> str:
         code = self._exited.result() if self._exited.done() else None

@@ -12,14 +12,19 @@ import logging
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
 from ..host import ChannelKind, EventKind
+from . import trust
 from .environments import LaunchPlan
+from .inline import InlineEnvironments
+from .launcher import Launcher
 from .pool import PoolRequests
-from .ports import HostEvent, Json, KernelListener, KernelPort
+from .pools import Pools
+from .ports import DefaultSettings, HostEvent, Json, KernelListener, KernelPort
+from .recipes import CondaRecipe, UvRecipe
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
@@ -28,6 +33,9 @@ log = logging.getLogger(__name__)
 
 KERNELS_END = 3.5
 """Seconds for all kernels to end when the daemon stops; all together it takes less than five."""
+
+ENVIRONMENTS_END = 1.0
+"""Seconds for the removal of environments; what is left of them is removed by the next daemon."""
 
 PEERS_END = 1.0
 """Seconds for the peers to take what is written for them."""
@@ -42,6 +50,10 @@ class Options(NamedTuple):
     """Seconds an empty room stays; ``None``: for ever."""
     ready_fd: int | None = None
     """A descriptor that gets the line ``ready`` when clients may connect."""
+    uv_pool_size: int = 0
+    """uv environments kept ready; 0: none, and kernels without special wishes start in the daemon's own environment."""
+    conda_pool_size: int = 0
+    """Conda environments kept ready; 0: none, one is made when a kernel asks for it."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
 
@@ -89,10 +101,21 @@ class Service:
             "blobs": self._paths.blobs,
         }
         with hosting.Host(self._paths.socket, capabilities) as host:
-            rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
+            settings = DefaultSettings()
+            pools = Pools(
+                self._paths.environments,
+                {"uv": self._options.uv_pool_size, "conda": self._options.conda_pool_size},
+                _log_pool_state,
+                {"uv": UvRecipe(settings), "conda": CondaRecipe(settings)},
+            )
+            inline = InlineEnvironments(self._paths.environments)
+            launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
+            rooms = Rooms(
+                host, blobs, launcher, self._paths.documents, self._options.eviction_delay, launcher.automatic
+            )
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs)
+            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop)
+            dispatch = Dispatch(host, rooms, notebook, pool, blobs, pools.state)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -118,12 +141,15 @@ class Service:
                 self._ready()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.run_in_executor(None, _import_kernels)
+                await pools.start()
+                prune = loop.run_in_executor(None, inline.prune)
                 self._watch_idleness(rooms)
                 reason = await self._stopping
                 log.info("stopping: %s", reason)
-                await asyncio.wait({warm_up}, timeout=KERNELS_END)
+                await asyncio.wait({warm_up, prune}, timeout=KERNELS_END)
                 notebook.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
+                await pools.close(ENVIRONMENTS_END)
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
@@ -194,13 +220,20 @@ class Dispatch:
     """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
 
     def __init__(
-        self, host: hosting.Host, rooms: Rooms, notebook: NotebookRequests, pool: PoolRequests, blobs: Blobs
+        self,
+        host: hosting.Host,
+        rooms: Rooms,
+        notebook: NotebookRequests,
+        pool: PoolRequests,
+        blobs: Blobs,
+        pool_state: Callable[[], Json],
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._notebook = notebook
         self._pool = pool
         self._blobs = blobs
+        self._pool_state = pool_state
 
     def __call__(self, event: HostEvent) -> None:
         try:
@@ -225,7 +258,7 @@ class Dispatch:
         elif event.code == ChannelKind.BLOB:
             self._host.respond(event.token, self._blob(event))
         elif event.code == ChannelKind.POOL_STATE:
-            self._host.respond(event.token, {"event": "pool_state", "uv_error": None, "conda_error": None})
+            self._host.respond(event.token, self._pool_state())
         else:
             self._host.disconnect(event.peer)
 
@@ -237,6 +270,10 @@ class Dispatch:
             return {"hash": self._blobs.put(event.payload, event.id)}
         except Exception as error:
             return {"error": str(error)}
+
+
+def _log_pool_state(state: Json) -> None:
+    log.info("pools: %s", state)
 
 
 def _import_kernels() -> None:
