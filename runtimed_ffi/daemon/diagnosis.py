@@ -32,7 +32,7 @@ _UNKNOWN = tuple(
     )
 )
 _BROKEN = tuple(
-    re.compile(pattern, re.I)
+    re.compile(pattern, re.I | re.M)
     for pattern in (
         r"failed to (?:build|download and build|download|prepare|read|unpack|install)[: ]+" + _NAME,
         r"failed to fetch[: ]+\S*/([A-Za-z0-9._-]+?)/?$",
@@ -65,7 +65,7 @@ def explain(error: ToolError, directory: str) -> BuildError:
             "the package index cannot be reached: check the network, or name a mirror or a directory of packages "
             "(UV_INDEX_URL, UV_FIND_LINKS, conda's channels)"
         )
-        return BuildError(_joined(advice, error), _first(_BROKEN, text))
+        return BuildError(_joined(advice, error))
     if package is not None:
         return BuildError(_joined(f"there is no package {package} that fits: check name and version", error), package)
     if error.reason.startswith("not finished"):
