@@ -25,6 +25,7 @@ _UNKNOWN = tuple(
     for pattern in (
         _NAME + r"['\"`]? was not found",
         r"there (?:is|are) no versions? of " + _NAME,
+        r"because only " + _NAME + r"[<=>][^\n]* (?:is|are) available",
         r"nothing provides (?:requested )?" + _NAME,
         r"PackagesNotFoundError.*\n(?:.*\n)*?\s+- " + _NAME,
         r"No candidates were found for " + _NAME,
