@@ -13,7 +13,21 @@ module             noun
 ``room``           one room: its peers, its kernel
 ``requests``       requests of peers of a room
 ``pool``           requests on the pool channel
-``environments``   what to start when a kernel is asked for
+``launcher``       from a request for a kernel to a running one
+``environments``   what a request for a kernel means
+``wishes``         what a notebook wishes for
+``trust``          whether its dependencies were approved
+``pools``          the pools of environments
+``warmer``         one pool at work
+``stock``          when a pool builds, and what it hands out
+``recipes``        how pooled environments are made
+``inline``         environments cached by content
+``claims``         directories of environments, and their owners
+``uv``             the program uv
+``conda``          the programs that make conda environments
+``deno``           the program deno
+``tools``          external programs, with deadlines
+``diagnosis``      why they failed, and what to do
 ``kernels``        one kernel process
 ``kernel_main``    what a Python kernel of ours runs, in its own process
 ``processes``      the end of a child process, and its last words
