@@ -4,23 +4,26 @@ Storey: daemon (7).  It stands on the public handles ``runtimed_ffi.host`` and `
 neither wire bytes nor Automerge.  One asyncio loop does everything; nothing here is called from another thread
 unless its docstring says so.
 
-=================  =====================================================================
-module             noun
-=================  =====================================================================
-``service``        the life of the process: lock, socket, signals, end
-``state``          the directory with the files of the daemon
-``rooms``          the rooms that are open; events of the host about them
-``room``           one room: its peers, its kernel
-``requests``       requests of peers of a room
-``pool``           requests on the pool channel
-``environments``   what to start when a kernel is asked for
-``kernels``        one kernel process
-``kernel_main``    what a Python kernel of ours runs, in its own process
-``processes``      the end of a child process, and its last words
-``channels``       the ZeroMQ sockets of one kernel
-``execution``      the queue of a room and the life of one execution
-``outputs``        kernel messages become document changes and broadcasts
-``ports``          what these modules need from each other
-``cli``            ``python -m runtimed_ffi daemon ...``
-=================  =====================================================================
+====================  =====================================================================
+module                noun
+====================  =====================================================================
+``service``           the life of the process: lock, socket, signals, end
+``state``             the directory with the files of the daemon
+``rooms``             the rooms that are open; events of the host about them
+``room``              one room: its peers, its kernel
+``requests``          requests of peers of a room
+``pool``              requests on the pool channel
+``environments``      what to start when a kernel is asked for
+``standby``           kernels that are started ahead of time, and every launch
+``kernels``           one kernel: ready, asked, interrupted, ended
+``provisioned``       what runs a kernel, here or elsewhere
+``kernel_directory``  where its files are, and what a crash has left there
+``kernel_main``       what a Python kernel of ours runs, in its own process
+``processes``         the end of a child process, and its last words
+``channels``          the ZeroMQ sockets of one kernel
+``execution``         the queue of a room and the life of one execution
+``outputs``           kernel messages become document changes and broadcasts
+``ports``             what these modules need from each other
+``cli``               ``python -m runtimed_ffi daemon ...``
+====================  =====================================================================
 """

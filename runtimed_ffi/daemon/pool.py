@@ -30,13 +30,23 @@ class PoolRequests:
         Reads the cells of a journal file (``host.read_document``).
     stop:
         Ends the daemon; called after the answer.
+    kernel_pool:
+        Numbers of the kernels that stand by; ours, beside those of the protocol.
     """
 
-    def __init__(self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: HostPort,
+        rooms: Rooms,
+        read_document: ReadDocument,
+        stop: Callable[[str], None],
+        kernel_pool: Callable[[], Json] = dict,
+    ) -> None:
         self._host = host
         self._rooms = rooms
         self._read_document = read_document
         self._stop = stop
+        self._kernel_pool = kernel_pool
         self._tasks: set[asyncio.Future[None]] = set()
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
@@ -64,7 +74,10 @@ class PoolRequests:
         if kind == "ping":
             return {"type": "pong"}
         if kind == "status":
-            counts = {"uv_available": 0, "uv_warming": 0, "conda_available": 0, "conda_warming": 0}
+            counts: Json = {"uv_available": 0, "uv_warming": 0, "conda_available": 0, "conda_warming": 0}
+            kernels = self._kernel_pool()
+            if kernels:
+                counts["kernels"] = kernels
             return {"type": "stats", "stats": counts}
         if kind == "take":
             return {"type": "empty"}

@@ -12,17 +12,20 @@ import logging
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
 from ..host import ChannelKind, EventKind
-from .environments import LaunchPlan
+from .environments import DEFAULT_SOURCE, LaunchPlan, resolve
 from .pool import PoolRequests
 from .ports import HostEvent, Json, KernelListener, KernelPort
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
+
+if TYPE_CHECKING:
+    from .standby import Standby
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Options(NamedTuple):
     """A descriptor that gets the line ``ready`` when clients may connect."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
+    kernel_pool_size: int = 0
+    """Kernels that stand by for the next launches."""
 
 
 class Service:
@@ -56,6 +61,7 @@ class Service:
         self._stopping: asyncio.Future[str] | None = None
         self._last_activity = time.monotonic()
         self._context: Any = None
+        self._standby: Standby | None = None
         self._umask = -1
 
     def stop(self, reason: str) -> None:
@@ -91,7 +97,7 @@ class Service:
         with hosting.Host(self._paths.socket, capabilities) as host:
             rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
+            pool = PoolRequests(host, rooms, hosting.read_document, self.stop, self._kernel_pool)
             dispatch = Dispatch(host, rooms, notebook, pool, blobs)
             ended = loop.create_future()
 
@@ -117,13 +123,16 @@ class Service:
                 state.announce(self._version)
                 self._ready()
                 log.info("listening on %s", self._paths.socket)
-                warm_up = loop.run_in_executor(None, _import_kernels)
+                warm_up = loop.create_task(self._warm_up())
                 self._watch_idleness(rooms)
                 reason = await self._stopping
                 log.info("stopping: %s", reason)
                 await asyncio.wait({warm_up}, timeout=KERNELS_END)
                 notebook.close()
+                waiting = loop.create_task(self._standby.close(KERNELS_END)) if self._standby is not None else None
                 await rooms.close("the daemon was stopped", KERNELS_END)
+                if waiting is not None:
+                    await waiting
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
@@ -136,15 +145,36 @@ class Service:
     # -- parts
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
+        return await (await self._kernels()).launch(plan, listener)
+
+    async def _kernels(self) -> Standby:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
         await asyncio.get_running_loop().run_in_executor(None, _import_kernels)
-        from . import kernels
-
-        if self._context is None:
+        if self._standby is None:
             import zmq
 
-            self._context = zmq.Context()
-        return await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
+            from . import kernels, standby
+
+            directory, context, umask = self._paths.kernels, zmq.Context(), self._umask
+
+            async def start(plan: LaunchPlan, listener: KernelListener) -> kernels.Kernel:
+                return await kernels.start(plan, listener, directory, context, umask=umask)
+
+            self._context = context
+            self._standby = standby.Standby(start, directory, self._options.kernel_pool_size)
+        return self._standby
+
+    async def _warm_up(self) -> None:
+        """Have everything ready for the first launch that can be had before it."""
+        kernels = await self._kernels()
+        if self._options.kernel_pool_size:
+            try:
+                kernels.open(resolve("python", DEFAULT_SOURCE, None))
+            except Exception:
+                log.exception("no kernels are started ahead")
+
+    def _kernel_pool(self) -> Json:
+        return self._standby.facts() if self._standby is not None else {}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -240,7 +270,7 @@ class Dispatch:
 
 
 def _import_kernels() -> None:
-    importlib.import_module(__package__ + ".kernels")
+    importlib.import_module(__package__ + ".standby")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:
