@@ -17,7 +17,7 @@ from .diagnosis import BuildError
 from .environments import Choice, LaunchPlan, LaunchRequest
 from .inline import InlineEnvironments
 from .pools import Pools
-from .ports import KernelListener, KernelPort, LaunchError, Launching, SettingsView
+from .ports import KernelListener, KernelPort, LaunchError, Launching, LaunchListener, SettingsView
 from .tools import ToolMissing
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Launcher:
         """The launch for a room that its first peer has entered, or ``None`` (9.5).  Blocks; for a thread."""
         return environments.automatic(notebook_id, self._settings, self._key_path)
 
-    async def __call__(self, request: LaunchRequest, listener: KernelListener) -> KernelPort:
+    async def __call__(self, request: LaunchRequest, listener: LaunchListener) -> KernelPort:
         """Start what is asked for.  The listener hears what is being done meanwhile.
 
         Raises ``LaunchError``.

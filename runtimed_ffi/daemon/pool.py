@@ -31,6 +31,8 @@ class PoolRequests:
         Reads the cells of a journal file (``host.read_document``).
     stop:
         Ends the daemon; called after the answer.
+    kernel_pool:
+        Numbers of the kernels that stand by; ours, beside those of the protocol.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class PoolRequests:
         pools: Pools,
         read_document: ReadDocument,
         stop: Callable[[str], None],
+        kernel_pool: Callable[[], Json] = dict,
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._pools = pools
         self._read_document = read_document
         self._stop = stop
+        self._kernel_pool = kernel_pool
         self._tasks: set[asyncio.Future[None]] = set()
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
@@ -94,7 +98,11 @@ class PoolRequests:
         if kind == "ping":
             return {"type": "pong"}
         if kind == "status":
-            return {"type": "stats", "stats": self._pools.stats()}
+            stats = self._pools.stats()
+            kernels = self._kernel_pool()
+            if kernels:
+                stats["kernels"] = kernels
+            return {"type": "stats", "stats": stats}
         if kind == "take" and request.get("env_type") in KINDS:
             env = self._pools.take(request["env_type"])
             return {"type": "empty"} if env is None else {"type": "env", "env": env}

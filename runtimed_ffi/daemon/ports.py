@@ -92,14 +92,18 @@ class Launching(NamedTuple):
 class KernelListener(Protocol):
     """Who hears what a kernel says.  Called on the loop, never from within a method of the kernel."""
 
-    def on_progress(self, launching: Launching) -> None:
-        """The launch has been resolved, or its environment is being made.  Not after the launch has ended."""
-
     def on_messages(self, kernel: KernelPort, batch: Sequence[Message]) -> None:
         """All messages that were readable at one moment, iopub first."""
 
     def on_death(self, kernel: KernelPort, reason: str) -> None:
         """The process ended without having been asked to.  The last call; all its messages were delivered before."""
+
+
+class LaunchListener(KernelListener, Protocol):
+    """Who has asked for a kernel, and will hear what it says."""
+
+    def on_progress(self, launching: Launching) -> None:
+        """The launch has been resolved, or its environment is being made.  Not after the launch has ended."""
 
 
 class KernelPort(Protocol):

@@ -16,12 +16,12 @@ from . import wishes
 from .environments import BUILT_IN_TYPES, LaunchRequest
 from .execution import ExecutionQueue
 from .outputs import OutputWriter, Publication
-from .ports import BlobPort, HostPort, Json, KernelListener, KernelPort, LaunchError, Launching, Message
+from .ports import BlobPort, HostPort, Json, KernelPort, LaunchError, Launching, LaunchListener, Message
 
 log = logging.getLogger(__name__)
 
 LaunchDone = Callable[[Optional[str]], None]
-Launch = Callable[[LaunchRequest, KernelListener], Awaitable[KernelPort]]
+Launch = Callable[[LaunchRequest, LaunchListener], Awaitable[KernelPort]]
 """Resolves the request, makes what it needs and starts the kernel (``launcher.Launcher``)."""
 
 

@@ -12,13 +12,13 @@ import logging
 import os
 import signal
 import time
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
 from ..host import ChannelKind, EventKind
 from . import trust
-from .environments import LaunchPlan
+from .environments import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
 from .inline import InlineEnvironments
 from .launcher import Launcher
 from .pool import PoolRequests
@@ -28,6 +28,9 @@ from .recipes import CondaRecipe, UvRecipe
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
+
+if TYPE_CHECKING:
+    from .standby import Standby
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class Options(NamedTuple):
     """Conda environments kept ready; 0: none, one is made when a kernel asks for it."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
+    kernel_pool_size: int = 0
+    """Kernels that stand by for the next launches."""
 
 
 class Service:
@@ -68,6 +73,7 @@ class Service:
         self._stopping: asyncio.Future[str] | None = None
         self._last_activity = time.monotonic()
         self._context: Any = None
+        self._standby: Standby | None = None
         self._umask = -1
 
     def stop(self, reason: str) -> None:
@@ -114,7 +120,7 @@ class Service:
                 host, blobs, launcher, self._paths.documents, self._options.eviction_delay, launcher.automatic
             )
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop)
+            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool)
             dispatch = Dispatch(host, rooms, notebook, pool, blobs, pools.state)
             ended = loop.create_future()
 
@@ -140,16 +146,19 @@ class Service:
                 state.announce(self._version)
                 self._ready()
                 log.info("listening on %s", self._paths.socket)
-                warm_up = loop.run_in_executor(None, _import_kernels)
-                await pools.start()
-                prune = loop.run_in_executor(None, inline.prune)
+                warm_up = loop.create_task(self._warm_up())
+                environments = loop.create_task(_prepare_environments(pools, inline))
                 self._watch_idleness(rooms)
                 reason = await self._stopping
                 log.info("stopping: %s", reason)
-                await asyncio.wait({warm_up, prune}, timeout=KERNELS_END)
+                await asyncio.wait({warm_up, environments}, timeout=KERNELS_END)
+                environments.cancel()
                 notebook.close()
+                waiting = loop.create_task(self._standby.close(KERNELS_END)) if self._standby is not None else None
                 await rooms.close("the daemon was stopped", KERNELS_END)
                 await pools.close(ENVIRONMENTS_END)
+                if waiting is not None:
+                    await waiting
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
@@ -162,15 +171,36 @@ class Service:
     # -- parts
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
+        return await (await self._kernels()).launch(plan, listener)
+
+    async def _kernels(self) -> Standby:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
         await asyncio.get_running_loop().run_in_executor(None, _import_kernels)
-        from . import kernels
-
-        if self._context is None:
+        if self._standby is None:
             import zmq
 
-            self._context = zmq.Context()
-        return await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
+            from . import kernels, standby
+
+            directory, context, umask = self._paths.kernels, zmq.Context(), self._umask
+
+            async def start(plan: LaunchPlan, listener: KernelListener) -> kernels.Kernel:
+                return await kernels.start(plan, listener, directory, context, umask=umask)
+
+            self._context = context
+            self._standby = standby.Standby(start, directory, self._options.kernel_pool_size)
+        return self._standby
+
+    async def _warm_up(self) -> None:
+        """Have everything ready for the first launch that can be had before it."""
+        kernels = await self._kernels()
+        if self._options.kernel_pool_size:
+            try:
+                kernels.open(default_plan(resolve(LaunchRequest("python", DEFAULT_SOURCE))))
+            except Exception:
+                log.exception("no kernels are started ahead")
+
+    def _kernel_pool(self) -> Json:
+        return self._standby.facts() if self._standby is not None else {}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -272,12 +302,21 @@ class Dispatch:
             return {"error": str(error)}
 
 
+async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> None:
+    """Begin with what a daemon before has left, in the background."""
+    try:
+        await pools.start()
+        await asyncio.get_running_loop().run_in_executor(None, inline.prune)
+    except Exception:
+        log.exception("the environments of an earlier daemon cannot be looked at")
+
+
 def _log_pool_state(state: Json) -> None:
     log.info("pools: %s", state)
 
 
 def _import_kernels() -> None:
-    importlib.import_module(__package__ + ".kernels")
+    importlib.import_module(__package__ + ".standby")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:

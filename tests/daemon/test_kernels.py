@@ -79,7 +79,8 @@ def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callab
 
 
 def plan(directory: Path) -> environments.LaunchPlan:
-    return environments.resolve("python", "uv:prewarmed", str(directory / "n.ipynb"))
+    request = environments.LaunchRequest("python", "uv:prewarmed", str(directory / "n.ipynb"))
+    return environments.default_plan(environments.resolve(request))
 
 
 @with_kernel
