@@ -9,7 +9,7 @@ import os
 import shutil
 
 from .environments import Choice, LaunchPlan, kernelspecs
-from .tools import ToolMissing
+from .tools import FINDING, ToolMissing
 
 
 def find() -> str | None:
@@ -17,7 +17,8 @@ def find() -> str | None:
     try:
         from deno import find_deno_bin
 
-        return os.fsdecode(find_deno_bin())
+        with FINDING:
+            return os.fsdecode(find_deno_bin())
     except (ImportError, FileNotFoundError):
         return shutil.which("deno")
 

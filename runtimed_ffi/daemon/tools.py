@@ -10,12 +10,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 
 from .processes import StderrTail, describe_exit, watch_process
 
 _BACKGROUND_NICENESS = 10
 """What nobody waits for must not slow down what somebody does."""
+
+FINDING = threading.Lock()
+"""Held while a wheel is asked where its program is: it asks ``sysconfig``, whose first use is not safe in threads."""
 
 _REAP_LIMIT = 5.0
 """Seconds a killed process may take to be gone; one that hangs in the kernel is left to its watcher."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Callable
 
 from .diagnosis import explain
-from .tools import ToolError, ToolMissing, run
+from .tools import FINDING, ToolError, ToolMissing, run
 
 KERNEL_REQUIREMENTS = (
     "ipykernel>=6.29,<8",
@@ -60,7 +60,8 @@ def find() -> str:
     try:
         from uv import find_uv_bin
 
-        return os.fsdecode(find_uv_bin())
+        with FINDING:
+            return os.fsdecode(find_uv_bin())
     except (ImportError, FileNotFoundError):
         found = shutil.which("uv")
     if found is None:

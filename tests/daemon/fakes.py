@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
 from runtimed_ffi.daemon.recipes import Made
@@ -257,6 +258,14 @@ def make_fake_environment(path: str) -> None:
     with open(python, "w", encoding="utf-8") as file:
         file.write("#!/bin/sh\nexit 0\n")
     os.chmod(python, 0o755)
+
+
+async def eventually(condition: Callable[[], bool], limit: float = 60.0) -> None:
+    """Wait for what threads and processes do; a busy machine may take its time."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.005)
 
 
 # -- messages

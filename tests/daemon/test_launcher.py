@@ -20,8 +20,7 @@ from runtimed_ffi.daemon.pools import Pools
 from runtimed_ffi.daemon.ports import DefaultSettings, LaunchError, Launching
 from runtimed_ffi.daemon.recipes import CondaRecipe, UvRecipe
 
-from .fakes import ScriptedKernel
-from .test_rooms import until
+from .fakes import ScriptedKernel, eventually
 
 PYTHON = """
 python() { mkdir -p "$1/bin"; printf '#!/bin/sh\\nexit 0\\n' > "$1/bin/python"; chmod +x "$1/bin/python"; }
@@ -139,11 +138,11 @@ def test_a_kernel_gets_its_environment_from_the_pool(
         assert plan.argv[0] == os.path.join(path, "bin", "python")
         assert plan.env["PATH"].startswith(os.path.join(path, "bin") + os.pathsep)
         assert os.path.dirname(path) == str(scene.envs)
-        await until(lambda: scene.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: scene.pools.stats()["uv_available"] == 1)
         assert Path(path).exists()
         assert plan.on_end is not None
         plan.on_end()
-        await until(lambda: not os.path.exists(path + ".json"))
+        await eventually(lambda: not os.path.exists(path + ".json"))
         assert not Path(path).exists(), "nobody else gets an environment that was used"
         await scene.pools.close(10)
         lines = log.read_text().splitlines()
@@ -259,7 +258,7 @@ def test_a_cancelled_launch_leaves_nothing(programs: Path, tmp_path: Path, monke
     async def body() -> None:
         scene = Scene(tmp_path, monkeypatch)
         launch = asyncio.ensure_future(scene.launch("uv:inline", {"uv": {"dependencies": ["x"]}}))
-        await until(lambda: any("installing" in text for text in scene.listener.texts))
+        await eventually(lambda: any("installing" in text for text in scene.listener.texts))
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launch
@@ -281,7 +280,7 @@ def test_a_kernel_that_does_not_start_gives_its_environment_up(
         with pytest.raises(LaunchError, match="boom"):
             await scene.launch()
         path = scene.plans[-1].env["VIRTUAL_ENV"]
-        await until(lambda: not os.path.exists(path + ".json"))
+        await eventually(lambda: not os.path.exists(path + ".json"))
         await scene.pools.close(10)
 
     asyncio.run(body())

@@ -13,7 +13,7 @@ from runtimed_ffi.daemon.pool import PoolRequests
 from runtimed_ffi.daemon.pools import Pools
 from runtimed_ffi.daemon.rooms import Rooms
 
-from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory
+from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
 from .test_rooms import by_default, until
 
 
@@ -66,14 +66,14 @@ def test_an_environment_is_taken_and_given_back(tmp_path: Path) -> None:
     async def body() -> None:
         pool = Pool(tmp_path)
         await pool.pools.start()
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         answer = await pool.ask(type="take", env_type="uv")
         env = answer["env"]
         assert answer["type"] == "env"
         assert env["env_type"] == "uv"
         assert os.path.dirname(env["venv_path"]) == str(tmp_path / "envs")
         assert os.access(env["python_path"], os.X_OK)
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         other = (await pool.ask(type="take", env_type="uv"))["env"]
         assert other["venv_path"] != env["venv_path"]
         pool.recipe.gate.clear()
@@ -91,9 +91,9 @@ def test_what_nobody_has_taken_is_not_given_back(tmp_path: Path) -> None:
     async def body() -> None:
         pool = Pool(tmp_path)
         await pool.pools.start()
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         env = (await pool.ask(type="take", env_type="uv"))["env"]
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         idle = next(path for path in (tmp_path / "envs").iterdir() if path.is_dir() and str(path) != env["venv_path"])
         foreign = tmp_path / "envs" / ("runtimed-uv-" + "0" * 8 + "-0000" * 3 + "-" + "0" * 12)
         foreign.mkdir()
@@ -115,14 +115,14 @@ def test_flush_removes_the_idle_ones_and_builds_at_once(tmp_path: Path) -> None:
     async def body() -> None:
         pool = Pool(tmp_path)
         await pool.pools.start()
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         before = [path for path in (tmp_path / "envs").iterdir() if path.is_dir()]
         pool.recipe.gate.clear()
         assert await pool.ask(type="flush_pool") == {"type": "flushed"}
         assert not before[0].exists()
         assert pool.pools.stats()["uv_warming"] == 1
         pool.recipe.gate.set()
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         await pool.pools.close(10)
 
     asyncio.run(body())
@@ -133,7 +133,7 @@ def test_the_error_of_a_pool_is_in_the_statistics_and_announced(tmp_path: Path) 
         pool = Pool(tmp_path)
         pool.recipe.failure = BuildError("no space left: free some", "pandas")
         await pool.pools.start()
-        await until(lambda: bool(pool.announced))
+        await eventually(lambda: bool(pool.announced))
         error = {"message": "no space left: free some", "failed_package": "pandas", "consecutive_failures": 1}
         stats = (await pool.ask(type="status"))["stats"]
         assert 25 <= stats["uv_error"].pop("retry_in_secs") <= 30
@@ -145,7 +145,7 @@ def test_the_error_of_a_pool_is_in_the_statistics_and_announced(tmp_path: Path) 
         assert list((tmp_path / "envs").iterdir()) == [], "a failed build leaves nothing behind"
         pool.recipe.failure = None
         pool.pools.settings_changed()
-        await until(lambda: pool.pools.stats()["uv_available"] == 1)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
         assert pool.announced[-1] == {"event": "pool_state", "uv_error": None, "conda_error": None}
         await pool.pools.close(10)
 

@@ -18,8 +18,7 @@ from runtimed_ffi.daemon.inline import InlineEnvironments
 from runtimed_ffi.daemon.pools import Pools
 from runtimed_ffi.daemon.stock import MAXIMUM_AGE
 
-from .fakes import FakeRecipe, make_fake_environment
-from .test_rooms import until
+from .fakes import FakeRecipe, eventually, make_fake_environment
 
 
 class Scene:
@@ -88,7 +87,7 @@ def test_what_was_left_on_disk(tmp_path: Path) -> None:
                 assert path.exists(), path.name
             for path in (incomplete, used, outdated, broken):
                 assert not path.exists(), path.name
-            await until(lambda: not old.exists())
+            await eventually(lambda: not old.exists())
             taken = scene.pools.take("uv")
             assert taken is not None and taken["venv_path"] == str(good)
             tenant.stdin.close()
@@ -117,7 +116,7 @@ def test_what_is_ready_stays_for_the_next_daemon(tmp_path: Path) -> None:
     async def body() -> None:
         first = Scene(tmp_path)
         await first.pools.start()
-        await until(lambda: first.available() == 1)
+        await eventually(lambda: first.available() == 1)
         await first.pools.close(10)
         second = Scene(tmp_path)
         await second.pools.start()
@@ -132,9 +131,9 @@ def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
     async def body() -> None:
         first, second = Scene(tmp_path), Scene(tmp_path)
         await first.pools.start()
-        await until(lambda: first.available() == 1)
+        await eventually(lambda: first.available() == 1)
         await second.pools.start()
-        await until(lambda: second.available() == 1)
+        await eventually(lambda: second.available() == 1)
         assert len(first.names) == 2
         await second.pools.flush()
         assert first.pools.take("uv") is not None
@@ -151,7 +150,7 @@ def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
         await scene.pools.start()
         said: list[str] = []
         launch = asyncio.ensure_future(scene.pools.acquire("conda", said.append))
-        await until(lambda: "creating the environment" in said)
+        await eventually(lambda: "creating the environment" in said)
         scene.conda.gate.set()
         environment = await launch
         assert scene.conda.background == [False], "somebody waits: no low priority"
@@ -172,19 +171,19 @@ def test_a_cancelled_launch_leaves_the_environment_to_the_pool(tmp_path: Path) -
         scene.uv.gate.clear()
         await scene.pools.start()
         launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
-        await until(lambda: bool(scene.said))
+        await eventually(lambda: bool(scene.said))
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launch
         scene.uv.gate.set()
-        await until(lambda: scene.available() == 1)
+        await eventually(lambda: scene.available() == 1)
         # Cancelled in the moment it gets one.
         launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
         await asyncio.sleep(0)
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launch
-        await until(lambda: scene.available() == 1)
+        await eventually(lambda: scene.available() == 1)
         await scene.pools.close(10)
         assert len(scene.names) == 1
 
@@ -200,7 +199,7 @@ def test_failures_reach_the_launch_and_patience_ends(tmp_path: Path) -> None:
             await scene.pools.acquire("uv", scene.said.append, 0.01)
         scene.uv.failure = BuildError("no space left")
         launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
-        await until(lambda: len(scene.said) == 2)
+        await eventually(lambda: len(scene.said) == 2)
         scene.uv.gate.set()
         with pytest.raises(BuildError, match=r"no space left \(tried again in \d+ s\)"):
             await launch
@@ -217,9 +216,9 @@ def test_the_end_of_the_daemon_ends_builds_and_removes_them(tmp_path: Path) -> N
         scene = Scene(tmp_path, uv=1)
         scene.uv.gate.clear()
         await scene.pools.start()
-        await until(lambda: bool(scene.uv.made_paths))
+        await eventually(lambda: bool(scene.uv.made_paths))
         launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
-        await until(lambda: bool(scene.said))
+        await eventually(lambda: bool(scene.said))
         await scene.pools.close(10)
         with pytest.raises(BuildError, match="shutting down"):
             await launch
@@ -234,7 +233,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     async def body() -> None:
         scene = Scene(tmp_path)
         await scene.pools.start()
-        await until(lambda: bool(scene.states))
+        await eventually(lambda: bool(scene.states))
         assert "--cache-dir" in scene.states[0]["uv_error"]["message"]
         await scene.pools.close(10)
 
@@ -271,7 +270,7 @@ def test_the_same_content_is_made_once(tmp_path: Path) -> None:
         launches = [
             asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(3)
         ]
-        await until(lambda: len(said) == 3)
+        await eventually(lambda: len(said) == 3)
         make.gate.set()
         held = await asyncio.gather(*launches)
         again = await cache.obtain("uv", "inline-1", python_of, make, said.append)
@@ -295,7 +294,7 @@ def test_a_build_ends_with_the_last_who_waits_for_it(tmp_path: Path) -> None:
             asyncio.ensure_future(cache.obtain("conda", "conda-inline-1", python_of, make, said.append))
             for _ in range(2)
         )
-        await until(lambda: len(said) == 2)
+        await eventually(lambda: len(said) == 2)
         one.cancel()
         with pytest.raises(asyncio.CancelledError):
             await one
@@ -318,7 +317,7 @@ def test_a_failed_build_is_told_to_all_and_leaves_nothing(tmp_path: Path) -> Non
         launches = [
             asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(2)
         ]
-        await until(lambda: len(said) == 2)
+        await eventually(lambda: len(said) == 2)
         make.gate.set()
         for launch in launches:
             with pytest.raises(BuildError, match="no package x"):
@@ -338,7 +337,7 @@ def test_two_daemons_make_the_same_content_once(tmp_path: Path) -> None:
             )
             for _ in range(2)
         )
-        await until(lambda: any("another daemon" in text for text in said))
+        await eventually(lambda: any("another daemon" in text for text in said))
         make.gate.set()
         (await first).release()
         (await second).release()

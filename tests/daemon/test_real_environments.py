@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,11 +18,12 @@ pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
 import runtimed_ffi
 from runtimed_ffi.daemon import deno, uv
 from runtimed_ffi.daemon.diagnosis import BuildError
-from runtimed_ffi.daemon.environments import resolve
 from runtimed_ffi.daemon.tools import ToolMissing
 
-from .test_launcher import LaunchRequest, Scene
-from .test_rooms import until
+from .fakes import eventually
+from .test_launcher import Scene
+from .test_service import pool
+from .test_tools import gone
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_uv_without_an_index(real_uv: str, index: Path, tmp_path: Path, monkeypa
             assert plan.on_end is not None
             plan.on_end()
         path = pooled.env["VIRTUAL_ENV"]
-        await until(lambda: not os.path.exists(path + ".json"))
+        await eventually(lambda: not os.path.exists(path + ".json"))
         await scene.pools.close(30)
 
     asyncio.run(body())
@@ -135,39 +135,54 @@ def test_a_whole_daemon_with_a_pool_and_dependencies(real_uv: str, tmp_path: Pat
 
 
 @pytest.mark.kernel
-def test_a_deno_kernel_runs_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deno_kernel_runs_a_cell(tmp_path: Path) -> None:
     if deno.find() is None:
         pytest.skip("deno is not installed (extra `deno`)")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    plan = deno.plan(resolve(LaunchRequest("deno", "auto")))
-    assert plan.transport == "tcp"
+    with runtimed_ffi.Daemon(tmp_path / "d") as daemon, daemon.session("nb") as session:
+        session.start_kernel("deno", "auto")
+        assert session.env_source == "deno"
+        assert session.run('const x: number = 1; console.log("hi", x + 1)').success
+        assert not session.run('throw new Error("no")').success
+        # Deno may publish outputs behind the word that the cell is done: they reach the document all the same.
+        deadline = time.monotonic() + 60
+        while "hi 2" not in str(pool(Path(daemon.socket_path), {"type": "inspect_notebook", "notebook_id": "nb"})):
+            assert time.monotonic() < deadline, Path(daemon.log_path).read_text()
 
-    async def body() -> None:
-        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-        from jupyter_client.manager import AsyncKernelManager
 
-        class OneSpec(KernelSpecManager):
-            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-                return KernelSpec(argv=plan.argv, display_name="Deno", language="typescript")
+@pytest.mark.kernel
+def test_an_installed_kernelspec_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tmp_path / "jupyter" / "kernels" / "mine"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    facts = {"argv": argv, "display_name": "Mine", "language": "python", "env": {"MINE": "yes"}}
+    (spec / "kernel.json").write_text(json.dumps(facts))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    with runtimed_ffi.Daemon(tmp_path / "d") as daemon, daemon.session() as session:
+        with pytest.raises(runtimed_ffi.RuntimedError, match=r"Unsupported kernel type: julia\..*, mine"):
+            session.start_kernel("julia", "auto")
+        session.start_kernel("mine", "auto")
+        assert session.env_source == "kernelspec:mine"
+        assert session.run("import os; print(os.environ['MINE'])").stdout == "yes\n"
 
-        manager = AsyncKernelManager(
-            kernel_name="deno", kernel_spec_manager=OneSpec(), connection_file=str(tmp_path / "c.json")
-        )
-        await manager.start_kernel(cwd=plan.cwd, env={**os.environ, **plan.env}, stderr=subprocess.DEVNULL)
-        client = manager.client()
-        client.start_channels()
+
+@pytest.mark.kernel
+def test_a_project_kernel_is_interrupted_and_ends(real_uv: str, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nname = "p"\nversion = "1"\nrequires-python = ">=3.9"\n')
+    notebook = folder / "n.ipynb"
+    notebook.write_text(json.dumps({"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}))
+    with runtimed_ffi.Daemon(tmp_path / "d") as daemon, daemon.session(str(notebook)) as session:
         try:
-            await client.wait_for_ready(timeout=60)
-            outputs: list[Any] = []
-            reply = await client.execute_interactive(
-                'const x: number = 1; console.log("hi", x + 1)', timeout=60, output_hook=outputs.append
-            )
-            assert reply["content"]["status"] == "ok"
-            text = "".join(message["content"].get("text", "") for message in outputs)
-            assert "hi 2" in text
-        finally:
-            client.stop_channels()
-            await manager.shutdown_kernel(now=True)
-
-    asyncio.run(body())
-    shutil.rmtree(tmp_path / "notebooks", ignore_errors=True)
+            session.start_kernel(env_source="auto")
+        except runtimed_ffi.RuntimedError as error:
+            if "package index" not in str(error):
+                raise
+            pytest.skip(f"no package index: {str(error).splitlines()[0]}")
+        assert session.env_source == "uv:pyproject"
+        pid = int(session.run("import os; print(os.getpid())").stdout)
+        cell = session.create_cell("import time\nprint('go', flush=True)\ntime.sleep(600)")
+        result = session.execute_cell(cell, timeout_secs=60, on_output=lambda output: session.interrupt())
+        assert result.error is not None and "KeyboardInterrupt" in str(result.error), result
+        session.shutdown_kernel()
+    assert gone(pid)

@@ -15,7 +15,7 @@ from runtimed_ffi.daemon.diagnosis import explain
 from runtimed_ffi.daemon.environments import Choice
 from runtimed_ffi.daemon.tools import ToolError, ToolMissing, run
 
-from .test_rooms import until
+from .fakes import eventually
 
 
 def sh(text: str) -> list[str]:
@@ -65,11 +65,11 @@ def test_cancellation_ends_it(tmp_path: Path) -> None:
         task = asyncio.ensure_future(
             run(sh("sleep 100 & echo $! > pid.tmp; mv pid.tmp pid; wait"), 60, cwd=str(tmp_path))
         )
-        await until((tmp_path / "pid").exists)
+        await eventually((tmp_path / "pid").exists)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: gone(int((tmp_path / "pid").read_text())))
+        await eventually(lambda: gone(int((tmp_path / "pid").read_text())))
 
     asyncio.run(body())
 
@@ -77,7 +77,7 @@ def test_cancellation_ends_it(tmp_path: Path) -> None:
 def test_children_it_leaves_behind_are_ended(tmp_path: Path) -> None:
     async def body() -> None:
         await run(sh("sleep 100 & echo $! > pid"), 30, cwd=str(tmp_path))
-        await until(lambda: gone(int((tmp_path / "pid").read_text())))
+        await eventually(lambda: gone(int((tmp_path / "pid").read_text())))
 
     asyncio.run(body())
 
