@@ -64,7 +64,7 @@ def explain(error: ToolError, directory: str) -> BuildError:
     if _OFFLINE.search(text):
         advice = (
             "the package index cannot be reached: check the network, or name a mirror or a directory of packages "
-            "(UV_INDEX_URL, UV_FIND_LINKS, conda's channels)"
+            "(UV_DEFAULT_INDEX, UV_FIND_LINKS with UV_OFFLINE=1, conda's channels)"
         )
         return BuildError(_joined(advice, error))
     if package is not None:
