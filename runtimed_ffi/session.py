@@ -244,6 +244,23 @@ class Session(DocumentAccess):
         """
         self._require().sync(arguments.timeout("timeout_secs", timeout_secs))
 
+    def save(self) -> str:
+        """Write the notebook into its file, and return the file's path: the notebook id.
+
+        The daemon merges what other programs did to the file meanwhile, keeps what only the file has (attachments,
+        metadata of cells), and replaces it as a whole.
+
+        Raises:
+            NotConnectedError: without a connection.
+            DaemonError: the room has no file (its id is no absolute path that ends in ``.ipynb``), or the file cannot
+                be read or written; it is as before then.
+        """
+        _expect(
+            self._require().request({"action": "save_notebook", "format_cells": False}, REQUEST_SECONDS),
+            "notebook_saved",
+        )
+        return self.notebook_id
+
     # -- executions
 
     def run(

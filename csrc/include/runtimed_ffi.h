@@ -137,7 +137,7 @@ typedef enum rtd_abi {
   /**
    * Changes when something is added.
    */
-  RTD_ABI_MINOR = 1,
+  RTD_ABI_MINOR = 2,
 } rtd_abi;
 
 /**
@@ -1086,25 +1086,6 @@ rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
                                rtd_wakeup_fn finalizer);
 
 /**
- * Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is loaded from it
- * and every change is appended to it before anybody gets an acknowledgement.
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param id_len its length in bytes
- * \param journal_path file of the document in UTF-8; NULL: kept in memory only
- * \param path_len its length in bytes
- * \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
- *   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
- * \threads any
- */
-rtd_result rtd_host_open_room(const struct rtd_host *host,
-                              const char *notebook_id,
-                              size_t id_len,
-                              const char *journal_path,
-                              size_t path_len);
-
-/**
  * Disconnects the peers that wait for a room which will not be opened.
  *
  * \param host the host
@@ -1236,6 +1217,90 @@ rtd_result rtd_host_rooms(const struct rtd_host *host, struct rtd_buf *out);
  * \threads any
  */
 rtd_result rtd_host_disconnect(const struct rtd_host *host, uint64_t peer);
+
+/**
+ * Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is
+ * loaded from it and every change is appended to it before anybody gets an acknowledgement.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param journal_path file of the document in UTF-8; NULL: kept in memory only
+ * \param path_len its length in bytes
+ * \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
+ *   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
+ * \threads any
+ */
+rtd_result rtd_host_open_room(const struct rtd_host *host,
+                              const char *notebook_id,
+                              size_t id_len,
+                              const char *journal_path,
+                              size_t path_len);
+
+/**
+ * Opens a room like rtd_host_open_room(), but lets nobody in: the peers wait for rtd_host_admit(). What is published
+ * meanwhile is there before the first peer sees the document; the notebook of a file, for instance, because a client
+ * that finds an empty room may fill it by itself. rtd_host_close_room() gives it up again.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param journal_path file of the document in UTF-8; NULL: kept in memory only
+ * \param path_len its length in bytes
+ * \return as rtd_host_open_room()
+ * \threads any
+ */
+rtd_result rtd_host_prepare_room(const struct rtd_host *host,
+                                 const char *notebook_id,
+                                 size_t id_len,
+                                 const char *journal_path,
+                                 size_t path_len);
+
+/**
+ * Lets the peers into a prepared room.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_NOT_FOUND when no such room is prepared; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_admit(const struct rtd_host *host,
+                          const char *notebook_id,
+                          size_t len);
+
+/**
+ * Makes a copy of a room's document. It goes its own way (rtd_doc_edit(), rtd_doc_fork(), rtd_doc_merge()); what was
+ * done in it comes back by rtd_host_merge().
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param len its length in bytes
+ * \param out receives the copy, NULL on failure; release with rtd_doc_free()
+ * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_fork(const struct rtd_host *host,
+                         const char *notebook_id,
+                         size_t len,
+                         struct rtd_doc **out);
+
+/**
+ * Takes what a copy did meanwhile into the room's document and tells the peers, as if the copy were a peer that was
+ * away: edits of a source merge by character.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param doc a copy made by rtd_host_fork() of this room, or by rtd_doc_fork() of such a copy; it stays as it is
+ * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_NOT_FOUND;
+ *   RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_merge(const struct rtd_host *host,
+                          const char *notebook_id,
+                          size_t id_len,
+                          const struct rtd_doc *doc);
 
 /**
  * Makes one frame: length, type byte if any, payload. Write it in one piece.
@@ -1448,6 +1513,49 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
 rtd_result rtd_doc_edit(const struct rtd_doc *doc,
                         const uint8_t *ops,
                         size_t len);
+
+/**
+ * Makes a copy of a document as it was at some heads, under an identity of its own: edits in the copy and in the
+ * original are concurrent until one is merged into the other.
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives the copy, NULL on failure; release with rtd_doc_free()
+ * \return RTD_OK; RTD_E_NOT_FOUND for heads it never had; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_fork(const struct rtd_doc *doc,
+                        const uint8_t *heads,
+                        size_t len,
+                        struct rtd_doc **out);
+
+/**
+ * Takes in what another copy of the same document did. Edits of a source merge by character; what both
+ * inserted is there twice.
+ *
+ * \param doc the document
+ * \param other the other copy, not `doc` itself; it stays as it is
+ * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_merge(const struct rtd_doc *doc,
+                         const struct rtd_doc *other);
+
+/**
+ * Whether a document has all of these changes.
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives 1 or 0
+ * \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_contains(const struct rtd_doc *doc,
+                            const uint8_t *heads,
+                            size_t len,
+                            int32_t *out);
 
 /**
  * Releases a document. NULL is fine.

@@ -116,8 +116,15 @@ class Service:
             )
             inline = InlineEnvironments(self._paths.environments)
             launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
+            # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
             rooms = Rooms(
-                host, blobs, launcher, self._paths.documents, self._options.eviction_delay, launcher.automatic
+                host,
+                blobs,
+                launcher,
+                self._paths.documents,
+                self._options.eviction_delay,
+                launcher.automatic,
+                new_mode=0o666 & ~self._umask,
             )
             notebook = NotebookRequests(host, rooms)
             pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool)

@@ -11,9 +11,10 @@ import pytest
 
 from runtimed_ffi.daemon import execution, requests
 from runtimed_ffi.daemon.environments import LaunchRequest, automatic
+from runtimed_ffi.daemon.files import set_aside
 from runtimed_ffi.daemon.ports import DefaultSettings, Launching, Message
 from runtimed_ffi.daemon.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms import Rooms, set_aside
+from runtimed_ffi.daemon.rooms import Rooms
 
 from .fakes import (
     FakeBlobs,
@@ -140,7 +141,7 @@ async def test_without_kernel_every_request_has_its_recorded_answer(s: Stage) ->
         "no_kernel",
         "no_kernel",
         "outputs_cleared",
-        "Failed to save notebook: saving is not supported by this daemon version",
+        "Failed to save notebook: the room has no file: nb is no normalised absolute path that ends in .ipynb",
     ]
 
 
@@ -728,8 +729,8 @@ def test_an_empty_room_is_evicted_with_its_kernel_but_not_while_it_works() -> No
         await asyncio.sleep(0.06)
         assert s.rooms.get("nb") is not None and s.rooms.active
         s.play(1)
-        await until(lambda: s.rooms.get("nb") is None)
-        assert s.host.closed == ["nb"] and s.kernel.stopped
+        await until(lambda: s.rooms.get("nb") is None and s.kernel.stopped)
+        assert s.host.closed == ["nb"]
 
     asyncio.run(body())
 

@@ -173,6 +173,17 @@ def test_kernel_answers(session):
         session.run_all()
 
 
+def test_save(session):
+    with pytest.raises(errors.NotConnectedError):
+        session.save()
+    session.connect()
+    session.fake.answers["save_notebook"] = {"result": "notebook_saved"}
+    assert session.save() == session.notebook_id
+    session.fake.answers["save_notebook"] = {"result": "error", "error": "Failed to save notebook: x"}
+    with pytest.raises(errors.DaemonError, match=r"^Failed to save notebook: x$"):
+        session.save()
+
+
 def events_timeout():
     from runtimed_ffi._ffi import TIMEOUT
 

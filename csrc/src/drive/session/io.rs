@@ -228,6 +228,7 @@ impl Shared {
 
 impl Handler for Shared {
     fn ready(&self, readable: bool, writable: bool) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         if core.closed.is_some() {
             return;
@@ -240,6 +241,7 @@ impl Handler for Shared {
     }
 
     fn timer(&self) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         if core.closed.is_none() {
             self.expire(&mut core);
@@ -247,6 +249,7 @@ impl Handler for Shared {
     }
 
     fn failed(&self, reason: String) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         core.poisoned = true;
         self.end(&mut core, code(RTD_E_PANIC), &reason);

@@ -108,9 +108,11 @@ impl Session {
         });
         let session = Self { shared, _reactor: guard };
         session.shared.reactor.watch(session.shared.key, &session.shared.stream, false)?;
+        let announcer = session.shared.queue.announcer();
         let mut core = lock(&session.shared.core);
         session.shared.settle(&mut core);
         drop(core);
+        drop(announcer);
         Ok(session)
     }
 
@@ -126,6 +128,7 @@ impl Session {
     /// `State` in a forked child: the connection is the parent's.
     pub fn close(&self) -> Result<(), DriveError> {
         self.check_process()?;
+        let _announcer = self.shared.queue.announcer();
         self.shared.end(&mut lock(&self.shared.core), 0, "closed by this side");
         Ok(())
     }
@@ -338,6 +341,7 @@ impl Session {
         call: impl FnOnce(&Shared, &mut Core) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         self.check_process()?;
+        let _announcer = self.shared.queue.announcer();
         let mut core = lock(&self.shared.core);
         if core.poisoned {
             return Err(DriveError::Poisoned("the session failed before".into()));
