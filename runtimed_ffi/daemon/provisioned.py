@@ -246,10 +246,14 @@ def _find_spec(plan: LaunchPlan) -> KernelSpec:
     if plan.kernel_name is None:
         metadata = {"kernel_provisioner": {"provisioner_name": _LOCAL}}
         return KernelSpec(argv=list(plan.argv), display_name="Python", language="python", metadata=metadata)
+    manager = KernelSpecManager()
     try:
-        return KernelSpecManager().get_kernel_spec(plan.kernel_name)
+        return manager.get_kernel_spec(plan.kernel_name)
     except NoSuchKernel:
-        raise LaunchError(f"Failed to launch kernel: no kernelspec is installed as {plan.kernel_name!r}") from None
+        text = f"no kernelspec is installed as {plan.kernel_name!r}"
+        if plan.kernel_name in manager.find_kernel_specs():
+            text = f"the kernelspec {plan.kernel_name!r} names a provisioner that is not installed"
+        raise LaunchError(f"Failed to launch kernel: {text}") from None
 
 
 def _provisioner_name(spec: KernelSpec) -> str:

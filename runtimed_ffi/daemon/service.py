@@ -207,7 +207,9 @@ class Service:
                 log.exception("no kernels are started ahead")
 
     def _kernel_pool(self) -> Json:
-        return self._standby.facts() if self._standby is not None else {}
+        if self._standby is not None:
+            return self._standby.facts()
+        return {"ready": 0, "starting": 0, "size": self._options.kernel_pool_size, "memory": 0}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -227,12 +227,12 @@ class Standby:
                 wanted = self._lacking()
                 if wanted is None or not self._has_room():
                     return
-                immediately = False
                 task = self._loop.create_task(self._start_one(wanted))
                 self._filling = wanted, task
                 await asyncio.wait({task})
                 self._filling = None
                 if self._failures:
+                    immediately = False
                     await asyncio.sleep(min(_RETRY[0] * 2.0 ** (self._failures - 1), _RETRY[1]))
         finally:
             self._refill = None

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Callable
@@ -16,11 +17,13 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
-from runtimed_ffi.daemon import kernels, standby  # noqa: E402
+from runtimed_ffi.daemon import cli, kernels, standby  # noqa: E402
 from runtimed_ffi.daemon.environments import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears, gone, plan  # noqa: E402
+from .test_orphans import of_directory, until_gone  # noqa: E402
+from .test_service import pool as ask  # noqa: E402
 
 IDENTITY = """
 import json, os, random, sys, threading
@@ -438,3 +441,38 @@ async def startup_files(real: Real, path: Path) -> None:
 @pytest.mark.kernel
 def test_startup_files_of_the_user_run_where_the_kernel_is(tmp_path: Path) -> None:
     with_real(startup_files, IPYTHONDIR=str(tmp_path / "ipython"))(tmp_path)
+
+
+# -- whole daemons
+
+
+def test_who_gets_a_pool() -> None:
+    assert cli._default_kernel_pool("", private=False) == 1
+    assert cli._default_kernel_pool("", private=True) == 0
+    assert cli._default_kernel_pool("3", private=True) == 3
+    assert cli._default_kernel_pool("many", private=False) == 1
+
+
+@pytest.mark.kernel
+def test_a_session_gets_the_kernel_that_stood_by(tmp_path: Path) -> None:
+    pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+    import runtimed_ffi
+
+    def stands_by() -> dict[str, int]:
+        (answer,) = ask(Path(daemon.socket_path), {"type": "status"})
+        return answer["stats"]["kernels"]
+
+    with runtimed_ffi.Daemon(tmp_path / "d", arguments=["--kernel-pool-size", "1"]) as daemon:
+        deadline = time.monotonic() + LIMIT
+        while stands_by()["ready"] != 1:
+            assert time.monotonic() < deadline, "no kernel stands by"
+            time.sleep(0.05)
+        assert 1 << 20 < stands_by()["memory"] < standby.MEMORY_LIMIT
+        (entry,) = (tmp_path / "d" / "kernels").iterdir()
+        (pid,) = of_directory(entry)
+        with daemon.session() as session:
+            session.start_kernel()
+            assert session.run("import os; print(os.getpid())").stdout == f"{pid}\n"
+            assert [event.execution_count for event in session.get_cells()] == [1]
+    assert not (tmp_path / "d" / "kernels").exists()
+    until_gone(pid)
