@@ -35,4 +35,6 @@ def plan(choice: Choice) -> LaunchPlan:
         return LaunchPlan(choice.kernel_type, choice.env_source, argv, choice.cwd, variables, transport="tcp")
     if "deno" in kernelspecs():
         return LaunchPlan(choice.kernel_type, choice.env_source, [], choice.cwd, kernel_name="deno", transport="tcp")
-    raise ToolMissing("deno is not installed: `pip install 'runtimed-ffi[deno]'`, or put deno on PATH")
+    raise ToolMissing(
+        "deno is not installed: `pip install 'runtimed-ffi[deno]'` (Python 3.10 or later), or put deno on PATH"
+    )
