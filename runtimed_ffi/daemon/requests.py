@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Callable, NamedTuple
 
-from .environments import LaunchPlan, resolve
+from .environments import LaunchRequest
 from .files import FileError
 from .outputs import Publication
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
@@ -214,26 +214,36 @@ class NotebookRequests:
         if room.kernel is not None:
             self._respond(call.token, _kernel_result("kernel_already_running", room.kernel))
             return
-        result, plan = "kernel_already_running", room.launching
-        if plan is None:
-            result = "kernel_launched"
-            plan = resolve(call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path"))
-        launched, answers = _kernel_result(result, plan), [call.token]
+        result = "kernel_launched" if room.launching is None else "kernel_already_running"
+        request = LaunchRequest(
+            call.text("kernel_type"),
+            call.text("env_source"),
+            call.optional_text("notebook_path"),
+            room.notebook_id,
+            room.metadata(),
+        )
+        answers = [call.token]
 
         def answer(response: Json) -> None:
             if answers:
                 self._respond(answers.pop(), response)
 
         def expired() -> None:
-            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues)"
+            doing = room.launching.text if room.launching is not None else ""
+            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues"
+            text += f": {doing})" if doing else ")"
             answer({"result": "error", "error": f"Failed to launch kernel: {text}"})
 
         def done(failure: str | None) -> None:
             timer.cancel()
-            answer(launched if failure is None else {"result": "error", "error": failure})
+            if failure is None:
+                assert room.kernel is not None
+                answer(_kernel_result(result, room.kernel))
+            else:
+                answer({"result": "error", "error": failure})
 
         timer = asyncio.get_running_loop().call_later(LAUNCH_ANSWER_LIMIT, expired)
-        room.launch(plan, done, call.token)
+        room.launch(request, done, call.token)
 
     def _interrupt_execution(self, call: Call) -> None:
         if call.room.kernel is None:
@@ -326,7 +336,7 @@ def _needs_kernel(room: Room) -> None:
         raise _NoKernel
 
 
-def _kernel_result(result: str, kernel: KernelPort | LaunchPlan) -> Json:
+def _kernel_result(result: str, kernel: KernelPort) -> Json:
     return {"result": result, "kernel_type": kernel.kernel_type, "env_source": kernel.env_source}
 
 
