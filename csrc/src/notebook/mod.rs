@@ -5,7 +5,7 @@
 //! of the bytes it is given.
 //!
 //! One noun a file: [`Notebook`] (`document`), [`Cell`] (`cell`), [`Op`] (`op`, applied by `edit`),
-//! [`PeerSync`] (`sync`), [`Changes`] (`changes`). Positions inside a source are Unicode code points.
+//! [`PeerSync`] (`sync`), [`Changes`] (`changes`, with `splice` for lists that lost something). Positions inside a source are Unicode code points.
 
 mod cell;
 mod changes;
@@ -14,6 +14,7 @@ mod document;
 mod edit;
 mod op;
 mod rows;
+mod splice;
 mod sync;
 mod text;
 
