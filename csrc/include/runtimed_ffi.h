@@ -137,7 +137,7 @@ typedef enum rtd_abi {
   /**
    * Changes when something is added.
    */
-  RTD_ABI_MINOR = 1,
+  RTD_ABI_MINOR = 2,
 } rtd_abi;
 
 /**
@@ -1162,6 +1162,23 @@ rtd_result rtd_host_publish(const struct rtd_host *host,
                             const uint8_t *broadcasts,
                             size_t broadcasts_len,
                             uint64_t cause);
+
+/**
+ * Sends one broadcast to one peer, behind the changes and broadcasts made before it. For what only a newcomer needs,
+ * such as the present state of widgets (comm_sync). A peer of protocol version 1 has no broadcasts: nothing is sent
+ * to it.
+ *
+ * \param host the host
+ * \param peer number of the connection, as in RTD_EV_PEER_JOINED
+ * \param broadcast the broadcast (section 5.8), a JSON object
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_NOT_FOUND when no such peer is in a room; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_send(const struct rtd_host *host,
+                         uint64_t peer,
+                         const uint8_t *broadcast,
+                         size_t len);
 
 /**
  * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
