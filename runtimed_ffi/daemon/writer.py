@@ -86,6 +86,7 @@ class OutputWriter:
         self.flush(publication)
         for target in self._targets.values():
             self.finish(target, publication)
+        self._targets.clear()
 
     def cleared(self, cell_id: str) -> None:
         """Somebody emptied the outputs of the cell by a request."""

@@ -3,7 +3,7 @@
 //! The engine reports patches, grouped by object with parents first. [`digest`] reads them once: it
 //! updates the order of the cells and tells what happened in terms of cells and outputs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, Patch, PatchAction, Prop, ReadDoc, Value};
 
@@ -106,11 +106,11 @@ pub(super) fn digest(doc: &Automerge, rows: &mut Rows, patches: &[Patch], before
         changes: Changes::default(),
         fresh: HashSet::new(),
         removed: HashSet::new(),
-        spliced: Vec::new(),
+        spliced: HashMap::new(),
         rebuild: false,
     };
     patches.iter().for_each(|patch| digest.patch(patch));
-    for (cell_id, list) in std::mem::take(&mut digest.spliced) {
+    for (list, cell_id) in std::mem::take(&mut digest.spliced) {
         let actions = patches.iter().filter(|patch| patch.obj == list).map(|patch| &patch.action);
         let steps = Splice::of(doc, &list, before, actions).steps(&cell_id);
         digest.changes.outputs.retain(|change| change.cell_id() != cell_id);
@@ -133,7 +133,7 @@ struct Digest<'a> {
     /// Ids of cells that went with this message: one that comes back was moved.
     removed: HashSet<String>,
     /// Lists of outputs from which something was removed, with their cells.
-    spliced: Vec<(String, ObjId)>,
+    spliced: HashMap<ObjId, String>,
     /// True if the order must be read again because a patch does not tell it.
     rebuild: bool,
 }
@@ -264,9 +264,7 @@ impl Digest<'_> {
             }
             // What this means only all patches of the list together tell.
             PatchAction::DeleteSeq { .. } => {
-                if !self.spliced.iter().any(|(_, known)| known == list) {
-                    self.spliced.push((cell_id(), list.clone()));
-                }
+                self.spliced.insert(list.clone(), cell_id());
             }
             _ => {}
         }
