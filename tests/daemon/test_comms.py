@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi.daemon import comms
@@ -166,6 +166,7 @@ EVENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_state_is_that_of_a_plain_model(events: list[Message]) -> None:
     kept, model = Comms(), dict[str, Any]()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi.daemon import streams
@@ -223,6 +223,7 @@ class Model:
             self.outputs = merged(self.outputs)
 
 
+@settings(deadline=None)
 @given(st.lists(STEP, max_size=40))
 def test_the_document_is_what_a_plain_model_has(steps: list[Any]) -> None:
     async def body(s: Stage) -> None:
