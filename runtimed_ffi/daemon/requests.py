@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 from .environments import LaunchRequest
 from .files import FileError
-from .outputs import Publication
+from .outputs import BROADCAST_LIMIT, Publication, json_size
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
 from .room import Room
 from .rooms import Rooms
@@ -142,6 +142,10 @@ class NotebookRequests:
             raise
         except Exception as error:
             response = _failure(error)
+        size = json_size(response)
+        if size > BROADCAST_LIMIT:
+            # It would cost the peer its connection.
+            response = {"result": "error", "error": f"the kernel's answer is too large: {size} bytes"}
         self._respond(call.token, response)
 
     def close(self) -> None:
@@ -264,8 +268,7 @@ class NotebookRequests:
         kernel = call.kernel
         content = {"code": call.text("code"), "cursor_pos": call.number("cursor_pos")}
         reply = await _ask(kernel, "complete_request", content, "Failed to get completions: Completion")
-        matches = reply.get("matches")
-        items = [{"label": str(match), "source": "kernel"} for match in matches or ()]
+        items = [{"label": str(match), "source": "kernel"} for match in _list(reply.get("matches"))]
         start, end = reply.get("cursor_start"), reply.get("cursor_end")
         return {
             "result": "completion_result",
@@ -285,11 +288,11 @@ class NotebookRequests:
             "unique": call.members.get("unique") is True,
         }
         reply = await _ask(kernel, "history_request", content, "Failed to get history: History")
-        entries: list[Json] = []
-        history = reply.get("history")
-        for entry in history if isinstance(history, list) else ():
-            session, line, source = entry[:3]
-            entries.append({"session": session, "line": line, "source": source})
+        entries = [
+            {"session": entry[0], "line": entry[1], "source": str(entry[2])}
+            for entry in map(_list, _list(reply.get("history")))
+            if len(entry) >= 3 and isinstance(entry[0], int) and isinstance(entry[1], int)
+        ]
         return {"result": "history_result", "entries": entries}
 
     def _send_comm(self, call: Call) -> None:
@@ -328,6 +331,11 @@ async def _ask(kernel: KernelPort, msg_type: str, content: Json, failure: str) -
         raise RequestError(f"{failure} request timed out") from None
     except KernelGone:
         raise RequestError(f"{failure} request cancelled") from None
+
+
+def _list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def _needs_kernel(room: Room) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Sequence
 from typing import Callable, Optional
 
 from . import wishes
+from .comms import Comms
 from .environments import BUILT_IN_TYPES, LaunchRequest
 from .execution import ExecutionQueue
-from .outputs import OutputWriter, Publication
+from .outputs import Publication
 from .ports import BlobPort, HostPort, Json, KernelPort, LaunchError, Launching, LaunchListener, Message
+from .writer import OutputWriter
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,11 @@ class Room:
         self._launch_cause = 0
         self._starting_told = False
         self._endings: set[asyncio.Future[None]] = set()
-        self.writer = OutputWriter(blobs.store_output)
-        self.queue = ExecutionQueue(self.publish, self.writer, lambda: str(uuid.uuid4()), self._loop.call_later)
+        self.writer = OutputWriter(blobs, self.cells)
+        self.comms = Comms()
+        self.queue = ExecutionQueue(
+            self.publish, self.writer, self.comms, lambda: str(uuid.uuid4()), self._loop.call_later
+        )
 
     # -- facts
 
@@ -69,6 +74,20 @@ class Room:
             return None
         return {"kernel_type": kernel.kernel_type, "env_source": kernel.env_source, "status": self.status}
 
+    # -- peers
+
+    def enter(self, peer: int) -> None:
+        """A peer has entered: it hears of the widgets that are open (5.2, step 6)."""
+        self.peers.add(peer)
+        widgets = self.comms.sync()
+        if widgets is None:
+            return
+        try:
+            self._host.send(peer, widgets)
+        except Exception as error:
+            # The usual reason: the peer has gone again.
+            log.debug("room %r: the widgets were not sent: %s", self.notebook_id, error)
+
     # -- document
 
     def publish(self, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int = 0) -> None:
@@ -78,16 +97,30 @@ class Room:
             return
         except Exception as error:
             log.warning("room %r: a publication of %d changes was refused: %s", self.notebook_id, len(ops), error)
-        for op in ops:
-            self._publish_alone(str(op.get("op")), [op], [], cause)
+        refused = [op for op in ops if not self._publish_alone(str(op.get("op")), [op], [], cause)]
+        self._mend([op for op in refused if "expect" in op], cause)
         for broadcast in broadcasts:
             self._publish_alone(str(broadcast.get("event")), [], [broadcast], cause)
 
-    def _publish_alone(self, what: str, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int) -> None:
+    def _publish_alone(self, what: str, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int) -> bool:
         try:
             self._host.publish(self.notebook_id, ops, broadcasts, cause)
+            return True
         except Exception as error:
-            log.error("room %r: %s was dropped: %s", self.notebook_id, what, error)
+            log.error("room %r: %s was refused: %s", self.notebook_id, what, error)
+            return False
+
+    def _mend(self, refused: Sequence[Json], cause: int) -> None:
+        """Changes of outputs that are not where they were, because a peer has changed the list: find them again."""
+        for cell_id in dict.fromkeys(op["cell_id"] for op in refused):
+            try:
+                for op in refused:
+                    mended = self.writer.mend(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
+                    if mended is not None:
+                        self._publish_alone("the mended change", [mended], [], cause)
+                self.writer.locate(cell_id, self.cell(cell_id)["outputs"])
+            except Exception as error:
+                log.error("room %r: the outputs of cell %r cannot be followed: %s", self.notebook_id, cell_id, error)
 
     def send(self, publication: Publication, cause: int = 0) -> None:
         """Publish what has been collected, if anything."""

@@ -160,7 +160,7 @@ class Rooms:
         room = self._rooms.get(notebook_id)
         if room is None:
             room = self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
-        room.peers.add(peer)
+        room.enter(peer)
         if count == 1 and room.kernel is None and room.launching is None:
             self._spawn(self._launch_automatically(room))
 

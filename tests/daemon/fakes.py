@@ -12,6 +12,8 @@ from typing import Any, Callable, NamedTuple
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
 from runtimed_ffi.daemon.recipes import Made
 
+RTD_E_ARG = -4
+
 
 class HostError(Exception):
     def __init__(self, code: int, text: str) -> None:
@@ -84,6 +86,9 @@ class FakeHost:
                 return json.loads(json.dumps(cell))
         raise HostError(RTD_E_NOT_FOUND, f"Cell not found: {cell_id}")
 
+    def send(self, peer: int, broadcast: Any) -> None:
+        self.log.append(("sent", dict(json.loads(json.dumps(broadcast)), peer=peer)))
+
     def respond(self, token: int, response: Any) -> None:
         self.log.append(("response", dict(json.loads(json.dumps(response)), token=token)))
 
@@ -94,9 +99,12 @@ class FakeHost:
             if op["op"] in self.refuse_ops:
                 raise HostError(-4, "refused " + op["op"])
         self.publications += 1
+        cells = json.loads(json.dumps(self.documents.setdefault(notebook_id, [])))
         for op in json.loads(json.dumps(list(ops))):
             assert op.pop("if_present")
-            self._apply(self.documents.setdefault(notebook_id, []), op)
+            self._apply(cells, op)
+        # All or nothing; in place, because tests hold on to the list.
+        self.documents[notebook_id][:] = cells
         for broadcast in json.loads(json.dumps(list(broadcasts))):
             self.log.append(("broadcast", broadcast))
 
@@ -109,7 +117,14 @@ class FakeHost:
         if op["op"] == "append_outputs":
             cell["outputs"].extend(op["outputs"])
         elif op["op"] == "replace_output":
+            if cell["outputs"][op["index"] :][:1] != [op["expect"]]:
+                raise HostError(RTD_E_ARG, "not what was expected")
             cell["outputs"][op["index"]] = op["output"]
+        elif op["op"] == "splice_outputs":
+            end = op["index"] + op["delete"]
+            if cell["outputs"][op["index"] : end] != op["expect"]:
+                raise HostError(RTD_E_ARG, "not what was expected")
+            cell["outputs"][op["index"] : end] = op["outputs"]
         elif op["op"] == "clear_outputs":
             cell["outputs"], cell["execution_count"] = [], None
         elif op["op"] == "set_execution_count":
@@ -154,11 +169,21 @@ def _brief(kind: str, item: dict[str, Any]) -> str:
 
 
 class FakeBlobs:
+    full = False
+
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str:
         return "0" * 64
 
+    def get(self, name: str) -> bytes:
+        raise KeyError(name)
+
     def store_output(self, output: Any) -> str:
+        if self.full:
+            raise OSError("No space left on device")
         return json.dumps(output)
+
+    def resolve_output(self, element: str) -> Any:
+        return json.loads(element)
 
 
 class ScriptedKernel:

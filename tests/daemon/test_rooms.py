@@ -43,8 +43,9 @@ class Stage:
 
     def __init__(self, eviction_delay: float | None = None) -> None:
         self.host = FakeHost()
+        self.blobs = FakeBlobs()
         self.factory = KernelFactory()
-        self.rooms = Rooms(self.host, FakeBlobs(), self.factory, None, eviction_delay)
+        self.rooms = Rooms(self.host, self.blobs, self.factory, None, eviction_delay)
         self.requests = NotebookRequests(self.host, self.rooms)
         self.rooms.wanted("nb")
         self.rooms.joined("nb", 1, 1)
