@@ -28,6 +28,8 @@ pub enum EventKind {
     Request = 23,
     RoomChanged = 24,
     RoomFailed = 25,
+    SettingsChanged = 26,
+    SettingsFailed = 27,
 }
 
 /// One event. Members that do not apply are empty, zero, or -1 for `number`.
