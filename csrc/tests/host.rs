@@ -235,3 +235,19 @@ fn another_user_is_not_let_in_even_where_the_file_system_does() {
     assert_eq!(as_user(65_534, &place.socket()), 0, "closed at once, without an answer");
     assert_eq!(as_user(0, &place.socket()), 1);
 }
+
+#[test]
+fn what_comes_together_with_the_handshake_is_heard() {
+    let place = Place::new();
+    let host = open(&place);
+    host.open_settings(None).unwrap();
+    for hello in [V2, r#"{"channel":"settings_sync"}"#] {
+        let mut peer = Raw::connect(&place.socket());
+        let frames = [hello.as_bytes(), b"\x09 nothing of the protocol"];
+        let bytes: Vec<u8> =
+            frames.iter().flat_map(|frame| runtimed_ffi::wire::frame::encode(frame).unwrap()).collect();
+        peer.stream.write_all(&bytes).unwrap();
+        // The greeting may come first; then the host refuses what it read, and nothing more has to arrive.
+        while peer.next().is_some() {}
+    }
+}

@@ -18,6 +18,8 @@ module             noun
 ``kernel_main``    what a Python kernel of ours runs, in its own process
 ``processes``      the end of a child process, and its last words
 ``channels``       the ZeroMQ sockets of one kernel
+``settings``       the settings that peers share, and what the daemon takes from them
+``mirror``         the settings as a file that people edit
 ``execution``      the queue of a room and the life of one execution
 ``outputs``        kernel messages become document changes and broadcasts
 ``ports``          what these modules need from each other

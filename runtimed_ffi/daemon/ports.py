@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 Json = dict[str, Any]
 
+RTD_E_ARG = -4
 RTD_E_IO = -8
 RTD_E_NOT_FOUND = -10
 RTD_E_CORRUPT = -15

@@ -22,6 +22,7 @@ from .pool import PoolRequests
 from .ports import HostEvent, Json, KernelListener, KernelPort
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
+from .settings import Settings
 from .state import Layout, State
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Service:
             rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
             notebook = NotebookRequests(host, rooms)
             pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs)
+            settings = Settings(host, self._paths.settings_document, self._paths.settings)
+            settings.open()
+            dispatch = Dispatch(host, rooms, notebook, pool, blobs, settings)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -116,6 +119,7 @@ class Service:
                 self._listen_for_signals(loop)
                 state.announce(self._version)
                 self._ready()
+                settings.watch()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.run_in_executor(None, _import_kernels)
                 self._watch_idleness(rooms)
@@ -123,6 +127,7 @@ class Service:
                 log.info("stopping: %s", reason)
                 await asyncio.wait({warm_up}, timeout=KERNELS_END)
                 notebook.close()
+                await settings.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
@@ -194,13 +199,20 @@ class Dispatch:
     """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
 
     def __init__(
-        self, host: hosting.Host, rooms: Rooms, notebook: NotebookRequests, pool: PoolRequests, blobs: Blobs
+        self,
+        host: hosting.Host,
+        rooms: Rooms,
+        notebook: NotebookRequests,
+        pool: PoolRequests,
+        blobs: Blobs,
+        settings: Settings,
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._notebook = notebook
         self._pool = pool
         self._blobs = blobs
+        self._settings = settings
 
     def __call__(self, event: HostEvent) -> None:
         try:
@@ -214,6 +226,10 @@ class Dispatch:
                 self._rooms.left(event.id, event.peer)
             elif event.kind == EventKind.ROOM_FAILED:
                 self._rooms.failed(event.id, event.code, event.text)
+            elif event.kind == EventKind.SETTINGS_CHANGED:
+                self._settings.changed()
+            elif event.kind == EventKind.SETTINGS_FAILED:
+                self._settings.failed(event.code, event.text)
         except Exception:
             log.exception("an event of kind %d failed", event.kind)
 
@@ -224,8 +240,6 @@ class Dispatch:
             self._pool.handle(event.token, event.peer, event.payload)
         elif event.code == ChannelKind.BLOB:
             self._host.respond(event.token, self._blob(event))
-        elif event.code == ChannelKind.POOL_STATE:
-            self._host.respond(event.token, {"event": "pool_state", "uv_error": None, "conda_error": None})
         else:
             self._host.disconnect(event.peer)
 

@@ -117,7 +117,13 @@ impl Peer {
     ) -> Result<(), DriveError> {
         // Set once: a peer enters one room in its life.
         let _entered_before = self.home.set(D::home(Arc::clone(room)));
-        lock(&self.state).server.join(capabilities)?;
+        let mut state = lock(&self.state);
+        state.server.join(capabilities)?;
+        if state.server.buffered() > 0 {
+            // What came together with the handshake makes the socket readable no more.
+            self.reactor.set_timer(self.key, Some(self.reactor.now()));
+        }
+        drop(state);
         self.flush(Some(document))
     }
 
@@ -421,11 +427,16 @@ impl Handler for Peer {
         else {
             return;
         };
-        if let Some(room) = self.room() {
-            lock(&self.state).server.stop_deferring();
-            me.step_in_room(&host, room, false);
-        } else if lock(&self.state).server.before_handshake() {
-            host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
+        match self.home() {
+            Some(Home::Room(room)) => {
+                lock(&self.state).server.stop_deferring();
+                me.step_in_room(&host, room, false);
+            }
+            Some(Home::Settings(room)) => me.step_at_settings(&host, room, false),
+            None if lock(&self.state).server.before_handshake() => {
+                host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
+            }
+            None => {}
         }
     }
 
