@@ -447,6 +447,7 @@ impl HostShared {
     }
 
     fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
+        let mut news = false;
         let entered = self.step(room, |state, _| {
             if self.peer(peer.id).is_none() {
                 return Ok(());
@@ -454,9 +455,12 @@ impl HostShared {
             peer.enter(room, &state.notebook, &self.options.capabilities)?;
             state.peers.push(Arc::clone(peer));
             // Under the room's lock, so that joins and leaves are told in the order they happened.
-            self.queue.push(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
+            news = self.queue.append(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
             Ok(())
         });
+        if news {
+            self.queue.announce();
+        }
         if let Err(error) = entered {
             self.drop_peer(peer, &error);
         }
@@ -482,15 +486,14 @@ impl HostShared {
             let mut event = room_event(EventKind::PeerLeft, room, peer, peers);
             event.code = leave_code(error);
             event.text = error.to_string();
-            self.queue.push(event);
+            self.queue.append(event)
         };
         let left = room.step(&mut Outcome::default(), |state, _| {
             state.peers.retain(|other| other.id != peer.id);
-            tell(state.peers.len());
-            Ok(())
+            Ok(tell(state.peers.len()))
         });
-        if left.is_err() {
-            tell(0);
+        if left.unwrap_or_else(|_| tell(0)) {
+            self.queue.announce();
         }
     }
 

@@ -96,17 +96,26 @@ impl Queue {
     /// Appends an event. Hints merge with the one that waits. Beyond the bound, droppable events are
     /// replaced by one `Resync`; terminal events always go in (they are bounded by the number of
     /// requests under way).
-    pub fn push(&self, mut event: Event) {
+    pub fn push(&self, event: Event) {
+        if self.append(event) {
+            self.announce();
+        }
+    }
+
+    /// As [`Queue::push`], for a caller who holds a lock that a wakeup callback must not find held: `true` asks
+    /// for [`Queue::announce`] when it is released.
+    #[must_use]
+    pub fn append(&self, mut event: Event) -> bool {
         let mut inner = lock(&self.inner);
         if inner.ended {
-            return;
+            return false;
         }
         if let Some(hint) = event.hint.take() {
             let taken = inner.seq;
             if let Some(place) = inner.hints.get(&event.id).and_then(|at| usize::try_from(at - taken).ok()) {
                 if let Some(old) = inner.events.get_mut(place).and_then(|old| old.hint.as_mut()) {
                     old.merge(hint);
-                    return;
+                    return false;
                 }
             }
             event.hint = Some(hint);
@@ -115,7 +124,7 @@ impl Queue {
         }
         if event.droppable() && inner.bytes + event.size() > self.limit {
             if std::mem::replace(&mut inner.resync, true) {
-                return;
+                return false;
             }
             event = Event::new(EventKind::Resync);
         }
@@ -126,11 +135,14 @@ impl Queue {
         inner.signal.set(true);
         drop(inner);
         self.arrived.notify_all();
-        if edge {
-            let wakeup = lock(&self.wakeup).clone();
-            if let Some(wakeup) = wakeup {
-                wakeup();
-            }
+        edge
+    }
+
+    /// Calls the wakeup callback.
+    pub fn announce(&self) {
+        let wakeup = lock(&self.wakeup).clone();
+        if let Some(wakeup) = wakeup {
+            wakeup();
         }
     }
 
