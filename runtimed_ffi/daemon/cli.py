@@ -67,8 +67,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--base-dir", metavar="DIR", help="directory for lock, documents, kernels and log")
     parser.add_argument("--blob-store-dir", metavar="DIR", help="directory for large outputs (default: <base>/blobs)")
     parser.add_argument("--cache-dir", metavar="DIR", help="directory for environments (default: <base>/envs)")
-    parser.add_argument("--uv-pool-size", metavar="N", type=int, default=3, help="accepted; there are no pools yet")
-    parser.add_argument("--conda-pool-size", metavar="N", type=int, default=3, help="accepted; there are no pools yet")
+    parser.add_argument(
+        "--uv-pool-size", metavar="N", type=int, default=0, help="uv environments kept ready (default: 0)"
+    )
+    parser.add_argument(
+        "--conda-pool-size", metavar="N", type=int, default=0, help="conda environments kept ready (default: 0)"
+    )
     parser.add_argument(
         "--kernel-pool-size",
         metavar="N",
@@ -114,6 +118,8 @@ def _run(paths: Layout, arguments: argparse.Namespace) -> int:
         idle_timeout=idle if idle > 0 else None,
         eviction_delay=arguments.eviction_delay,
         ready_fd=arguments.ready_fd,
+        uv_pool_size=max(0, arguments.uv_pool_size),
+        conda_pool_size=max(0, arguments.conda_pool_size),
         exit_with_stdin=arguments.exit_with_stdin,
     )
     try:

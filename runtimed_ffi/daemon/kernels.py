@@ -282,6 +282,8 @@ class Kernel:
             self._interrupting.cancel()
         await self._provisioned.release()
         kernel_directory.remove(self._directory)
+        if self._plan.on_end is not None:
+            self._plan.on_end()
 
     def _obituary(self) -> str:
         code = self._exited.result() if self._exited.done() else None

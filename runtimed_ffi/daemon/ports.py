@@ -38,10 +38,27 @@ class HostEvent(Protocol):
     def text(self) -> str: ...
 
 
+class DocumentPort(Protocol):
+    """The part of ``runtimed_ffi.document.Document`` that notebook files use."""
+
+    def cells(self) -> list[Json]: ...
+    def metadata(self) -> dict[str, str]: ...
+    def heads(self) -> bytes: ...
+    def edit(self, ops: Sequence[Mapping[str, Any]]) -> None: ...
+    def fork(self, heads: bytes | None = None) -> Any: ...
+    def merge(self, other: Any) -> None: ...
+    def contains(self, heads: bytes) -> bool: ...
+    def close(self) -> None: ...
+
+
 class HostPort(Protocol):
     """The part of ``runtimed_ffi.host.Host`` that rooms and requests use."""
 
     def open_room(self, notebook_id: str, journal: str | None = None) -> None: ...
+    def prepare_room(self, notebook_id: str, journal: str | None = None) -> None: ...
+    def admit(self, notebook_id: str) -> None: ...
+    def fork(self, notebook_id: str) -> Any: ...
+    def merge(self, notebook_id: str, document: Any) -> None: ...
     def refuse_room(self, notebook_id: str) -> None: ...
     def close_room(self, notebook_id: str) -> None: ...
     def publish(
@@ -55,6 +72,7 @@ class HostPort(Protocol):
     def cells(self, notebook_id: str) -> list[Json]: ...
     def cell(self, notebook_id: str, cell_id: str) -> Json: ...
     def rooms(self) -> list[Json]: ...
+    def metadata(self, notebook_id: str) -> dict[str, str]: ...
     def disconnect(self, peer: int) -> None: ...
 
 
@@ -63,6 +81,7 @@ class BlobPort(Protocol):
 
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str: ...
     def store_output(self, output: Mapping[str, Any]) -> str: ...
+    def resolve_output(self, element: str) -> Json: ...
 
 
 class Message(NamedTuple):
@@ -78,6 +97,16 @@ class Message(NamedTuple):
     buffers: list[bytes]
 
 
+class Launching(NamedTuple):
+    """A kernel that is being started."""
+
+    kernel_type: str
+    env_source: str
+    """As requested, and as resolved once that is known."""
+    text: str = ""
+    """What is being done at the moment, for people; empty if there is nothing to say."""
+
+
 class KernelListener(Protocol):
     """Who hears what a kernel says.  Called on the loop, never from within a method of the kernel."""
 
@@ -86,6 +115,13 @@ class KernelListener(Protocol):
 
     def on_death(self, kernel: KernelPort, reason: str) -> None:
         """The process ended without having been asked to.  The last call; all its messages were delivered before."""
+
+
+class LaunchListener(KernelListener, Protocol):
+    """Who has asked for a kernel, and will hear what it says."""
+
+    def on_progress(self, launching: Launching) -> None:
+        """The launch has been resolved, or its environment is being made.  Not after the launch has ended."""
 
 
 class KernelPort(Protocol):
@@ -122,6 +158,35 @@ class KernelGone(Exception):
 
 class LaunchError(Exception):
     """A kernel cannot be started.  The text is what the peer reads (protocol 2, section 5.7)."""
+
+
+class SettingsView(Protocol):
+    """The settings that environments depend on (protocol 2, section 11.1).  Read anew at each use, from any thread."""
+
+    @property
+    def default_runtime(self) -> str:
+        """``python`` or ``deno``."""
+
+    @property
+    def default_python_env(self) -> str:
+        """``uv`` or ``conda``."""
+
+    @property
+    def uv_packages(self) -> Sequence[str]:
+        """What every pooled uv environment has."""
+
+    @property
+    def conda_packages(self) -> Sequence[str]:
+        """What every pooled conda environment has."""
+
+
+class DefaultSettings(NamedTuple):
+    """The settings of somebody who has set nothing."""
+
+    default_runtime: str = "python"
+    default_python_env: str = "uv"
+    uv_packages: tuple[str, ...] = ()
+    conda_packages: tuple[str, ...] = ()
 
 
 class Timer(Protocol):

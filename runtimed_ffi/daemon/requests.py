@@ -1,7 +1,7 @@
 """Requests of the peers of a room, and their answers.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.6, 5.7, 5.11 to 5.13.  Every request gets exactly one answer,
-whatever is in it.  Requests that wait (launch, completion, history) have a deadline and hold up nobody else.  The
+whatever is in it.  Requests that wait (launch, completion, history, save) have a deadline and hold up nobody else.  The
 answer goes out first, then the broadcasts the request causes.
 """
 
@@ -13,7 +13,8 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Callable, NamedTuple
 
-from .environments import LaunchPlan, resolve
+from .environments import LaunchRequest
+from .files import FileError
 from .outputs import Publication
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
 from .room import Room
@@ -26,6 +27,9 @@ LAUNCH_ANSWER_LIMIT = 25.0
 
 KERNEL_ANSWER_LIMIT = 5.0
 """Seconds for completion and history (5.13)."""
+
+SAVE_ANSWER_LIMIT = 25.0
+"""Seconds until a save is answered in any case.  It continues."""
 
 _NO_KERNEL: Json = {"result": "no_kernel"}
 _HEADER = ("msg_id", "username", "session", "msg_type", "version")
@@ -101,11 +105,11 @@ class NotebookRequests:
             "get_kernel_info": self._get_kernel_info,
             "get_queue_state": self._get_queue_state,
             "send_comm": self._send_comm,
-            "save_notebook": self._save_notebook,
         }
         self._later: dict[str, Callable[[Call], Awaitable[Json]]] = {
             "get_history": self._get_history,
             "complete": self._complete,
+            "save_notebook": self._save_notebook,
         }
 
     def handle(self, notebook_id: str, token: int, peer: int, payload: bytes) -> None:
@@ -210,26 +214,36 @@ class NotebookRequests:
         if room.kernel is not None:
             self._respond(call.token, _kernel_result("kernel_already_running", room.kernel))
             return
-        result, plan = "kernel_already_running", room.launching
-        if plan is None:
-            result = "kernel_launched"
-            plan = resolve(call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path"))
-        launched, answers = _kernel_result(result, plan), [call.token]
+        result = "kernel_launched" if room.launching is None else "kernel_already_running"
+        request = LaunchRequest(
+            call.text("kernel_type"),
+            call.text("env_source"),
+            call.optional_text("notebook_path"),
+            room.notebook_id,
+            room.metadata(),
+        )
+        answers = [call.token]
 
         def answer(response: Json) -> None:
             if answers:
                 self._respond(answers.pop(), response)
 
         def expired() -> None:
-            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues)"
+            doing = room.launching.text if room.launching is not None else ""
+            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues"
+            text += f": {doing})" if doing else ")"
             answer({"result": "error", "error": f"Failed to launch kernel: {text}"})
 
         def done(failure: str | None) -> None:
             timer.cancel()
-            answer(launched if failure is None else {"result": "error", "error": failure})
+            if failure is None:
+                assert room.kernel is not None
+                answer(_kernel_result(result, room.kernel))
+            else:
+                answer({"result": "error", "error": failure})
 
         timer = asyncio.get_running_loop().call_later(LAUNCH_ANSWER_LIMIT, expired)
-        room.launch(plan, done, call.token)
+        room.launch(request, done, call.token)
 
     def _interrupt_execution(self, call: Call) -> None:
         if call.room.kernel is None:
@@ -286,8 +300,25 @@ class NotebookRequests:
             raise RequestError(f"Failed to send comm message: {error}") from None
         self._respond(call.token, {"result": "ok"})
 
-    def _save_notebook(self, call: Call) -> None:
-        raise RequestError("Failed to save notebook: saving is not supported by this daemon version")
+    async def _save_notebook(self, call: Call) -> Json:
+        saving = asyncio.ensure_future(self._rooms.save(call.room.notebook_id))
+        try:
+            await asyncio.wait_for(asyncio.shield(saving), SAVE_ANSWER_LIMIT)
+        except asyncio.TimeoutError:
+            saving.add_done_callback(_log_late_save)
+            raise RequestError(
+                f"Failed to save notebook: not written within {SAVE_ANSWER_LIMIT:g}s (it goes on)"
+            ) from None
+        except Exception as error:
+            if not isinstance(error, FileError):
+                log.exception("room %r: saving failed", call.room.notebook_id)
+            raise RequestError(f"Failed to save notebook: {error}") from None
+        return {"result": "notebook_saved"}
+
+
+def _log_late_save(saving: asyncio.Future[None]) -> None:
+    if not saving.cancelled() and saving.exception() is not None:
+        log.error("a save that took too long has failed: %s", saving.exception())
 
 
 async def _ask(kernel: KernelPort, msg_type: str, content: Json, failure: str) -> Json:
@@ -305,7 +336,7 @@ def _needs_kernel(room: Room) -> None:
         raise _NoKernel
 
 
-def _kernel_result(result: str, kernel: KernelPort | LaunchPlan) -> Json:
+def _kernel_result(result: str, kernel: KernelPort) -> Json:
     return {"result": result, "kernel_type": kernel.kernel_type, "env_source": kernel.env_source}
 
 

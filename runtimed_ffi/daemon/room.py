@@ -12,15 +12,17 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Callable, Optional
 
-from .environments import LaunchPlan
+from . import wishes
+from .environments import BUILT_IN_TYPES, LaunchRequest
 from .execution import ExecutionQueue
 from .outputs import OutputWriter, Publication
-from .ports import BlobPort, HostPort, Json, KernelListener, KernelPort, LaunchError, Message
+from .ports import BlobPort, HostPort, Json, KernelPort, LaunchError, Launching, LaunchListener, Message
 
 log = logging.getLogger(__name__)
 
 LaunchDone = Callable[[Optional[str]], None]
-StartKernel = Callable[[LaunchPlan, KernelListener], Awaitable[KernelPort]]
+Launch = Callable[[LaunchRequest, LaunchListener], Awaitable[KernelPort]]
+"""Resolves the request, makes what it needs and starts the kernel (``launcher.Launcher``)."""
 
 
 class Room:
@@ -29,18 +31,19 @@ class Room:
     It is the listener of its kernel.  At any moment it has a kernel, or a launch that is under way, or neither.
     """
 
-    def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, start_kernel: StartKernel) -> None:
+    def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, launch: Launch) -> None:
         self.notebook_id = notebook_id
         self.peers: set[int] = set()
         self.kernel: KernelPort | None = None
-        self.launching: LaunchPlan | None = None
+        self.launching: Launching | None = None
         """What is being started, if anything."""
         self._host = host
-        self._start_kernel = start_kernel
+        self._launch_kernel = launch
         self._loop = asyncio.get_running_loop()
         self._launch: asyncio.Task[None] | None = None
         self._launch_waiters: list[LaunchDone] = []
         self._launch_cause = 0
+        self._starting_told = False
         self._endings: set[asyncio.Future[None]] = set()
         self.writer = OutputWriter(blobs.store_output)
         self.queue = ExecutionQueue(self.publish, self.writer, lambda: str(uuid.uuid4()), self._loop.call_later)
@@ -99,9 +102,13 @@ class Room:
         """All cells of the document, in order."""
         return self._host.cells(self.notebook_id)
 
+    def metadata(self) -> Json | None:
+        """The metadata of the notebook as it is in the document, or ``None`` if nobody has put any there (7.4)."""
+        return wishes.of_document(self._host.metadata(self.notebook_id))
+
     # -- kernel
 
-    def launch(self, plan: LaunchPlan, done: LaunchDone, cause: int = 0) -> None:
+    def launch(self, request: LaunchRequest, done: LaunchDone, cause: int = 0) -> None:
         """Start a kernel, or join the launch that is under way.
 
         ``done`` is called once, with ``None`` if there is a kernel and else with the text of the error, before the
@@ -109,15 +116,31 @@ class Room:
         """
         self._launch_waiters.append(done)
         if self._launch is None:
-            self.launching = plan
+            self.launching = Launching(request.kernel_type, request.env_source)
             self._launch_cause = cause
-            self.publish([], [_status("starting")], cause)
-            self._launch = self._loop.create_task(self._run_launch(plan))
+            self._starting_told = False
+            if request.kernel_type in BUILT_IN_TYPES:
+                self._tell_starting()
+            self._launch = self._loop.create_task(self._run_launch(request))
 
-    async def _run_launch(self, plan: LaunchPlan) -> None:
+    def on_progress(self, launching: Launching) -> None:
+        if self.launching is None:
+            return
+        self.launching = launching
+        self._tell_starting()
+        if launching.text:
+            self.publish([], [_status(launching.text)], self._launch_cause)
+
+    def _tell_starting(self) -> None:
+        """Once per launch; of a kernel type that may not exist only when it is known to."""
+        if not self._starting_told:
+            self._starting_told = True
+            self.publish([], [_status("starting")], self._launch_cause)
+
+    async def _run_launch(self, request: LaunchRequest) -> None:
         # A launch that is stopped is cancelled and forgotten at once; the room may have another one by then.
         try:
-            kernel = await self._start_kernel(plan, self)
+            kernel = await self._launch_kernel(request, self)
         except Exception as error:
             text = str(error)
             if not isinstance(error, LaunchError):
@@ -125,7 +148,8 @@ class Room:
                 text = f"Failed to launch kernel: {error}"
             cause = self._end_launch(text)
             publication = Publication()
-            publication.broadcasts.append(_status(f"error: {text}"))
+            if self._starting_told:
+                publication.broadcasts.append(_status(f"error: {text}"))
             self.queue.detach("launch_failed", text, publication)
             self.send(publication, cause)
             return

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
+from runtimed_ffi.daemon.recipes import Made
 
 
 class HostError(Exception):
@@ -33,6 +36,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
         self.documents: dict[str, list[dict[str, Any]]] = {}
+        self.prepared: dict[str, str | None] = {}
         self.opened: list[tuple[str, str | None]] = []
         self.refused: list[str] = []
         self.closed: list[str] = []
@@ -40,17 +44,21 @@ class FakeHost:
         self.corrupt: list[str] = []
         self.publications = 0
         self.refuse_ops: list[str] = []
+        self.metadata_of: dict[str, dict[str, str]] = {}
 
     def add_cell(self, notebook_id: str, cell_id: str, source: str, cell_type: str = "code") -> None:
         cell = {"id": cell_id, "cell_type": cell_type, "source": source, "execution_count": None, "outputs": []}
         self.documents.setdefault(notebook_id, []).append(cell)
 
-    def open_room(self, notebook_id: str, journal: str | None = None) -> None:
+    def prepare_room(self, notebook_id: str, journal: str | None = None) -> None:
         if journal in self.corrupt:
             self.corrupt.remove(journal)
             raise HostError(RTD_E_CORRUPT, "corrupt")
-        self.opened.append((notebook_id, journal))
+        self.prepared[notebook_id] = journal
         self.documents.setdefault(notebook_id, [])
+
+    def admit(self, notebook_id: str) -> None:
+        self.opened.append((notebook_id, self.prepared.pop(notebook_id)))
 
     def refuse_room(self, notebook_id: str) -> None:
         self.refused.append(notebook_id)
@@ -63,6 +71,9 @@ class FakeHost:
 
     def rooms(self) -> list[dict[str, Any]]:
         return [{"notebook_id": key, "peers": 0, "cells": len(cells)} for key, cells in self.documents.items()]
+
+    def metadata(self, notebook_id: str) -> dict[str, str]:
+        return self.metadata_of.get(notebook_id, {})
 
     def cells(self, notebook_id: str) -> list[dict[str, Any]]:
         return json.loads(json.dumps(self.documents[notebook_id]))
@@ -198,21 +209,67 @@ class ScriptedKernel:
 
 
 class KernelFactory:
-    """``StartKernel`` that gives scripted kernels when the test opens the gate."""
+    """``room.Launch`` that gives scripted kernels when the test opens the gate."""
 
     def __init__(self) -> None:
         self.kernels: list[ScriptedKernel] = []
+        self.requests: list[Any] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: str | None = None
 
-    async def __call__(self, plan: Any, listener: Any) -> ScriptedKernel:
+    async def __call__(self, request: Any, listener: Any) -> ScriptedKernel:
+        self.requests.append(request)
         await self.gate.wait()
         if self.failure is not None:
             raise LaunchError(self.failure)
         kernel = ScriptedKernel(listener)
         self.kernels.append(kernel)
         return kernel
+
+
+class FakeRecipe:
+    """Makes environments that are a directory with a program, when the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.packages = ["ipywidgets"]
+        self.made_paths: list[str] = []
+        self.background: list[bool] = []
+
+    def ingredients(self) -> dict[str, Any]:
+        return {"packages": list(self.packages)}
+
+    async def make(self, path: str, ingredients: Any, progress: Any, background: bool) -> Made:
+        self.background.append(background)
+        progress("creating the environment")
+        make_fake_environment(path)
+        self.made_paths.append(path)
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.made(path, {})
+
+    def made(self, path: str, mark: Any) -> Made:
+        return Made(os.path.join(path, "bin", "python"), {"VIRTUAL_ENV": path})
+
+
+def make_fake_environment(path: str) -> None:
+    os.makedirs(os.path.join(path, "bin"))
+    python = os.path.join(path, "bin", "python")
+    with open(python, "w", encoding="utf-8") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    os.chmod(python, 0o755)
+
+
+async def eventually(condition: Callable[[], bool], limit: float = 60.0) -> None:
+    """Wait for what threads and processes do; a busy machine may take its time."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.005)
 
 
 # -- messages
