@@ -1,4 +1,7 @@
-"""What holds for all tests. A home of their own: kernels, shells and daemons write into it, and not into that of whoever runs the tests."""
+"""What holds for all tests.
+
+A home of their own: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
+"""
 
 from __future__ import annotations
 
