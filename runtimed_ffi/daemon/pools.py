@@ -119,8 +119,8 @@ class Pools:
         return stats
 
     def state(self) -> Json:
-        """The message of the pool-state channel (11.2)."""
-        return {"event": "pool_state", **{f"{kind}_error": error for kind, error in self._errors().items()}}
+        """What subscribers of the pool-state channel are told (11.2)."""
+        return {f"{kind}_error": error for kind, error in self._errors().items()}
 
     def _errors(self) -> dict[str, Json | None]:
         now = time.monotonic()

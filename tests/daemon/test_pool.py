@@ -146,7 +146,7 @@ def test_the_error_of_a_pool_is_in_the_statistics_and_announced(tmp_path: Path) 
         pool.recipe.failure = None
         pool.pools.settings_changed()
         await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
-        assert pool.announced[-1] == {"event": "pool_state", "uv_error": None, "conda_error": None}
+        assert pool.announced[-1] == {"uv_error": None, "conda_error": None}
         await pool.pools.close(10)
 
     asyncio.run(body())
