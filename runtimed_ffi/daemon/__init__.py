@@ -20,7 +20,14 @@ module             noun
 ``channels``       the ZeroMQ sockets of one kernel
 ``execution``      the queue of a room and the life of one execution
 ``outputs``        kernel messages become document changes and broadcasts
+``blob_channel``   requests on the blob channel
+``blob_server``    the port of the blob server
+``blob_pages``     its answers
+``report``         what the daemon tells about itself
+``limits``         descriptors and peers
+``ownership``      whose files these are
+``logbook``        the log
 ``ports``          what these modules need from each other
-``cli``            ``python -m runtimed_ffi daemon ...``
+``cli``            the command line: its options, and ``run``
 =================  =====================================================================
 """

@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import os
-from typing import Callable
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Callable
 
 from .ports import HostPort, Json
 from .rooms import Rooms
@@ -30,14 +31,24 @@ class PoolRequests:
         Reads the cells of a journal file (``host.read_document``).
     stop:
         Ends the daemon; called after the answer.
+    details:
+        Collects what a ``status`` request with ``"details": true`` wants to know beyond the statistics.
     """
 
-    def __init__(self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: HostPort,
+        rooms: Rooms,
+        read_document: ReadDocument,
+        stop: Callable[[str], None],
+        details: Callable[[], Awaitable[Json]] | None = None,
+    ) -> None:
         self._host = host
         self._rooms = rooms
         self._read_document = read_document
         self._stop = stop
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._details = details
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
         """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
@@ -45,9 +56,10 @@ class PoolRequests:
             request = json.loads(payload)
             kind = request.get("type") if isinstance(request, dict) else None
             if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
-                task = asyncio.ensure_future(self._inspect(token, request["notebook_id"]))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._spawn(self._inspect(token, request["notebook_id"]))
+                return
+            if kind == "status" and request.get("details") is True and self._details is not None:
+                self._spawn(self._status(token, self._details))
                 return
             response = self._response(kind)
         except Exception:
@@ -94,6 +106,21 @@ class PoolRequests:
                 described["kernel_status"] = facts["status"]
             listed.append(described)
         return listed
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _status(self, token: int, details: Callable[[], Awaitable[Json]]) -> None:
+        response = self._response("status")
+        assert response is not None
+        try:
+            response["daemon"] = await details()
+        except Exception:
+            # The statistics are answered all the same.
+            log.exception("the state of the daemon cannot be told")
+        self._respond(token, response)
 
     async def _inspect(self, token: int, notebook_id: str) -> None:
         try:

@@ -12,14 +12,21 @@ import logging
 import os
 import signal
 import time
+import weakref
 from typing import Any, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
 from ..host import ChannelKind, EventKind
+from . import logbook
+from .blob_channel import BlobRequests
+from .blob_server import BlobServer
 from .environments import LaunchPlan
+from .limits import MAX_PEERS, Limits
 from .pool import PoolRequests
 from .ports import HostEvent, Json, KernelListener, KernelPort
+from .processes import kill_group
+from .report import Report
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
@@ -44,6 +51,12 @@ class Options(NamedTuple):
     """A descriptor that gets the line ``ready`` when clients may connect."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
+    max_peers: int = MAX_PEERS
+    """Connections at one time, as far as there are descriptors for them."""
+    plain_blob_urls: bool = True
+    """Whether blobs are served without the prefix that cannot be guessed as well (8.5)."""
+    arguments: tuple[str, ...] = ()
+    """The options the daemon was started with, for whoever restarts it."""
 
 
 class Service:
@@ -57,11 +70,21 @@ class Service:
         self._last_activity = time.monotonic()
         self._context: Any = None
         self._umask = -1
+        self._kernels: weakref.WeakSet[KernelPort] = weakref.WeakSet()
 
     def stop(self, reason: str) -> None:
         """End the daemon soon, in order.  Idempotent."""
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(reason)
+
+    def _on_signal(self, name: str) -> None:
+        """The first signal ends the daemon, and from the second on no kernel is given time to say goodbye."""
+        if self._stopping is not None and self._stopping.done():
+            log.warning("%s again: kernels are killed", name)
+            for kernel in list(self._kernels):
+                if kernel.process_id is not None:
+                    kill_group(kernel.process_id)
+        self.stop(name)
 
     async def run(self) -> None:
         """Live until somebody stops it.
@@ -88,11 +111,16 @@ class Service:
             "pid": os.getpid(),
             "blobs": self._paths.blobs,
         }
-        with hosting.Host(self._paths.socket, capabilities) as host:
+        limits = Limits(self._options.max_peers)
+        with hosting.Host(self._paths.socket, capabilities, max_peers=limits.peers) as host:
+            server = self._blob_server()
             rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs)
+            facts: Json = {}
+            report = Report(host, rooms, limits, facts)
+            pool = PoolRequests(host, rooms, hosting.read_document, self.stop, report.collect)
+            channel = BlobRequests(host, blobs, None if server is None else server.address)
+            dispatch = Dispatch(host, rooms, notebook, pool, channel, limits)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -114,8 +142,11 @@ class Service:
             loop.add_reader(host.fileno(), readable)
             try:
                 self._listen_for_signals(loop)
-                state.announce(self._version)
+                info = state.announce(self._version, None if server is None else server.address.members)
+                facts.update(self._facts(), **info)
                 self._ready()
+                if server is not None:
+                    server.start()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.run_in_executor(None, _import_kernels)
                 self._watch_idleness(rooms)
@@ -124,16 +155,38 @@ class Service:
                 await asyncio.wait({warm_up}, timeout=KERNELS_END)
                 notebook.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
+                await channel.close()
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
                 if not ended.done():
                     loop.remove_reader(host.fileno())
+                if server is not None:
+                    await server.close()
                 if self._context is not None:
                     self._context.destroy(linger=0)
         log.info("stopped")
 
     # -- parts
+
+    def _blob_server(self) -> BlobServer | None:
+        """The port for blobs; a daemon without one serves everything else (1.5: ``blob_port`` is absent then)."""
+        try:
+            return BlobServer(self._paths.blobs, self._options.plain_blob_urls)
+        except OSError as error:
+            log.error("blobs are not served over HTTP: %s", error)
+            return None
+
+    def _facts(self) -> Json:
+        """What :class:`Report` tells beside ``daemon.json``."""
+        paths = self._paths
+        return {
+            "socket": paths.socket,
+            "base": paths.base,
+            "blobs": paths.blobs,
+            "log": paths.log,
+            "arguments": list(self._options.arguments),
+        }
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
@@ -144,11 +197,17 @@ class Service:
             import zmq
 
             self._context = zmq.Context()
-        return await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
+        # What the kernel starts to watch now carries this mapping, and later the process as well.
+        fields = logbook.about(**logbook.subject())
+        kernel = await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
+        self._kernels.add(kernel)
+        fields["kernel"] = kernel.process_id
+        log.info("a %s kernel from %s runs (pid %s)", plan.kernel_type, plan.env_source, kernel.process_id)
+        return kernel
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, signal.Signals(number).name)
         if self._options.exit_with_stdin:
             try:
                 loop.add_reader(0, self._on_stdin, loop)
@@ -194,15 +253,23 @@ class Dispatch:
     """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
 
     def __init__(
-        self, host: hosting.Host, rooms: Rooms, notebook: NotebookRequests, pool: PoolRequests, blobs: Blobs
+        self,
+        host: hosting.Host,
+        rooms: Rooms,
+        notebook: NotebookRequests,
+        pool: PoolRequests,
+        blobs: BlobRequests,
+        limits: Limits,
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._notebook = notebook
         self._pool = pool
         self._blobs = blobs
+        self._limits = limits
 
     def __call__(self, event: HostEvent) -> None:
+        logbook.about(room=event.id, peer=event.peer)
         try:
             if event.kind == EventKind.REQUEST:
                 self._request(event)
@@ -210,6 +277,7 @@ class Dispatch:
                 self._rooms.wanted(event.id)
             elif event.kind == EventKind.PEER_JOINED:
                 self._rooms.joined(event.id, event.peer, event.number)
+                self._limits.look()
             elif event.kind == EventKind.PEER_LEFT:
                 self._rooms.left(event.id, event.peer)
             elif event.kind == EventKind.ROOM_FAILED:
@@ -223,20 +291,11 @@ class Dispatch:
         elif event.code == ChannelKind.POOL:
             self._pool.handle(event.token, event.peer, event.payload)
         elif event.code == ChannelKind.BLOB:
-            self._host.respond(event.token, self._blob(event))
+            self._blobs.handle(event.token, event.id, event.payload)
         elif event.code == ChannelKind.POOL_STATE:
             self._host.respond(event.token, {"event": "pool_state", "uv_error": None, "conda_error": None})
         else:
             self._host.disconnect(event.peer)
-
-    def _blob(self, event: HostEvent) -> Json:
-        """The blob channel (8.6).  A request to store carries its media type as the id of the event."""
-        if not event.id:
-            return {"error": "blob server not running"}
-        try:
-            return {"hash": self._blobs.put(event.payload, event.id)}
-        except Exception as error:
-            return {"error": str(error)}
 
 
 def _import_kernels() -> None:
