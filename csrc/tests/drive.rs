@@ -53,15 +53,19 @@ impl Source for Host {
 
 /// Takes events until one of this kind comes.
 fn until(source: &impl Source, kind: EventKind) -> Event {
+    until_any(source, &[kind])
+}
+
+fn until_any(source: &impl Source, kinds: &[EventKind]) -> Event {
     let deadline = Instant::now() + PATIENCE;
     loop {
         while let Some(event) = source.take() {
-            if event.kind == kind {
+            if kinds.contains(&event.kind) {
                 return event;
             }
         }
         let left =
-            deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kind:?} came"));
+            deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kinds:?} came"));
         source.wait_for_event(left);
     }
 }
@@ -396,4 +400,31 @@ fn the_descriptor_is_readable_exactly_while_something_waits() {
     assert!(readable(session.fd()));
     until(&session, EventKind::Closed);
     assert!(readable(session.fd()), "the end stays visible");
+}
+
+#[test]
+fn what_follows_the_handshake_at_once_is_not_left_lying() {
+    use std::io::{Read, Write};
+    let frame = |payload: &[u8]| [&u32::try_from(payload.len()).unwrap().to_be_bytes(), payload].concat();
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let handshake = frame(br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#);
+    // The room is not open for the first, and open for the second.
+    for _ in 0..2 {
+        let mut peer = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = frame(b"\x01{\"action\":\"get_queue_state\"}");
+        peer.write_all(&[handshake.clone(), request].concat()).unwrap();
+        let event = until_any(&host, &[EventKind::RoomWanted, EventKind::Request]);
+        if event.kind == EventKind::RoomWanted {
+            host.open_room("n", None).unwrap();
+            assert_eq!(until(&host, EventKind::Request).id, "n");
+        }
+        // And what is no frame of the protocol ends its connection.
+        let mut bad = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        bad.set_read_timeout(Some(PATIENCE)).unwrap();
+        bad.write_all(&[handshake.clone(), frame(b"\x07")].concat()).unwrap();
+        let ended = bad.read_to_end(&mut Vec::new()).err().map(|error| error.kind());
+        assert_ne!(ended, Some(std::io::ErrorKind::WouldBlock), "nobody hung up");
+    }
 }

@@ -158,9 +158,9 @@ class _Server(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         if len(self._ends) >= CONNECTION_LIMIT:
-            transport.abort()
+            _hang_up(transport)
             return
-        self._ends[handler] = self._loop.call_later(REQUEST_LIMIT, transport.abort)
+        self._ends[handler] = self._loop.call_later(REQUEST_LIMIT, _hang_up, transport)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -172,7 +172,7 @@ class _Server(web.Server):
         end, transport = self._ends.get(request.protocol), request.transport
         if end is not None and transport is not None:
             end.cancel()
-            self._ends[request.protocol] = self._loop.call_later(ANSWER_LIMIT, transport.abort)
+            self._ends[request.protocol] = self._loop.call_later(ANSWER_LIMIT, _hang_up, transport)
         try:
             return await self._pages.answer(request)
         except OSError as error:
@@ -199,6 +199,18 @@ async def serve(listener: socket.socket, directory: str, prefix: str, *, plain_u
     connections = _Server(BlobPages(directory, prefix, plain_urls=plain_urls))
     server = await asyncio.get_running_loop().create_server(connections, sock=listener)
     return Serving(server, connections)
+
+
+def _hang_up(transport: asyncio.BaseTransport) -> None:
+    """End a connection from its socket, so that whatever reads or sends learns of it by an error.
+
+    A transport that is aborted closes its descriptor under a ``sendfile`` that is under way, which then goes on with
+    whatever connection gets the same number.
+    """
+    try:
+        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("a connection had ended already: %s", error)
 
 
 def _text(status: int, body: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Callable
 
@@ -49,6 +50,7 @@ class PoolRequests:
         self._stop = stop
         self._details = details
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inspections: dict[int, deque[tuple[int, str]]] = {}
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
         """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
@@ -56,7 +58,7 @@ class PoolRequests:
             request = json.loads(payload)
             kind = request.get("type") if isinstance(request, dict) else None
             if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
-                self._spawn(self._inspect(token, request["notebook_id"]))
+                self._inspect_later(peer, token, request["notebook_id"])
                 return
             if kind == "status" and request.get("details") is True and self._details is not None:
                 self._spawn(self._status(token, self._details))
@@ -122,23 +124,39 @@ class PoolRequests:
             log.exception("the state of the daemon cannot be told")
         self._respond(token, response)
 
-    async def _inspect(self, token: int, notebook_id: str) -> None:
+    def _inspect_later(self, peer: int, token: int, notebook_id: str) -> None:
+        """A notebook may be large and a peer may ask for it a thousand times: off the loop, one at a time per peer."""
+        waiting = self._inspections.get(peer)
+        if waiting is None:
+            waiting = self._inspections[peer] = deque()
+            self._spawn(self._inspect_all(peer, waiting))
+        waiting.append((token, notebook_id))
+
+    async def _inspect_all(self, peer: int, waiting: deque[tuple[int, str]]) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            response = await self._notebook_state(notebook_id)
-        except Exception as error:
-            log.exception("inspecting a notebook failed")
-            response = {"type": "error", "message": str(error)}
-        self._respond(token, response)
+            while waiting:
+                token, notebook_id = waiting.popleft()
+                try:
+                    response = await self._notebook_state(notebook_id)
+                except Exception as error:
+                    log.exception("inspecting a notebook failed")
+                    response = _error(str(error))
+                if not await loop.run_in_executor(None, self._respond, token, response):
+                    return  # It has gone; nobody waits for the others.
+        finally:
+            del self._inspections[peer]
 
     async def _notebook_state(self, notebook_id: str) -> Json:
+        loop = asyncio.get_running_loop()
         room = self._rooms.get(notebook_id)
         if room is not None:
-            return _state(notebook_id, room.cells(), "live_room", room.kernel_facts())
+            cells = await loop.run_in_executor(None, room.cells)
+            return _state(notebook_id, cells, "live_room", room.kernel_facts())
         journal = self._rooms.journal(notebook_id)
         if journal is None or not os.path.exists(journal):
             path = json.dumps(journal or "", ensure_ascii=False)
             return _error(f"Notebook not found: no active room and no persisted file at {path}")
-        loop = asyncio.get_running_loop()
         try:
             data = await loop.run_in_executor(None, _read, journal)
         except OSError as error:
@@ -149,11 +167,14 @@ class PoolRequests:
             return _error(f"Failed to parse Automerge doc: {error}")
         return _state(notebook_id, cells, "persisted_file", None)
 
-    def _respond(self, token: int, response: Json) -> None:
+    def _respond(self, token: int, response: Json) -> bool:
+        """Send a response, from any thread; false when nobody waits for it any more."""
         try:
             self._host.respond(token, response)
         except Exception as error:
             log.debug("a response was not sent: %s", error)
+            return False
+        return True
 
     def _disconnect(self, peer: int) -> None:
         try:

@@ -454,11 +454,15 @@ impl HostShared {
             peer.enter(room, &state.notebook, &self.options.capabilities)?;
             state.peers.push(Arc::clone(peer));
             // Under the room's lock, so that joins and leaves are told in the order they happened.
-            self.queue.push(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
+            let peers = room.count_peers(state);
+            self.queue.push(room_event(EventKind::PeerJoined, room, peer, peers));
             Ok(())
         });
-        if let Err(error) = entered {
-            self.drop_peer(peer, &error);
+        match (entered, self.me.upgrade()) {
+            (Err(error), _) => self.drop_peer(peer, &error),
+            // What the peer sent behind its handshake, without waiting for the capabilities, is here already.
+            (Ok(()), Some(host)) => peer.take_buffered(&host, room),
+            (Ok(()), None) => {}
         }
     }
 
@@ -486,7 +490,7 @@ impl HostShared {
         };
         let left = room.step(&mut Outcome::default(), |state, _| {
             state.peers.retain(|other| other.id != peer.id);
-            tell(state.peers.len());
+            tell(room.count_peers(state));
             Ok(())
         });
         if left.is_err() {

@@ -208,6 +208,17 @@ impl Peer {
         }
     }
 
+    /// Handles what was read before the peer was in its room; nobody else would before more bytes come.
+    pub fn take_buffered(self: &Arc<Self>, host: &Arc<HostShared>, room: &Arc<Room>) {
+        let waits = {
+            let state = lock(&self.state);
+            !state.gone && !state.server.is_waiting() && state.server.buffered() > 0
+        };
+        if waits {
+            self.step_in_room(host, room, false);
+        }
+    }
+
     /// A step of a peer in a room, under the room's lock.
     fn step_in_room(self: &Arc<Self>, host: &Arc<HostShared>, room: &Arc<Room>, readable: bool) {
         let mut outcome = Outcome::default();

@@ -4,6 +4,7 @@
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -17,6 +18,8 @@ use crate::notebook::{Notebook, Op};
 pub struct Room {
     /// The notebook id, byte for byte.
     pub id: String,
+    /// Number of peers. Whoever lists the rooms must not wait for one that is busy.
+    peers: AtomicUsize,
     state: Mutex<RoomState>,
 }
 
@@ -56,7 +59,7 @@ impl Room {
         };
         let state =
             RoomState { notebook, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
-        Ok(Self { id: id.into(), state: Mutex::new(state) })
+        Ok(Self { id: id.into(), peers: AtomicUsize::new(0), state: Mutex::new(state) })
     }
 
     /// Runs one step under the room's lock. A panic breaks this room and nothing else.
@@ -91,12 +94,19 @@ impl Room {
     pub fn shut(&self) -> Vec<Arc<Peer>> {
         let mut state = lock(&self.state);
         state.shut = true;
+        self.peers.store(0, Ordering::Relaxed);
         std::mem::take(&mut state.peers)
     }
 
-    /// Number of peers.
+    /// To be called when a peer came or went, before anybody is told: the number of peers now.
+    pub fn count_peers(&self, state: &RoomState) -> usize {
+        self.peers.store(state.peers.len(), Ordering::Relaxed);
+        state.peers.len()
+    }
+
+    /// Number of peers. Never waits.
     pub fn peer_count(&self) -> usize {
-        lock(&self.state).peers.len()
+        self.peers.load(Ordering::Relaxed)
     }
 }
 
