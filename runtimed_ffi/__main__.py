@@ -35,7 +35,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     for name, (_, text) in _FLAGS.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"print the {text}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser("daemon", help="run or ask the daemon (see `daemon --help`)", add_help=False)
+    commands.add_parser("daemon", help="start, stop, ask or be the daemon (see `daemon --help`)", add_help=False)
     return parser
 
 
@@ -62,9 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def daemon_main(argv: Sequence[str] | None = None) -> int:
     """The console script ``runtimed``: takes the reference daemon's command line."""
-    from .daemon.cli import main as run_daemon
+    from .daemon import cli
 
-    return int(run_daemon(list(sys.argv[1:] if argv is None else argv)) or 0)
+    arguments = cli.parse(sys.argv[1:] if argv is None else argv)
+    paths = cli.paths_of(arguments)
+    if arguments.command == "run":
+        return cli.run(paths, arguments)
+    # What only the other commands need must not make a daemon start later.
+    from . import operations
+
+    return operations.perform(paths, arguments)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,16 @@ from runtimed_ffi.output import Output
 _HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
 _SECONDS = 10.0
 _LIMIT = 104_857_600
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Without the proxies of the environment: this machine is asked."""
 
 
 class BlobReader:
     """Reads outputs for one connection.
 
     Args:
-        socket_path: the daemon's socket; `daemon.json` beside it names the port of the blob server.
+        socket_path: the daemon's socket; `daemon.json` beside it names the port of the blob server, and of our daemon
+            the prefix of its paths.
         directory: the daemon's blob directory, if it is known and on this machine.
 
     Threads: may be used from any thread.
@@ -37,7 +40,7 @@ class BlobReader:
     def __init__(self, socket_path: str, directory: str | None) -> None:
         self._socket_path = socket_path
         self._directory = directory
-        self._port: int | None = None
+        self._server: str | None = None
 
     def output(self, payload: Any) -> Output:
         """An output from its nbformat object, or from a document element (nbformat text, or the hash of a manifest).
@@ -70,9 +73,9 @@ class BlobReader:
 
     def _fetch(self, store: Any, name: str) -> bytes:
         """Copy a blob from the daemon's server into a store; the store computes the hash."""
-        if self._port is None:
-            self._port = self._find_port()
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/blob/{name}", timeout=_SECONDS) as answer:
+        if self._server is None:
+            self._server = self._find_server()
+        with _OPENER.open(f"{self._server}/blob/{name}", timeout=_SECONDS) as answer:
             data: bytes = answer.read(_LIMIT)
         out = new_buffer()
         check(lib.rtd_blobs_put(store, *bytes_in(data), *text_in("application/octet-stream"), out))
@@ -80,18 +83,20 @@ class BlobReader:
             raise CorruptError(f"blob {name} has other content than its name says")
         return data
 
-    def _find_port(self) -> int:
+    def _find_server(self) -> str:
         try:
             with open(os.path.join(os.path.dirname(self._socket_path), "daemon.json"), encoding="utf-8") as file:
-                return int(json.load(file)["blob_port"])
-        except (OSError, ValueError, KeyError, TypeError):
+                info = json.load(file)
+                return _address(info["blob_port"], info.get("blob_prefix"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # No file beside the socket, or none that can be read: ask.
         try:
             with WireConnection(self._socket_path, {"channel": "blob"}) as wire:
                 deadline = Deadline(_SECONDS)
                 wire.send({"action": "get_port"}, deadline)
-                return int(json.loads(wire.receive(deadline))["port"])
-        except (EOFError, KeyError, TypeError) as error:
+                answer = json.loads(wire.receive(deadline))
+                return _address(answer["port"], answer.get("prefix"))
+        except (EOFError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError("the daemon has no blob server") from error
 
 
@@ -101,6 +106,11 @@ def unreadable(raw: str, output_type: str | None = None) -> Output:
         evalue = f"Failed to parse error output: {raw}"
         return Output("error", ename="OutputParseError", evalue=evalue, traceback=())
     return Output("stream", name="stderr", text=f"Failed to parse output: {raw}")
+
+
+def _address(port: Any, prefix: Any) -> str:
+    """The blob server's URL; the prefix is a member that daemons other than ours do not have."""
+    return f"http://127.0.0.1:{int(port)}{prefix if isinstance(prefix, str) else ''}"
 
 
 def _open(directory: str) -> Any:

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from runtimed_ffi._wire import accepts, os_error_text
@@ -58,13 +59,18 @@ def is_absent(error: OSError) -> bool:
     return isinstance(error, (FileNotFoundError, ConnectionRefusedError))
 
 
-def ensure_running(socket_path: str) -> None:
+def ensure_running(socket_path: str, command: Sequence[str] | None = None, log_path: str | None = None) -> bool:
     """See that a daemon accepts at a socket; start ours, detached, if there is none.
 
     Safe against other threads and processes that try the same: one of them starts a daemon, the others wait for it.
 
     Args:
         socket_path: where. Its directory is made with mode 0700 and gets `start.lock` and `runtimed.log`.
+        command: what starts it, without ``--ready-fd``; default: `daemon_command` with an idle timeout.
+        log_path: where its log is, if not beside the socket.
+
+    Returns:
+        True when it was started here, false when it ran before.
 
     Raises:
         ConnectError: the daemon did not become ready within 30 seconds, or ended; the text has the end of its log.
@@ -81,15 +87,18 @@ def ensure_running(socket_path: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         problem = accepts(socket_path)
         if problem is None:
-            return
+            return False
         if not is_absent(problem):
             raise ConnectError(f"Failed to connect: {os_error_text(problem)}") from problem
-        _start(socket_path, os.path.join(directory, "runtimed.log"))
+        if command is None:
+            command = daemon_command(socket_path, "--idle-timeout", f"{idle_seconds():g}")
+        _start(socket_path, log_path or os.path.join(directory, "runtimed.log"), command)
+        return True
     finally:
         os.close(lock)
 
 
-def _start(socket_path: str, log_path: str) -> None:
+def _start(socket_path: str, log_path: str, command: Sequence[str]) -> None:
     _started[:] = [process for process in _started if process.poll() is None]
     log_descriptor = os.open(log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(log_descriptor, "r+b", buffering=0) as log:
@@ -98,7 +107,7 @@ def _start(socket_path: str, log_path: str) -> None:
         try:
             try:
                 process = _Detached(
-                    daemon_command(socket_path, "--ready-fd", str(writer), "--idle-timeout", f"{idle_seconds():g}"),
+                    [*command, "--ready-fd", str(writer)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -1,69 +1,69 @@
-"""``python -m runtimed_ffi daemon run|status|stop``: the daemon on the command line.
+"""``python -m runtimed_ffi daemon ...``: the options of the command line, and the command ``run``.
 
 Storey: daemon (7).  The reference's command line (protocol 2, section 1.3; python-api 1.12) is accepted as it is; no
-sub-command means ``run``.
+sub-command means ``run``.  The other commands look at a daemon from outside: ``runtimed_ffi.operations``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import logging.handlers
 import os
-import select
-import signal
-import socket
 import sys
-import time
 from collections.abc import Sequence
 
-from .state import AlreadyRunning, Layout, is_locked, layout, read_info
+from .limits import MAX_PEERS
+from .logbook import FORMATS, open_log
+from .state import AlreadyRunning, Layout, layout, make_base
 
-COMMANDS = ("run", "status", "stop")
+COMMANDS = {
+    "run": "be the daemon, in the foreground (default)",
+    "start": "start one in the background and wait until it is ready",
+    "stop": "end the one that runs, and wait until it has ended",
+    "restart": "stop, then start with the same options and those given here",
+    "status": "say what it does",
+    "logs": "print the end of its log",
+    "unit": "print a service file: `unit systemd` or `unit launchd`",
+}
 KERNEL_POOL_VARIABLE = "RUNTIMED_FFI_KERNEL_POOL_SIZE"
 """Environment variable: the default of ``--kernel-pool-size``, for daemons that nobody starts by hand."""
 
 IDLE_TIMEOUT = 4 * 3600.0
 """Seconds after which a daemon on the user's default socket ends when nobody needs it."""
 
+_PATHS = ("socket", "base_dir", "blob_store_dir", "cache_dir", "settings_dir")
+_NOT_LASTING = ("command", "kind", "ready_fd", "exit_with_stdin", "json", "force", "timeout", "lines", "follow")
+"""What is about one process or one command; everything else is how the daemon runs."""
+
 STOP_LIMIT = 10.0
 """Seconds ``stop`` waits for the daemon to be gone."""
 
-_LOG_BYTES = 5 * 1024 * 1024
-_LEVELS = {"trace": "DEBUG", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
+_EPILOG = """exit status: 0 done; 1 failed, the reason is on standard error; 2 wrong usage; 3 (status) not running;
+4 (status) running, but without an answer"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line (without the program's name) and return the exit status."""
-    arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-    paths = layout(
-        os.environ,
-        base=arguments.base_dir,
-        socket=arguments.socket,
-        blobs=arguments.blob_store_dir,
-        environments=arguments.cache_dir,
-        settings=arguments.settings_dir,
-        dev=arguments.dev,
-    )
-    if arguments.command == "status":
-        return _status(paths)
-    if arguments.command == "stop":
-        return _stop(paths)
-    return _run(paths, arguments)
-
-
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, without the program's name.  Ends the program with status 2 if it is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m runtimed_ffi daemon", description="Host shared notebooks and run their cells."
+        prog="python -m runtimed_ffi daemon",
+        description="Host shared notebooks and run their cells.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=COMMANDS,
-        default="run",
-        help="run (default): in the foreground; status: print daemon.json of a running one; stop: end it",
-    )
+    commands = "; ".join(f"{name}: {text}" for name, text in COMMANDS.items())
+    parser.add_argument("command", nargs="?", choices=COMMANDS, default="run", metavar="command", help=commands)
+    parser.add_argument("kind", nargs="?", choices=("systemd", "launchd"), help=argparse.SUPPRESS)
+    _add_places(parser.add_argument_group("which daemon (any command)"))
+    _add_run_options(parser.add_argument_group("how it runs (run, start, restart, unit)"))
+    _add_command_options(parser.add_argument_group("other commands"))
+    # Options may stand before and after the command.
+    arguments = parser.parse_intermixed_args(list(argv))
+    if (arguments.kind is not None) != (arguments.command == "unit"):
+        parser.error("`unit` needs a kind, systemd or launchd, and nothing else has one")
+    return arguments
+
+
+def _add_places(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--socket", metavar="PATH", help="where to listen; without --base-dir all files go beside it")
     parser.add_argument("--base-dir", metavar="DIR", help="directory for lock, documents, kernels and log")
     parser.add_argument("--blob-store-dir", metavar="DIR", help="directory for large outputs (default: <base>/blobs)")
@@ -73,6 +73,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="DIR",
         help="directory of settings.json (default: the user's; with --base-dir or --socket: there)",
     )
+    parser.add_argument("--dev", action="store_true", help="development mode: one daemon per workspace")
+
+
+def _add_run_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--uv-pool-size", metavar="N", type=int, default=0, help="uv environments kept ready (default: 0)"
     )
@@ -87,7 +91,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         f"the environment variable {KERNEL_POOL_VARIABLE} sets another default)",
     )
     parser.add_argument("--log-level", metavar="LEVEL", help="trace, debug, info, warn or error (default: RUST_LOG)")
-    parser.add_argument("--dev", action="store_true", help="development mode: one daemon per workspace")
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="json: one object a line")
     parser.add_argument(
         "--idle-timeout",
         metavar="SECONDS",
@@ -101,15 +105,69 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=3600.0,
         help="keep empty rooms and their kernels this long (default: 3600)",
     )
+    parser.add_argument(
+        "--max-peers",
+        metavar="N",
+        type=int,
+        default=MAX_PEERS,
+        help=f"connections at one time; further ones are closed at once (default: {MAX_PEERS})",
+    )
+    parser.add_argument(
+        "--blob-urls",
+        choices=("plain", "secret"),
+        default="plain",
+        help="secret: serve blobs only below the prefix in daemon.json (default: plain, below / as well)",
+    )
     parser.add_argument("--ready-fd", metavar="N", type=int, help="write one line to this descriptor when ready")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input ends")
-    # Options may stand before and after the command.
-    return parser.parse_intermixed_args(argv)
 
 
-def _run(paths: Layout, arguments: argparse.Namespace) -> int:
+def _add_command_options(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--json", action="store_true", help="status: everything, for programs")
+    parser.add_argument("--force", action="store_true", help="stop, restart: kill a daemon that does not end in time")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=STOP_LIMIT,
+        help=f"stop, restart: wait this long for its end (default: {STOP_LIMIT:g})",
+    )
+    parser.add_argument("-n", "--lines", metavar="N", type=int, default=50, help="logs: as many lines (default: 50)")
+    parser.add_argument("-f", "--follow", action="store_true", help="logs: go on with what is written")
+
+
+def paths_of(arguments: argparse.Namespace) -> Layout:
+    """Where the files of the daemon are that a command line means."""
+    return layout(
+        os.environ,
+        base=arguments.base_dir,
+        socket=arguments.socket,
+        blobs=arguments.blob_store_dir,
+        environments=arguments.cache_dir,
+        settings=arguments.settings_dir,
+        dev=arguments.dev,
+    )
+
+
+def run_options(arguments: argparse.Namespace) -> list[str]:
+    """The options with which ``run`` does what this command line says, paths made absolute.
+
+    Without those that belong to one process: ``--ready-fd`` and ``--exit-with-stdin``.
+    """
+    default, options = parse([]), []
+    for name, value in vars(arguments).items():
+        if name in _NOT_LASTING or value == getattr(default, name):
+            continue
+        options.append("--" + name.replace("_", "-"))
+        if value is not True:
+            options.append(os.path.abspath(value) if name in _PATHS else str(value))
+    return options
+
+
+def run(paths: Layout, arguments: argparse.Namespace) -> int:
+    """Be the daemon until it ends, and return the exit status."""
     from .. import __version__
-    from .service import Options, run
+    from . import service
 
     idle = arguments.idle_timeout
     if idle is None:
@@ -119,19 +177,22 @@ def _run(paths: Layout, arguments: argparse.Namespace) -> int:
     kernels = arguments.kernel_pool_size
     if kernels is None:
         kernels = _default_kernel_pool(os.environ.get(KERNEL_POOL_VARIABLE, ""), arguments.exit_with_stdin)
-    options = Options(
-        kernel_pool_size=max(kernels, 0),
+    options = service.Options(
         idle_timeout=idle if idle > 0 else None,
         eviction_delay=arguments.eviction_delay,
         ready_fd=arguments.ready_fd,
+        exit_with_stdin=arguments.exit_with_stdin,
         uv_pool_size=max(0, arguments.uv_pool_size),
         conda_pool_size=max(0, arguments.conda_pool_size),
-        exit_with_stdin=arguments.exit_with_stdin,
+        kernel_pool_size=max(0, kernels),
+        max_peers=arguments.max_peers,
+        plain_blob_urls=arguments.blob_urls == "plain",
+        arguments=tuple(run_options(arguments)),
     )
     try:
-        os.makedirs(paths.base, 0o700, exist_ok=True)
-        _start_logging(paths, arguments.log_level)
-        run(paths, options, __version__)
+        make_base(paths)
+        open_log(paths.log, arguments.log_level, arguments.log_format)
+        service.run(paths, options, __version__)
     except AlreadyRunning as error:
         print(f"runtimed-ffi: {error}", file=sys.stderr)
         return 1
@@ -148,61 +209,3 @@ def _default_kernel_pool(variable: str, private: bool) -> int:
         return int(variable)
     except ValueError:
         return 0 if private else 1
-
-
-def _status(paths: Layout) -> int:
-    if not _answers(paths.socket):
-        print("not running")
-        return 1
-    print(json.dumps(read_info(paths.info), indent=2, ensure_ascii=False))
-    return 0
-
-
-def _stop(paths: Layout) -> int:
-    """Ask the daemon to end by a signal, and wait until it has given back its lock."""
-    pid = read_info(paths.info).get("pid")
-    if not _answers(paths.socket):
-        print("not running")
-        return 0
-    if not isinstance(pid, int) or pid <= 0:
-        print("runtimed-ffi: a daemon is running, but its process is unknown", file=sys.stderr)
-        return 1
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_LIMIT
-    while is_locked(paths.lock):
-        if time.monotonic() > deadline:
-            print(f"runtimed-ffi: the daemon (pid {pid}) did not end in time", file=sys.stderr)
-            return 1
-        select.select([], [], [], 0.02)
-    print("stopped")
-    return 0
-
-
-def _answers(path: str) -> bool:
-    """Whether somebody listens on the socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
-
-
-def _start_logging(paths: Layout, chosen: str | None) -> None:
-    level = _LEVELS.get((chosen or os.environ.get("RUST_LOG", "")).lower(), "INFO")
-    form = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    mask = os.umask(0o077)
-    try:
-        to_file = logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
-    finally:
-        os.umask(mask)
-    handlers: list[logging.Handler] = [to_file]
-    # Who starts the daemon in the background sends its standard error to the log: each line belongs there once.
-    if not os.path.samestat(os.stat(paths.log), os.fstat(2)):
-        handlers.append(logging.StreamHandler(sys.stderr))
-    logger = logging.getLogger("runtimed_ffi")
-    logger.setLevel(level)
-    for handler in handlers:
-        handler.setFormatter(form)
-        logger.addHandler(handler)

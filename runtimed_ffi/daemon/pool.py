@@ -10,7 +10,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Callable
 
 from .pools import KINDS, Pools
@@ -33,6 +34,8 @@ class PoolRequests:
         Ends the daemon; called after the answer.
     kernel_pool:
         Numbers of the kernels that stand by; ours, beside those of the protocol.
+    details:
+        Collects what a ``status`` request with ``"details": true`` wants to know beyond the statistics.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class PoolRequests:
         read_document: ReadDocument,
         stop: Callable[[str], None],
         kernel_pool: Callable[[], Json] = dict,
+        details: Callable[[], Awaitable[Json]] | None = None,
     ) -> None:
         self._host = host
         self._rooms = rooms
@@ -50,18 +54,21 @@ class PoolRequests:
         self._read_document = read_document
         self._stop = stop
         self._kernel_pool = kernel_pool
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._details = details
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inspections: dict[int, deque[tuple[int, str]]] = {}
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
         """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
         try:
             request = json.loads(payload)
             kind = request.get("type") if isinstance(request, dict) else None
+            if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
+                self._inspect_later(peer, token, request["notebook_id"])
+                return
             later = self._later(kind, request)
             if later is not None:
-                task = asyncio.ensure_future(self._answer(token, later))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._spawn(self._answer(token, later))
                 return
             response = self._response(kind, request)
         except Exception:
@@ -76,8 +83,8 @@ class PoolRequests:
 
     def _later(self, kind: object, request: Any) -> Awaitable[Json] | None:
         """The answer to a request that has to wait, or ``None`` if it is no such request."""
-        if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
-            return self._notebook_state(request["notebook_id"])
+        if kind == "status" and request.get("details") is True and self._details is not None:
+            return self._detailed(self._details)
         if kind == "flush_pool":
             return self._flush()
         if kind == "return":
@@ -98,11 +105,7 @@ class PoolRequests:
         if kind == "ping":
             return {"type": "pong"}
         if kind == "status":
-            stats = self._pools.stats()
-            kernels = self._kernel_pool()
-            if kernels:
-                stats["kernels"] = kernels
-            return {"type": "stats", "stats": stats}
+            return self._statistics()
         if kind == "take" and request.get("env_type") in KINDS:
             env = self._pools.take(request["env_type"])
             return {"type": "empty"} if env is None else {"type": "env", "env": env}
@@ -111,6 +114,22 @@ class PoolRequests:
         if kind == "list_rooms":
             return {"type": "rooms_list", "rooms": self._list_rooms()}
         return None
+
+    def _statistics(self) -> Json:
+        stats = self._pools.stats()
+        kernels = self._kernel_pool()
+        if kernels:
+            stats["kernels"] = kernels
+        return {"type": "stats", "stats": stats}
+
+    async def _detailed(self, details: Callable[[], Awaitable[Json]]) -> Json:
+        response = self._statistics()
+        try:
+            response["daemon"] = await details()
+        except Exception:
+            # The statistics are answered all the same.
+            log.exception("the state of the daemon cannot be told")
+        return response
 
     def _list_rooms(self) -> list[Json]:
         listed: list[Json] = []
@@ -129,18 +148,48 @@ class PoolRequests:
             listed.append(described)
         return listed
 
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _answer(self, token: int, answer: Awaitable[Json]) -> None:
         try:
             response = await answer
         except Exception as error:
             log.exception("a request on the pool channel failed")
-            response = {"type": "error", "message": str(error)}
+            response = _error(str(error))
         self._respond(token, response)
 
+    def _inspect_later(self, peer: int, token: int, notebook_id: str) -> None:
+        """A notebook may be large and a peer may ask for it a thousand times: off the loop, one at a time per peer."""
+        waiting = self._inspections.get(peer)
+        if waiting is None:
+            waiting = self._inspections[peer] = deque()
+            self._spawn(self._inspect_all(peer, waiting))
+        waiting.append((token, notebook_id))
+
+    async def _inspect_all(self, peer: int, waiting: deque[tuple[int, str]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while waiting:
+                token, notebook_id = waiting.popleft()
+                try:
+                    response = await self._notebook_state(notebook_id)
+                except Exception as error:
+                    log.exception("inspecting a notebook failed")
+                    response = _error(str(error))
+                if not await loop.run_in_executor(None, self._respond, token, response):
+                    return  # It has gone; nobody waits for the others.
+        finally:
+            del self._inspections[peer]
+
     async def _notebook_state(self, notebook_id: str) -> Json:
+        loop = asyncio.get_running_loop()
         room = self._rooms.get(notebook_id)
         if room is not None:
-            state = _state(notebook_id, room.cells(), "live_room", room.kernel_facts())
+            cells = await loop.run_in_executor(None, room.cells)
+            state = _state(notebook_id, cells, "live_room", room.kernel_facts())
             notes = self._rooms.notes(notebook_id)
             # A member of ours: files that could not be read and what was done about it.
             return {**state, "notes": notes} if notes else state
@@ -148,7 +197,6 @@ class PoolRequests:
         if journal is None or not os.path.exists(journal):
             path = json.dumps(journal or "", ensure_ascii=False)
             return _error(f"Notebook not found: no active room and no persisted file at {path}")
-        loop = asyncio.get_running_loop()
         try:
             data = await loop.run_in_executor(None, _read, journal)
         except OSError as error:
@@ -159,11 +207,14 @@ class PoolRequests:
             return _error(f"Failed to parse Automerge doc: {error}")
         return _state(notebook_id, cells, "persisted_file", None)
 
-    def _respond(self, token: int, response: Json) -> None:
+    def _respond(self, token: int, response: Json) -> bool:
+        """Send a response, from any thread; false when nobody waits for it any more."""
         try:
             self._host.respond(token, response)
         except Exception as error:
             log.debug("a response was not sent: %s", error)
+            return False
+        return True
 
     def _disconnect(self, peer: int) -> None:
         try:

@@ -133,6 +133,10 @@ class KernelPort(Protocol):
     kernel_type: str
     env_source: str
 
+    @property
+    def process_id(self) -> int | None:
+        """The process, or ``None`` if it is not on this machine."""
+
     def execute(self, code: str) -> str:
         """Send an ``execute_request`` now and return its message id.  Never blocks."""
 

@@ -26,7 +26,7 @@ def watch_process(process: subprocess.Popen[Any], on_exit: Callable[[int | None]
 
     def reap() -> None:
         # The dead leader still holds its number here, so the group cannot be anybody else's.
-        _kill_group(process.pid)
+        kill_group(process.pid)
         on_exit(process.wait())
 
     try:
@@ -52,7 +52,8 @@ def _wait(process: subprocess.Popen[Any], loop: asyncio.AbstractEventLoop, reap:
         loop.call_soon_threadsafe(reap)
 
 
-def _kill_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
+    """Kill what is left of a process group, if anything."""
     with contextlib.suppress(OSError):  # Nobody left in it.
         os.killpg(pid, signal.SIGKILL)
 

@@ -12,19 +12,25 @@ import logging
 import os
 import signal
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
-from ..host import ChannelKind, EventKind
-from . import trust
+from . import logbook, trust
+from .blob_channel import BlobRequests
+from .blob_server import BlobServer
+from .dispatch import Dispatch
 from .environments import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
 from .inline import InlineEnvironments
 from .launcher import Launcher
+from .limits import MAX_PEERS, Limits
 from .pool import PoolRequests
 from .pools import Pools
-from .ports import HostEvent, Json, KernelListener, KernelPort
+from .ports import Json, KernelListener, KernelPort
+from .processes import kill_group
 from .recipes import CondaRecipe, UvRecipe
+from .report import Report
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .settings import Settings
@@ -62,6 +68,12 @@ class Options(NamedTuple):
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
     kernel_pool_size: int = 0
     """Kernels that stand by for the next launches."""
+    max_peers: int = MAX_PEERS
+    """Connections at one time, as far as there are descriptors for them."""
+    plain_blob_urls: bool = True
+    """Whether blobs are served without the prefix that cannot be guessed as well (8.5)."""
+    arguments: tuple[str, ...] = ()
+    """The options the daemon was started with, for whoever restarts it."""
 
 
 class Service:
@@ -76,11 +88,21 @@ class Service:
         self._context: Any = None
         self._standby: Standby | None = None
         self._umask = -1
+        self._launched: weakref.WeakSet[KernelPort] = weakref.WeakSet()
 
     def stop(self, reason: str) -> None:
         """End the daemon soon, in order.  Idempotent."""
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(reason)
+
+    def _on_signal(self, name: str) -> None:
+        """The first signal ends the daemon, and from the second on no kernel is given time to say goodbye."""
+        if self._stopping is not None and self._stopping.done():
+            log.warning("%s again: kernels are killed", name)
+            for kernel in list(self._launched):
+                if kernel.process_id is not None:
+                    kill_group(kernel.process_id)
+        self.stop(name)
 
     async def run(self) -> None:
         """Live until somebody stops it.
@@ -107,7 +129,9 @@ class Service:
             "pid": os.getpid(),
             "blobs": self._paths.blobs,
         }
-        with hosting.Host(self._paths.socket, capabilities) as host:
+        limits = Limits(self._options.max_peers)
+        with hosting.Host(self._paths.socket, capabilities, max_peers=limits.peers) as host:
+            server = self._blob_server()
             settings = Settings(host, self._paths.settings_document, self._paths.settings)
             settings.open()
             pools = Pools(
@@ -130,8 +154,11 @@ class Service:
                 new_mode=0o666 & ~self._umask,
             )
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs, settings)
+            facts: Json = {}
+            report = Report(host, rooms, limits, facts)
+            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool, report.collect)
+            channel = BlobRequests(host, blobs, None if server is None else server.address)
+            dispatch = Dispatch(host, rooms, notebook, pool, channel, settings, limits)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -153,9 +180,12 @@ class Service:
             loop.add_reader(host.fileno(), readable)
             try:
                 self._listen_for_signals(loop)
-                state.announce(self._version)
+                info = state.announce(self._version, None if server is None else server.address.members)
+                facts.update(self._facts(), **info)
                 self._ready()
                 settings.watch()
+                if server is not None:
+                    server.start()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.create_task(self._warm_up())
                 environments = loop.create_task(_prepare_environments(pools, inline))
@@ -171,19 +201,47 @@ class Service:
                 await pools.close(ENVIRONMENTS_END)
                 if waiting is not None:
                     await waiting
+                await channel.close()
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
                 if not ended.done():
                     loop.remove_reader(host.fileno())
+                if server is not None:
+                    await server.close()
                 if self._context is not None:
                     self._context.destroy(linger=0)
         log.info("stopped")
 
     # -- parts
 
+    def _blob_server(self) -> BlobServer | None:
+        """The port for blobs; a daemon without one serves everything else (1.5: ``blob_port`` is absent then)."""
+        try:
+            return BlobServer(self._paths.blobs, self._options.plain_blob_urls)
+        except OSError as error:
+            log.error("blobs are not served over HTTP: %s", error)
+            return None
+
+    def _facts(self) -> Json:
+        """What :class:`Report` tells beside ``daemon.json``."""
+        paths = self._paths
+        return {
+            "socket": paths.socket,
+            "base": paths.base,
+            "blobs": paths.blobs,
+            "log": paths.log,
+            "arguments": list(self._options.arguments),
+        }
+
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
-        return await (await self._kernels()).launch(plan, listener)
+        # What the kernel starts to watch now carries this mapping, and later the process as well.
+        fields = logbook.about(**logbook.subject())
+        kernel = await (await self._kernels()).launch(plan, listener)
+        self._launched.add(kernel)
+        fields["kernel"] = kernel.process_id
+        log.info("a %s kernel from %s runs (pid %s)", plan.kernel_type, plan.env_source, kernel.process_id)
+        return kernel
 
     async def _kernels(self) -> Standby:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
@@ -217,8 +275,8 @@ class Service:
         return {"ready": 0, "starting": 0, "size": self._options.kernel_pool_size, "memory": 0}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, signal.Signals(number).name)
         if self._options.exit_with_stdin:
             try:
                 loop.add_reader(0, self._on_stdin, loop)
@@ -258,64 +316,6 @@ class Service:
         # While somebody works, look often enough to know the end of the work to a tenth of the limit.
         delay = min(rest, limit / 10) if rooms.active else rest
         asyncio.get_running_loop().call_later(delay, self._watch_idleness, rooms)
-
-
-class Dispatch:
-    """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
-
-    def __init__(
-        self,
-        host: hosting.Host,
-        rooms: Rooms,
-        notebook: NotebookRequests,
-        pool: PoolRequests,
-        blobs: Blobs,
-        settings: Settings,
-    ) -> None:
-        self._host = host
-        self._rooms = rooms
-        self._notebook = notebook
-        self._pool = pool
-        self._blobs = blobs
-        self._settings = settings
-
-    def __call__(self, event: HostEvent) -> None:
-        try:
-            if event.kind == EventKind.REQUEST:
-                self._request(event)
-            elif event.kind == EventKind.ROOM_WANTED:
-                self._rooms.wanted(event.id)
-            elif event.kind == EventKind.PEER_JOINED:
-                self._rooms.joined(event.id, event.peer, event.number)
-            elif event.kind == EventKind.PEER_LEFT:
-                self._rooms.left(event.id, event.peer)
-            elif event.kind == EventKind.ROOM_FAILED:
-                self._rooms.failed(event.id, event.code, event.text)
-            elif event.kind == EventKind.SETTINGS_CHANGED:
-                self._settings.changed()
-            elif event.kind == EventKind.SETTINGS_FAILED:
-                self._settings.failed(event.code, event.text)
-        except Exception:
-            log.exception("an event of kind %d failed", event.kind)
-
-    def _request(self, event: HostEvent) -> None:
-        if event.code == ChannelKind.NOTEBOOK:
-            self._notebook.handle(event.id, event.token, event.peer, event.payload)
-        elif event.code == ChannelKind.POOL:
-            self._pool.handle(event.token, event.peer, event.payload)
-        elif event.code == ChannelKind.BLOB:
-            self._host.respond(event.token, self._blob(event))
-        else:
-            self._host.disconnect(event.peer)
-
-    def _blob(self, event: HostEvent) -> Json:
-        """The blob channel (8.6).  A request to store carries its media type as the id of the event."""
-        if not event.id:
-            return {"error": "blob server not running"}
-        try:
-            return {"hash": self._blobs.put(event.payload, event.id)}
-        except Exception as error:
-            return {"error": str(error)}
 
 
 async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> None:

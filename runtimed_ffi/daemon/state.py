@@ -16,7 +16,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import kernel_directory
+from .ownership import check_own, check_shared_directory, make_private
 from .ports import Json
+
+_DESCRIPTION_LIMIT = 4096
+"""Bytes read of a workspace's description."""
 
 
 class AlreadyRunning(Exception):
@@ -37,6 +41,8 @@ class Layout(NamedTuple):
     environments: str
     settings: str
     """Directory of ``settings.json``, which people edit."""
+    workspace: str | None = None
+    """The workspace of development mode, ``None`` in normal mode (1.2)."""
 
     @property
     def lock(self) -> str:
@@ -85,6 +91,7 @@ def layout(
     directory, in development mode (``RUNTIMED_DEV=1`` or ``dev``) once per workspace.  The settings are the user's
     (1.4, never once per workspace), but a daemon with a place of its own has settings of its own.
     """
+    workspace = _workspace(environ, dev)
     if base is None and socket is not None:
         base = os.path.dirname(os.path.abspath(socket))
     if settings is None:
@@ -92,7 +99,6 @@ def layout(
         settings = os.path.join(at, "runt-notebook")
     if base is None:
         base = os.path.join(_cache_directory(environ), "runtimed-ffi")
-        workspace = _workspace(environ, dev)
         if workspace is not None:
             digest = hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]
             base = os.path.join(base, "worktrees", digest)
@@ -103,6 +109,7 @@ def layout(
         os.path.abspath(blobs) if blobs is not None else os.path.join(base, "blobs"),
         os.path.abspath(environments) if environments is not None else os.path.join(base, "envs"),
         os.path.abspath(settings),
+        workspace,
     )
 
 
@@ -141,15 +148,41 @@ def _workspace(environ: Mapping[str, str], dev: bool) -> str | None:
     return path if path and os.path.exists(path) else None
 
 
+def make_base(paths: Layout) -> None:
+    """Make the directory of the daemon, and see that nobody else can change what is in it.
+
+    The first thing a daemon does, before it opens its log.  Raises ``Unsafe`` or ``OSError``.
+    """
+    directories = {paths.base, os.path.dirname(paths.socket)}
+    for directory in directories:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        check_shared_directory(directory)
+    for path in (paths.lock, paths.log, paths.socket, *paths.info_files):
+        check_own(path)
+
+
+def _description(environ: Mapping[str, str], workspace: str) -> str | None:
+    """What people call a workspace (1.3): a variable, else a file in it."""
+    named = environ.get("CONDUCTOR_WORKSPACE_NAME")
+    if named is not None:
+        return named
+    try:
+        with open(os.path.join(workspace, ".context", "workspace-description"), "rb") as file:
+            text = file.read(_DESCRIPTION_LIMIT).decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    return text or None
+
+
 class State:
     """The files of a running daemon.  The constructor takes the lock; ``close`` gives it back.
 
-    Raises ``AlreadyRunning`` if another daemon has the lock.
+    Raises ``AlreadyRunning`` if another daemon has the lock, and ``Unsafe`` where others could change the files.
     """
 
     def __init__(self, paths: Layout) -> None:
         self.paths = paths
-        os.makedirs(paths.base, 0o700, exist_ok=True)
+        make_base(paths)
         self._lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,22 +195,32 @@ class State:
         """Make the directories; kernels that a dead daemon left running are ended, and their files removed."""
         paths = self.paths
         kernel_directory.clear(paths.kernels)
-        for directory in (os.path.dirname(paths.socket), paths.blobs, paths.documents, paths.kernels):
-            os.makedirs(directory, 0o700, exist_ok=True)
+        for directory in (paths.blobs, paths.documents, paths.kernels):
+            make_private(directory)
         # Clients look for the blobs beside the socket and only there (12.4).
         beside = os.path.join(os.path.dirname(paths.socket), "blobs")
         if not os.path.lexists(beside):
             os.symlink(paths.blobs, beside)
 
-    def announce(self, version: str) -> Json:
-        """Write ``daemon.json``, atomically, and return what is in it.  Only after the socket listens."""
+    def announce(self, version: str, blobs: Mapping[str, Any] | None = None) -> Json:
+        """Write ``daemon.json``, atomically, and return what is in it.  Only after the socket listens.
+
+        ``blobs`` are its members about the blob server, if that runs (1.5; ``blob_prefix`` is ours).
+        """
         now = datetime.datetime.now(datetime.timezone.utc)
         info: dict[str, Any] = {
             "endpoint": self.paths.socket,
             "pid": os.getpid(),
             "version": version,
             "started_at": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            **(blobs or {}),
         }
+        workspace = self.paths.workspace
+        if workspace is not None:
+            info["worktree_path"] = workspace
+            description = _description(os.environ, workspace)
+            if description is not None:
+                info["workspace_description"] = description
         for path in self.paths.info_files:
             _write_atomically(path, json.dumps(info, indent=2, ensure_ascii=False))
         return info

@@ -191,6 +191,7 @@ class ScriptedKernel:
 
     kernel_type = "python"
     env_source = "uv:prewarmed"
+    process_id: int | None = None
 
     def __init__(self, listener: Any) -> None:
         self.listener = listener

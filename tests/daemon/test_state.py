@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runtimed_ffi.__main__ import daemon_main
 from runtimed_ffi.daemon import cli
 from runtimed_ffi.daemon.state import AlreadyRunning, State, is_locked, layout, read_info
 
@@ -40,7 +41,7 @@ def test_life_of_the_directory(tmp_path: Path) -> None:
     assert os.listdir(paths.kernels) == []
     assert stat.S_IMODE(os.stat(paths.base).st_mode) == 0o700
     assert os.path.samefile(tmp_path / "s" / "blobs", paths.blobs), "where clients look for them"
-    info = state.announce("0.1.0")
+    info = state.announce("0.1.0", {"blob_port": 4711, "blob_prefix": "/p"})
     for path in paths.info_files:
         assert read_info(path) == info
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
@@ -56,6 +57,45 @@ def test_life_of_the_directory(tmp_path: Path) -> None:
     assert os.path.exists(paths.lock)
 
 
+def test_daemon_json_as_compatible_readers_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 1.5: order, indentation and end, and what development mode adds."""
+    state = State(layout({}, base=str(tmp_path)))
+    state.announce("0.1.0", {"blob_port": 4711})
+    pid, started = os.getpid(), read_info(state.paths.info)["started_at"]
+    assert Path(state.paths.info).read_text() == (
+        f'{{\n  "endpoint": "{tmp_path}/runtimed.sock",\n  "pid": {pid},\n  "version": "0.1.0",\n'
+        f'  "started_at": "{started}",\n  "blob_port": 4711\n}}'
+    )
+    assert state.announce("0.1.0").keys() == {"endpoint", "pid", "version", "started_at"}, "without a blob server"
+    state.close()
+
+    workspace = tmp_path / "w"
+    (workspace / ".context").mkdir(parents=True)
+    monkeypatch.delenv("CONDUCTOR_WORKSPACE_NAME", raising=False)
+    dev = State(layout({"CONDUCTOR_WORKSPACE_PATH": str(workspace)}, base=str(tmp_path / "dev")))
+    assert dev.announce("0.1.0")["worktree_path"] == str(workspace)
+    assert "workspace_description" not in read_info(dev.paths.info)
+    (workspace / ".context" / "workspace-description").write_text(" a task\n")
+    assert dev.announce("0.1.0")["workspace_description"] == "a task"
+    monkeypatch.setenv("CONDUCTOR_WORKSPACE_NAME", "named")
+    assert dev.announce("0.1.0")["workspace_description"] == "named"
+    dev.close()
+
+
+def test_lasting_options_are_those_of_the_next_start(tmp_path: Path) -> None:
+    line = ["stop", "--socket", "s", "--force", "--timeout", "1", "--max-peers", "7", "--ready-fd", "3", "--dev"]
+    options = cli.run_options(cli.parse(line))
+    assert options == ["--socket", os.path.abspath("s"), "--dev", "--max-peers", "7"]
+    assert cli.run_options(cli.parse([*options, "--max-peers", "8"])) == [*options[:-1], "8"], "the last one wins"
+
+
+@pytest.mark.parametrize("line", [["unit"], ["start", "systemd"], ["nothing"], ["unit", "upstart"]])
+def test_wrong_usage(line: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.parse(line)
+    assert end.value.code == 2
+
+
 def test_information_of_another_process_stays(tmp_path: Path) -> None:
     paths = layout({}, base=str(tmp_path))
     state = State(paths)
@@ -68,14 +108,14 @@ def test_information_of_another_process_stays(tmp_path: Path) -> None:
 
 def test_reference_command_line() -> None:
     line = ["run", "--socket", "/s", "--cache-dir", "/c", "--blob-store-dir", "/b"]
-    arguments = cli._parse([*line, "--uv-pool-size", "1", "--conda-pool-size", "0"])
+    arguments = cli.parse([*line, "--uv-pool-size", "1", "--conda-pool-size", "0"])
     assert (arguments.command, arguments.socket, arguments.uv_pool_size) == ("run", "/s", 1)
-    assert cli._parse([]).command == "run"
-    assert cli._parse(["--log-level", "warn", "status", "--dev"]).command == "status"
+    assert cli.parse([]).command == "run"
+    assert cli.parse(["--log-level", "warn", "status", "--dev"]).command == "status"
 
 
 def test_status_and_stop_without_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status", "--base-dir", str(tmp_path)]) == 1
-    assert cli.main(["stop", "--base-dir", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "not running\nnot running\n"
+    assert daemon_main(["status", "--base-dir", str(tmp_path)]) == 3
+    assert daemon_main(["stop", "--base-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"not running\nsocket: {tmp_path}/runtimed.sock\nnot running\n"
     assert os.listdir(tmp_path) == []

@@ -25,6 +25,8 @@ const READ_BUDGET: usize = 256 * 1024;
 const UNANSWERED_LIMIT: usize = 1024;
 /// Milliseconds a request waits for changes that its sender announced but did not deliver.
 const DEFER_LIMIT: u64 = 250;
+/// The media type of a blob whose sender names none.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// Channels a request can come from; the numbers are those of the C ABI (`RTD_CHANNEL_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,7 +358,9 @@ impl Peer {
                     host.publish_events(vec![event]);
                 }
                 Some(ServerEvent::BlobStore { media_type, bytes }) => {
-                    let event = host.expect(self, ChannelKind::Blob, &media_type, bytes, None);
+                    // An event without an id is a question for the port.
+                    let media_type = if media_type.is_empty() { UNKNOWN_TYPE } else { &media_type };
+                    let event = host.expect(self, ChannelKind::Blob, media_type, bytes, None);
                     host.publish_events(vec![event]);
                 }
                 Some(ServerEvent::Synced(_) | ServerEvent::Request { .. }) | None => break,

@@ -4,6 +4,7 @@
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -18,6 +19,8 @@ use crate::settings::Settings;
 pub struct Room<D = Notebook> {
     /// The notebook id, byte for byte; empty for the settings.
     pub id: String,
+    /// Number of peers. Whoever lists the rooms must not wait for one that is busy.
+    peers: AtomicUsize,
     state: Mutex<RoomState<D>>,
 }
 
@@ -85,7 +88,7 @@ impl<D: Replica> Room<D> {
     fn over(id: &str, document: D, journal: Option<Journal>) -> Self {
         let state =
             RoomState { document, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
-        Self { id: id.into(), state: Mutex::new(state) }
+        Self { id: id.into(), peers: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
     /// Runs one step under the room's lock. A panic breaks this room and nothing else.
@@ -120,12 +123,19 @@ impl<D: Replica> Room<D> {
     pub fn shut(&self) -> Vec<Arc<Peer>> {
         let mut state = lock(&self.state);
         state.shut = true;
+        self.peers.store(0, Ordering::Relaxed);
         std::mem::take(&mut state.peers)
     }
 
-    /// Number of peers.
+    /// To be called when a peer came or went, before anybody is told: the number of peers now.
+    pub fn count_peers(&self, state: &RoomState<D>) -> usize {
+        self.peers.store(state.peers.len(), Ordering::Relaxed);
+        state.peers.len()
+    }
+
+    /// Number of peers. Never waits.
     pub fn peer_count(&self) -> usize {
-        lock(&self.state).peers.len()
+        self.peers.load(Ordering::Relaxed)
     }
 }
 

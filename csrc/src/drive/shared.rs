@@ -295,7 +295,8 @@ impl HostShared {
             peer.enter(room, &state.document, &self.options.capabilities)?;
             state.peers.push(Arc::clone(peer));
             // Under the room's lock, so that joins and leaves are told in the order they happened.
-            self.queue.push(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
+            let peers = room.count_peers(state);
+            self.queue.push(room_event(EventKind::PeerJoined, room, peer, peers));
             Ok(())
         });
         if let Err(error) = entered {
@@ -338,7 +339,7 @@ impl HostShared {
         };
         let left = room.step(&mut Outcome::default(), |state, _| {
             state.peers.retain(|other| other.id != peer.id);
-            tell(state.peers.len());
+            tell(room.count_peers(state));
             Ok(())
         });
         if left.is_err() {

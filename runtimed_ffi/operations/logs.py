@@ -1,0 +1,27 @@
+"""The end of a daemon's log, by the system's ``tail``, which also follows it through its renaming.
+
+Storey: face (7).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from runtimed_ffi.daemon.state import Layout
+
+
+def show(paths: Layout, *, lines: int, follow: bool) -> int:
+    """Print the last lines of the log; with ``follow`` go on with what is written, until interrupted."""
+    if not os.path.exists(paths.log):
+        print(f"runtimed-ffi: there is no log at {paths.log}", file=sys.stderr)
+        return 1
+    command = ["tail", "-n", str(max(lines, 0)), *(["-F"] if follow else []), "--", paths.log]
+    try:
+        return subprocess.run(command, check=False).returncode
+    except FileNotFoundError:
+        print(f"runtimed-ffi: there is no `tail` here to show {paths.log}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0  # The way to end following.
