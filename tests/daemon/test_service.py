@@ -197,14 +197,14 @@ def test_reference_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_status_and_stop(running: Process, base: Path) -> None:
-    def command(name: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "runtimed_ffi", "daemon", name, "--socket", str(base / "s.sock")]
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "runtimed_ffi", "daemon", *words, "--socket", str(base / "s.sock")]
         return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
 
-    assert json.loads(command("status").stdout)["pid"] == running.process.pid
+    assert json.loads(command("status", "--json").stdout)["pid"] == running.process.pid
     assert command("stop").returncode == 0
     assert running.end(None) == 0
-    assert command("status").returncode == 1
+    assert command("status").returncode == 3
 
 
 def test_it_ends_with_standard_input(base: Path) -> None:
