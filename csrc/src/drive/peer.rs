@@ -108,7 +108,16 @@ impl Peer {
     ) -> Result<(), DriveError> {
         // Set once: a peer enters one room in its life.
         let _entered_before = self.room.set(Arc::clone(room));
-        lock(&self.state).server.join(capabilities)?;
+        let sent_more = {
+            let mut state = lock(&self.state);
+            state.server.join(capabilities)?;
+            state.server.buffered() > 0
+        };
+        if sent_more {
+            // What came together with the handshake has left the socket and makes nothing readable any
+            // more. The I/O thread takes it, so that events keep their order.
+            self.reactor.set_timer(self.key, Some(self.reactor.now()));
+        }
         self.flush(Some(notebook))
     }
 
