@@ -135,7 +135,7 @@ class Room:
             op = {"op": "insert_cell", "cell_type": kind, "source": "", "index": place}
             self.edit("add", self.text(), "", op)
         elif what in ("type", "long"):
-            word = self.text() + ("x" * 30_000 if what == "long" else "")
+            word = self.text() + ("x" * 2_000 if what == "long" else "")
             self.edit("type", chance.choice(notes)["id"], word, {**_SPLICE, "insert": word + " "})
         elif what == "erase":
             cell = chance.choice(notes)
@@ -232,7 +232,7 @@ class Room:
             assert model.begins(earlier, shown), f"of {earlier} only {shown} is left"
 
 
-_SPLICE: Json = {"op": "splice_source", "index": 0, "delete": 0}
+_SPLICE: Json = {"op": "splice_source", "index": 0, "delete": 0, "insert": ""}
 
 
 def burst(rooms: Iterable[Room], chance: random.Random, acts: int) -> None:

@@ -57,7 +57,8 @@ class House:
         assert self.process is None
         reader, writer = os.pipe()
         line = [sys.executable, str(_HERE / "launcher.py"), "run", "--socket", self.socket]
-        line += ["--base-dir", str(self.base), "--exit-with-stdin", "--ready-fd", str(writer), *self.arguments]
+        line += ["--base-dir", str(self.base), "--uv-pool-size", "0", "--conda-pool-size", "0"]
+        line += ["--exit-with-stdin", "--ready-fd", str(writer), *self.arguments]
         try:
             with open(self.log, "ab") as log:
                 self.process = subprocess.Popen(

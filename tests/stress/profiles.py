@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-_BASE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate, *((Phase.shrink,) if os.environ.get('RTD_SHRINK','1')=='1' else ()))
+_BASE = settings(phases=_PHASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 # In ci every run makes the same examples: what fails there fails here as well. The others look for new ones each time
 # and say how to repeat what they found (--hypothesis-seed, or the blob that is printed).
 PROFILES = {
     "ci": settings(_BASE, derandomize=True, database=None, max_examples=40, stateful_step_count=30),
-    "dev": settings(_BASE, max_examples=15, stateful_step_count=25),
+    "dev": settings(_BASE, max_examples=10, stateful_step_count=25),
     "deep": settings(_BASE, max_examples=2000, stateful_step_count=60),
 }
 
