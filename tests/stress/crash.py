@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from interop.peer import Json
@@ -148,9 +147,10 @@ class Room:
             self.edit("delete", chance.choice(cells)["id"], "", {"op": "delete_cell"})
         elif what == "run" and codes:
             cell = chance.choice(codes)
-            steps: list[tuple[Any, ...]] = [("out", self.text()), ("show", self.text(), "d")]
-            steps.append(chance.choice([("many", 60, self.text()), ("lines", 200, self.text()), ("err", "e" * 20_000)]))
-            steps.append(chance.choice([("update", "d", self.text()), ("fail", "E", ""), ("result", "r")]))
+            display = self.text()
+            steps: list[tuple[Any, ...]] = [("out", self.text()), ("show", self.text(), display)]
+            steps.append(chance.choice([("many", 60, self.text()), ("lines", 50, self.text()), ("err", "e" * 20_000)]))
+            steps.append(chance.choice([("update", display, self.text()), ("fail", "E", ""), ("result", "r")]))
             source = script.write(*steps)
             self.asked.add(cell["id"])
             self.edit("source", cell["id"], source, {"op": "set_source", "source": source})

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 
-_PHASES = (Phase.explicit, Phase.reuse, Phase.generate, *((Phase.shrink,) if os.environ.get('RTD_SHRINK','1')=='1' else ()))
-_BASE = settings(phases=_PHASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    Phase.explicit,
+    Phase.reuse,
+    Phase.generate,
+    *((Phase.shrink,) if os.environ.get("RTD_SHRINK", "1") == "1" else ()),
+)
+_BASE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 # In ci every run makes the same examples: what fails there fails here as well. The others look for new ones each time
 # and say how to repeat what they found (--hypothesis-seed, or the blob that is printed).

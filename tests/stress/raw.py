@@ -230,15 +230,16 @@ def settle(peers: Iterable[Peer]) -> None:
     """
     peers = [peer for peer in peers if not peer.ended]
     for _ in range(2):
-        barriers = []
+        barriers = {}
         for peer in peers:
             peer.answer()
-            barriers.append((peer, peer.post_barrier()))
-        pump(
-            peers,
-            lambda: all(peer.ended or (number in peer.responses and peer.converged()) for peer, number in barriers),
-            what="settling",
-        )
+            barriers[peer] = peer.post_barrier()
+
+        def settled(barriers: dict[Peer, int] = barriers) -> bool:
+            done = (number in peer.responses and peer.converged() for peer, number in barriers.items())
+            return all(one or peer.ended for one, peer in zip(done, barriers))
+
+        pump(peers, settled, what="settling")
 
 
 def pool(path: str, request: Json) -> Json:

@@ -1,4 +1,4 @@
-"""The daemon is killed by SIGKILL at random points, again and again, on one directory: nothing that was promised is lost.
+"""The daemon is killed by SIGKILL at random points, again and again, on one directory: nothing promised is lost.
 
 Points: at the n-th call of the process that changes a file or speaks to a peer, counted by a preloaded library, with n
 uniform over all calls of such a life, with the last write cut at any place; after the n-th frame that a peer got; and
@@ -105,7 +105,9 @@ class Crashes:
         assert "cannot be read" not in log and " ERROR " not in log and "Traceback" not in log, self.house.tail()
 
 
-def test_nothing_that_was_promised_is_lost(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+def test_nothing_that_was_promised_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
     runs, seed = request.config.getoption("--crash-runs"), request.config.getoption("--crash-seed")
     directory = tmp_path_factory.mktemp("c")
     library = directory / "crash_at.so"

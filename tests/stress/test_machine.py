@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -38,8 +37,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from interop.peer import Document, Json, encode, frame
-from runtimed_ffi._ffi import bytes_in, check, ffi, lib
 
+from runtimed_ffi._ffi import bytes_in, check, ffi, lib
 from stress import model, raw, script
 from stress.house import KERNEL, House
 from stress.profiles import profile
@@ -51,12 +50,17 @@ BLOCKED, DEAF = "\N{BULLET}blocked", "\N{BULLET}deaf"
 """What a script shows before it blocks or goes deaf, so that `calm` knows what it needs."""
 
 VERBS = st.sampled_from(
-    "out out err show show result update update clear wait many lines comm page garbage fail block".split()
-    + "order-idle lose-reply lose-idle exit die deaf blob".split()
+    (
+        *("out", "out", "err", "show", "show", "result", "update", "update", "clear", "wait", "many", "lines", "comm"),
+        *("page", "garbage", "fail", "block", "order-idle", "lose-reply", "lose-idle", "exit", "die", "deaf", "blob"),
+    )
 )
 WHO = st.integers(0, 63)
 GARBAGE = st.sampled_from(
-    "noise huge text channel type empty sync request action half announce odd pool pool-text mute".split()
+    (
+        *("noise", "huge", "text", "channel", "type", "empty", "sync", "request", "action", "half", "announce", "odd"),
+        *("pool", "pool-text", "mute"),
+    )
 )
 ENDS = {"huge", "text", "channel", "type", "empty", "sync", "request", "action", "pool-text"}
 """Garbage after which the connection must end; what the others send may yet become something."""
@@ -92,6 +96,8 @@ class Member:
 
 class DaemonMachine(RuleBasedStateMachine):
     house: ClassVar[House]
+    tally: ClassVar[Counter[str]] = Counter()
+    """What has happened in all examples, so that a machine that does nothing is noticed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,10 +118,14 @@ class DaemonMachine(RuleBasedStateMachine):
         os.mkfifo(self.fifo_path)
         self.fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(scripts=st.lists(st.lists(VERBS, min_size=1, max_size=6), max_size=3), peers=st.integers(1, 2))
+    def begin(self, scripts: list[list[str]], peers: int) -> None:
         self.witness = raw.join(self.house.socket, self.room)
         self.bystander = raw.join(self.house.socket, "bystander")
+        for _ in range(peers):
+            self.join(False)
+        for verbs in scripts:
+            self.add(self.members[0], "code", 9, verbs)
 
     def teardown(self) -> None:
         try:
@@ -355,16 +365,29 @@ class DaemonMachine(RuleBasedStateMachine):
         self.post(self.member(who), "launch_kernel", kernel_type=KERNEL, env_source="auto", notebook_path=None)
 
     @precondition(lambda self: self.members)
-    @rule(who=WHO, which=WHO)
-    def execute(self, who: int, which: int) -> None:
+    @rule(who=WHO, which=WHO, launch=st.booleans())
+    def execute(self, who: int, which: int, launch: bool) -> None:
         member = self.member(who)
+        if launch:
+            self.launch(who)
         cell = self.pick(member, which, code=True)
         if cell is not None:
             self.post(member, "execute_cell", cell)
 
     @precondition(lambda self: self.members)
-    @rule(who=WHO)
-    def run_all(self, who: int) -> None:
+    @rule(who=WHO, verbs=st.lists(VERBS, min_size=1, max_size=7))
+    def write_and_run(self, who: int, verbs: list[str]) -> None:
+        """What notebooks are for."""
+        self.launch(who)
+        member = self.member(who)
+        self.add(member, "code", 9, verbs)
+        self.post(member, "execute_cell", list(self.cells.values())[-1])
+
+    @precondition(lambda self: self.members)
+    @rule(who=WHO, launch=st.booleans())
+    def run_all(self, who: int, launch: bool) -> None:
+        if launch:
+            self.launch(who)
         self.post(self.member(who), "run_all_cells")
 
     @precondition(lambda self: self.members)
@@ -448,6 +471,7 @@ class DaemonMachine(RuleBasedStateMachine):
     @rule()
     def calm(self) -> None:
         """Everything comes to its end, then the room is compared with the model."""
+        self.tally["calm"] += 1
         self.read_on()
         self.finish_runs()
         raw.settle(self.everybody())
@@ -485,14 +509,13 @@ class DaemonMachine(RuleBasedStateMachine):
         while True:
             # Requests first: what they start is told in the broadcasts that follow.
             requests = [(member.peer, number) for member in self.members for number in member.requests]
-            self.help_along(handled)
+            seen = self.progress()
             number = self.witness.post("get_queue_state")
             raw.pump(self.everybody(), lambda n=number: n in self.witness.responses, what="the queue")
             state = self.witness.responses[number]
             answered = all(peer.ended or number in peer.responses for peer, number in requests)
             if answered and state["executing"] is None and not state["queued"]:
                 break
-            seen = self.progress()
             self.help_along(handled)
             raw.pump(self.everybody(), lambda s=seen: self.progress() != s, what="the end of what runs")
         with contextlib.suppress(BlockingIOError):
@@ -594,6 +617,7 @@ class DaemonMachine(RuleBasedStateMachine):
             else:
                 assert after % script.RUNS == 1
         for execution in found.values():
+            self.tally[execution.done["status"]] += 1
             status, reason = execution.done["status"], execution.done.get("reason", "")
             outside = {"cancelled"} if self.shutdowns else set()
             if execution.started is None:
@@ -736,5 +760,7 @@ def test_the_daemon_against_the_model(tmp_path_factory: pytest.TempPathFactory) 
     try:
         run_state_machine_as_test(Machine, settings=profile())
         house.stop()
+        print(Machine.tally)
+        assert set(Machine.tally) >= {"ok", "error", "interrupted", "cancelled", "kernel_died"}, Machine.tally
     finally:
         house.close()
