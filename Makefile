@@ -40,6 +40,7 @@ test: ## Run every check and every test, with one summary at the end
 
 tools:
 	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). Install Python 3.9 or newer (python.org, or your system's python3), or name one: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c pass || { echo "Broken: $(PYTHON) does not run. Name a working Python 3.9 or newer: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "Too old: $(PYTHON) is `$(PYTHON) -V 2>&1`; 3.9 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Missing: the venv module of $(PYTHON). Install your system's python3-venv package"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Missing: the C headers of $(PYTHON). Install your system's python3-dev (or python3-devel) package"; exit 1; }

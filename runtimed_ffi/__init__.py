@@ -1,8 +1,8 @@
 """Live, shared notebooks from Python: sessions, cells, executions, outputs, and the daemon behind them.
 
 A `Session` joins a notebook room, edits its document and runs its cells; everyone in the room sees the same. When no
-daemon runs, one starts by itself. The names of the `runtimed` package 0.1.4 are all here, so ``import runtimed_ffi as
-runtimed`` runs programs written for it.
+daemon runs, one starts by itself. The notebook API of the `runtimed` package 0.1.4 is here (all but its sidecar
+launcher), so ``import runtimed_ffi as runtimed`` runs programs written for it.
 
 Example::
 

@@ -7,6 +7,7 @@ with.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from typing import Any, Callable
@@ -26,6 +27,8 @@ from runtimed_ffi.subscription import Subscriptions
 OnError = Callable[[Exception], Any]
 
 _EXIT_SECONDS = 2.0
+
+_logger = logging.getLogger("runtimed_ffi")
 
 
 class Connection:
@@ -103,12 +106,13 @@ class Connection:
 
     # -- questions with one answer
 
-    def request(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def request(self, message: dict[str, Any], seconds: float, *, log: bool = False) -> dict[str, Any]:
         """Send a request and wait for its response.
 
         Args:
             message: the request, with its `action`.
             seconds: limit for the answer.
+            log: what subscribers raise meanwhile is logged instead of raised.
 
         Raises:
             TimeoutError_: `Connection timeout`.
@@ -116,7 +120,7 @@ class Connection:
         """
         native, box = self.require(), self._router.open()
         native.request(box.token, message, milliseconds(seconds))
-        event = self._single(box)
+        event = self._single(box, log)
         response = event.json()
         if not isinstance(response, dict):
             raise errors.ProtocolError("Sync protocol error: the response is not an object")
@@ -132,11 +136,19 @@ class Connection:
         native.sync(box.token, milliseconds(seconds))
         self._single(box)
 
-    def _single(self, box: Mailbox) -> Event:
-        event = self._router.wait(box)
-        while event.kind == events.RESYNC:
-            box.accept(event)
+    def _single(self, box: Mailbox, log: bool = False) -> Event:
+        try:
             event = self._router.wait(box)
+            while event.kind == events.RESYNC:
+                box.accept(event)
+                event = self._router.wait(box)
+        except BaseException:
+            log = True  # Ctrl-C: nobody comes back to this mailbox.
+            raise
+        finally:
+            if log:
+                log_errors(box.errors)
+                box.errors = []
         failure = _request_error(event)
         self.raise_errors(box, failure)
         if failure is not None:
@@ -158,14 +170,15 @@ class Connection:
         return self._router.wait(box)
 
     def raise_errors(self, box: Mailbox, failure: BaseException | None) -> None:
-        """Raise the first thing that subscribers raised while somebody waited for this mailbox; the wait is over now.
+        """Raise the first thing that subscribers raised while somebody waited for this mailbox, and log the others.
 
         Args:
             box: the mailbox.
             failure: how the wait itself failed, to be chained.
         """
         if box.errors:
-            first, box.errors = box.errors[0], []
+            (first, *others), box.errors = box.errors, []
+            log_errors(others)
             raise first from (first.__cause__ or failure)
 
     # -- outputs
@@ -207,19 +220,40 @@ class Connection:
             thread.join(seconds)
 
     def close(self) -> None:
-        """Leave the room and wait for the last event; every waiter gets its end first."""
+        """Leave the room and wait for the last event; every waiter gets its end first.
+
+        Raises:
+            TimeoutError_: the daemon took nothing for 10 seconds of what was written here and not sent yet.
+        """
         if self.inherited:
             return
+        alive = self.alive
         self.native.close()
         self.stop_pump()
-        self._router.wait_ended()
+        end = self._router.wait_ended()
         _live.discard(self)
+        failure = errors.TimeoutError_(end.text) if alive and end.code == TIMEOUT else None
+        self.raise_errors(self._router.life, failure)
+        if failure is not None:
+            raise failure
 
     def close_at_exit(self) -> None:
-        """Stop what could still call into the interpreter; waits for nobody else."""
-        if not self.inherited:
-            self.native.close()
-            self.stop_pump(_EXIT_SECONDS)
+        """Stop what could still call into the interpreter; waits for nobody but a daemon that has yet to take what was
+        written here."""
+        if self.inherited:
+            return
+        unsent = self._is_unsent()
+        self.native.close()
+        self.stop_pump(_EXIT_SECONDS)
+        if unsent:
+            self._router.mute()
+            self._router.wait_ended()
+
+    def _is_unsent(self) -> bool:
+        try:
+            return bool(self.native.info()["unsent"])
+        except errors.DisconnectedError:
+            return False
 
 
 _live: WeakSet[Connection] = WeakSet()
@@ -229,6 +263,12 @@ _live: WeakSet[Connection] = WeakSet()
 def _close_all() -> None:
     for connection in list(_live):
         connection.close_at_exit()
+
+
+def log_errors(raised: list[Exception]) -> None:
+    """Log what subscribers raised where it cannot be raised."""
+    for each in raised:
+        _logger.error("a subscription callback of a Session failed", exc_info=each)
 
 
 def _connect_error(event: Event) -> errors.RuntimedError:

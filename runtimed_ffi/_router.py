@@ -89,7 +89,8 @@ class Router:
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         self._boxes: WeakValueDictionary[int, Mailbox] = WeakValueDictionary()
-        self._life = Mailbox(0)
+        self.life = Mailbox(0)
+        """The mailbox of the connection itself: its beginning and its end."""
         self._asleep: dict[_Waiter, None] = {}
         self._leader: _Waiter | None = None
         self._news: deque[Event] = deque()
@@ -135,7 +136,7 @@ class Router:
                     finally:
                         self._leave_surely(waiter)
                     # Without the lead: subscribers may take their time, and may call back into the session.
-                    box.errors.extend(self._deliver_news())
+                    self._deliver_news(box.errors)
                 else:
                     waiter.bell.acquire()
         finally:
@@ -143,15 +144,21 @@ class Router:
 
     def wait_ready(self) -> Event:
         """The connection's first event: `READY`, or `ENDED` when it failed."""
-        return self.wait(self._life)
+        return self.wait(self.life)
 
     def wait_ended(self) -> Event:
         """The connection's last event; for a caller who has closed it."""
         while True:
-            event = self.wait(self._life)
+            event = self.wait(self.life)
             if event.kind == ENDED:
                 return event
-            self._life.accept(event)
+            self.life.accept(event)
+
+    def mute(self) -> None:
+        """Deliver no news any more; events still reach their mailboxes."""
+        with self._lock:
+            self._wants = lambda event: False
+            self._news.clear()
 
     def pump(self, stop: Stop, on_errors: Callable[[list[Exception]], None]) -> None:
         """Consume events on this thread, whoever they are for, until `stop` or the end of the connection."""
@@ -167,7 +174,11 @@ class Router:
                         self._lead(waiter)
                     finally:
                         self._leave_surely(waiter)
-                    on_errors(self._deliver_news())
+                    raised: list[Exception] = []
+                    try:
+                        self._deliver_news(raised)
+                    finally:
+                        on_errors(raised)
                 elif not stop.requested and self._ended is None:
                     waiter.bell.acquire()
         finally:
@@ -225,7 +236,7 @@ class Router:
             for waiter in self._asleep:
                 waiter.ring()
         elif event.kind == READY:
-            self._put(self._life, event)
+            self._put(self.life, event)
         elif event.kind == RESYNC:
             # Progress of every execution was dropped; each of them must look into the document.
             for box in list(self._boxes.values()):
@@ -268,19 +279,19 @@ class Router:
         if free:
             self._source.free()
 
-    def _deliver_news(self) -> list[Exception]:
-        errors: list[Exception] = []
+    def _deliver_news(self, errors: list[Exception]) -> None:
+        """Deliver what there is, unless another thread does, and add what subscribers raise to `errors`."""
         if not self._news:
-            return errors
+            return
         with self._lock:
             if self._delivering:
-                return errors
+                return
             self._delivering = True
         while True:
             with self._lock:
                 if not self._news:
                     self._delivering = False
-                    return errors
+                    return
                 event = self._news.popleft()
             if event.seq <= self._delivered:
                 continue

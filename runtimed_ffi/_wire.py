@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from runtimed_ffi._ffi import AGAIN, bytes_in, check, ffi, lib, new_buffer, take_buf
+from runtimed_ffi._ffi import AGAIN, OK, bytes_in, check, ffi, last_error, lib, new_buffer, take_buf
+from runtimed_ffi.errors import ProtocolError
 
 CONNECT_SECONDS = 2.0
 """Limit for connecting."""
@@ -28,9 +30,8 @@ def os_error_text(error: OSError) -> str:
 def accepts(path: str) -> OSError | None:
     """Try to connect to a socket and hang up at once; `None` when somebody accepts, else what went wrong."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CONNECT_SECONDS)
         try:
-            probe.connect(path)
+            _connect(probe, path)
         except OSError as error:
             return error
     return None
@@ -68,8 +69,7 @@ class WireConnection:
         self._first = _frame(json.dumps(handshake).encode())
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(CONNECT_SECONDS)
-            self._socket.connect(path)
+            _connect(self._socket, path)
         except BaseException:
             self._socket.close()
             raise
@@ -95,9 +95,10 @@ class WireConnection:
         out = new_buffer()
         while True:
             code = lib.rtd_decoder_next(self._decoder, out)
-            if code != AGAIN:
-                check(code)
+            if code == OK:
                 return take_buf(out)
+            if code != AGAIN:
+                raise ProtocolError(last_error())  # Too long, which here is the peer's fault.
             self._socket.settimeout(deadline.left())
             data = self._socket.recv(_CHUNK)
             if not data:
@@ -113,6 +114,20 @@ class WireConnection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _connect(unconnected: socket.socket, path: str) -> None:
+    """Connect within `CONNECT_SECONDS`; raises `OSError`, or `socket.timeout` after that time.
+
+    The limit is the system's: with one of Python's the socket would not block, and then a full line of connections not
+    yet accepted, as many clients at once make it, would be an error at once.
+    """
+    limit = struct.pack("@ll", int(CONNECT_SECONDS), 0)
+    unconnected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    try:
+        unconnected.connect(path)
+    except BlockingIOError:
+        raise socket.timeout("timed out") from None
 
 
 def _frame(payload: bytes) -> bytes:

@@ -61,13 +61,16 @@ class DaemonClient:
         stats = _expect(self._ask("status"), "stats").get("stats")
         if not isinstance(stats, Mapping):
             raise ProtocolError("Protocol error: Unexpected response")
-        return {key: int(stats.get(key) or 0) for key in _STATUS_KEYS}
+        numbers = {key: stats.get(key) or 0 for key in _STATUS_KEYS}
+        if not all(isinstance(number, int) for number in numbers.values()):
+            raise ProtocolError("Protocol error: Unexpected response")
+        return numbers
 
     def list_rooms(self) -> list[dict[str, Any]]:
         """The rooms with their `notebook_id`, `active_peers` and `has_kernel`; with a kernel also `kernel_type`,
         `kernel_status` and `env_source`, as far as the daemon knows them."""
         rooms = _expect(self._ask("list_rooms"), "rooms_list").get("rooms")
-        if not isinstance(rooms, list):
+        if not isinstance(rooms, list) or not all(isinstance(room, Mapping) for room in rooms):
             raise ProtocolError("Protocol error: Unexpected response")
         return [{key: room[key] for key in _ROOM_KEYS if room.get(key) is not None} for room in rooms]
 

@@ -61,7 +61,8 @@ class Execution:
 
     Events are consumed by the thread that waits: in `result()`, or in a `for` loop over the execution, which yields
     each output as it comes. `on_output` runs on that thread, in order, and no lock of the session is held meanwhile.
-    What it raises is raised by `result()` after the execution has ended; it is not called any more after it has raised.
+    What it raises is raised by `result()`, or by the loop, after the execution has ended; it is not called any more
+    after it has raised.
 
     Threads: `state`, `done` and `outputs` never block and show what has been consumed so far; when several threads
     wait for the same execution, one consumes at a time.
@@ -147,27 +148,35 @@ class Execution:
         while self._result is None:
             self._advance()
         failure = self._failure(self._result)
-        error, self._callback_error = self._callback_error, None
-        if error is not None:
-            raise error from (error.__cause__ or failure)
-        self._channel.raise_errors(self._box, failure)
+        self._raise_callback_errors(failure)
         if failure is not None:
             raise failure
         return self._result
 
     def __iter__(self) -> Iterator[Output]:
-        """Yield outputs as they come, changed ones again; ends when the execution does, whatever the end is."""
+        """Yield outputs as they come, changed ones again; ends when the execution does, whatever the end is.
+
+        Raises:
+            What callbacks have raised, as `result()`; nothing about the execution itself.
+        """
         position = 0
         while True:
             while position < len(self._arrived):
                 position += 1
                 yield self._arrived[position - 1]
             if self._result is not None and position >= len(self._arrived):
+                self._raise_callback_errors(None)
                 return
             self._advance(position)
 
     def __repr__(self) -> str:
         return f"Execution(cell={self._cell_id}, state={self._state}, outputs={len(self._outputs)})"
+
+    def _raise_callback_errors(self, failure: errors.RuntimedError | None) -> None:
+        error, self._callback_error = self._callback_error, None
+        if error is not None:
+            raise error from (error.__cause__ or failure)
+        self._channel.raise_errors(self._box, failure)
 
     def _advance(self, seen: int | None = None) -> None:
         """Consume one event; not when another thread has meanwhile done so for an iterator that has seen `seen`

@@ -31,6 +31,7 @@ from typing import Any
 
 from ._events import Event, decode_event
 from ._ffi import check, ffi, lib, take_buf
+from .document import Document
 
 Json = dict[str, Any]
 
@@ -167,6 +168,34 @@ class Host:
             path = os.fsencode(journal)
             check(lib.rtd_host_open_room(self._live(), room, len(room), path, len(path)))
 
+    def prepare_room(self, notebook_id: str, journal: str | None = None) -> None:
+        """Open a room as :meth:`open_room` does, but let nobody in before :meth:`admit`.
+
+        What is published or merged meanwhile is there before the first peer sees the document.
+        """
+        room = _text(notebook_id)
+        path = b"" if journal is None else os.fsencode(journal)
+        check(lib.rtd_host_prepare_room(self._live(), room, len(room), path, len(path)))
+
+    def admit(self, notebook_id: str) -> None:
+        """Let the peers into a prepared room.  Raises (code ``RTD_E_NOT_FOUND``) if it is not prepared."""
+        room = _text(notebook_id)
+        check(lib.rtd_host_admit(self._live(), room, len(room)))
+
+    def fork(self, notebook_id: str) -> Document:
+        """A copy of a room's document as it is; the caller closes it."""
+        room, out = _text(notebook_id), ffi.new("rtd_doc **")
+        check(lib.rtd_host_fork(self._live(), room, len(room), out))
+        return Document(out[0])
+
+    def merge(self, notebook_id: str, document: Document) -> None:
+        """Take what was edited in a copy into the room, as if the copy were a peer that was away.
+
+        Edits of a source merge by character.  Raises (code ``RTD_E_ARG``) if it is no copy of this room's document.
+        """
+        room = _text(notebook_id)
+        check(lib.rtd_host_merge(self._live(), room, len(room), document.handle))
+
     def refuse_room(self, notebook_id: str) -> None:
         """Answer ``RTD_EV_ROOM_WANTED`` by disconnecting the peers that asked for the room."""
         room = _text(notebook_id)
@@ -178,7 +207,7 @@ class Host:
         check(lib.rtd_host_close_room(self._live(), room, len(room)))
 
     def rooms(self) -> list[Json]:
-        """The open rooms: ``{"notebook_id", "peers", "cells"}`` each."""
+        """The open rooms: ``{"notebook_id", "peers"}`` each."""
         out = ffi.new("rtd_buf *")
         check(lib.rtd_host_rooms(self._live(), out))
         return list(json.loads(take_buf(out)))
@@ -275,11 +304,5 @@ def read_document(data: bytes) -> list[Json]:
 
     Raises an error (code ``RTD_E_CORRUPT`` or ``RTD_E_PROTOCOL``) if the bytes are no document.
     """
-    document = ffi.new("rtd_doc **")
-    check(lib.rtd_doc_load(data, len(data), document))
-    try:
-        out = ffi.new("rtd_buf *")
-        check(lib.rtd_doc_cells(document[0], out))
-        return list(json.loads(take_buf(out)))
-    finally:
-        lib.rtd_doc_free(document[0])
+    with Document.load(data) as document:
+        return document.cells()

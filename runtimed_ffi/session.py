@@ -13,7 +13,7 @@ from typing import Any, Callable
 from runtimed_ffi import _arguments as arguments
 from runtimed_ffi import _events as events
 from runtimed_ffi import errors
-from runtimed_ffi._connection import Connection
+from runtimed_ffi._connection import Connection, log_errors
 from runtimed_ffi._document import DocumentAccess
 from runtimed_ffi.autostart import ensure_running
 from runtimed_ffi.client import DaemonClient
@@ -117,12 +117,13 @@ class Session(DocumentAccess):
             TimeoutError_: the daemon accepts but does not answer within 10 seconds.
             DisconnectedError, ProtocolError: it hung up, or does not speak the protocol.
         """
+        inherited = self._connection
+        if inherited is not None:
+            inherited.require()  # Before the lock: in a forked child nobody may be there to release it.
         with self._connecting:
             old = self._connection
-            if old is not None:
-                old.require()
-                if old.alive:
-                    return
+            if old is not None and old.alive:
+                return
             location = locate(self._socket_path)
             may_start = not location.given if self._autostart is None else self._autostart
             try:
@@ -134,13 +135,19 @@ class Session(DocumentAccess):
                 new = self._open(location.path)
             self._connection = new
             if self._pumping:
-                new.start_pump(self._log_errors)
+                new.start_pump(log_errors)
         if old is not None:
             old.close()
 
     def disconnect(self) -> None:
         """Leave the room; the kernel goes on. Everybody who waits on this session gets a `DisconnectedError`.
-        Idempotent."""
+        Idempotent.
+
+        What was written before reaches the daemon; the call waits for that.
+
+        Raises:
+            TimeoutError_: the daemon took nothing of it for 10 seconds; the session is disconnected all the same.
+        """
         with self._connecting:
             connection, self._connection = self._connection, None
         self._forget_kernel()
@@ -151,7 +158,8 @@ class Session(DocumentAccess):
         """Let go of the kernel: shut it down if this session launched it and nobody else is in the room.
 
         Whether somebody else is there is asked of the daemon's list of rooms; if it cannot be had, the kernel goes
-        on. The session stays in the room until `disconnect()`, or until it is collected. Never raises; idempotent.
+        on. The session stays in the room until `disconnect()`, or until it is collected. Never raises: what goes wrong,
+        and what subscription callbacks raise meanwhile, is logged. Idempotent.
         """
         connection = self._connection
         if connection is not None and not connection.inherited:
@@ -159,7 +167,7 @@ class Session(DocumentAccess):
             if self._launched and self._kernel_started and connection.alive:
                 try:
                     if self._is_alone(connection):
-                        connection.request({"action": "shutdown_kernel"}, REQUEST_SECONDS)
+                        connection.request({"action": "shutdown_kernel"}, REQUEST_SECONDS, log=True)
                 except errors.RuntimedError:
                     _logger.debug("closing %r did not shut the kernel down", self, exc_info=True)
         self._forget_kernel()
@@ -244,6 +252,23 @@ class Session(DocumentAccess):
         """
         self._require().sync(arguments.timeout("timeout_secs", timeout_secs))
 
+    def save(self) -> str:
+        """Write the notebook into its file, and return the file's path: the notebook id.
+
+        The daemon merges what other programs did to the file meanwhile, keeps what only the file has (attachments,
+        metadata of cells), and replaces it as a whole.
+
+        Raises:
+            NotConnectedError: without a connection.
+            DaemonError: the room has no file (its id is no absolute path that ends in ``.ipynb``), or the file cannot
+                be read or written; it is as before then.
+        """
+        _expect(
+            self._require().request({"action": "save_notebook", "format_cells": False}, REQUEST_SECONDS),
+            "notebook_saved",
+        )
+        return self.notebook_id
+
     # -- executions
 
     def run(
@@ -320,7 +345,7 @@ class Session(DocumentAccess):
         with self._connecting:
             self._pumping = True
             if self._connection is not None and self._connection.alive:
-                self._connection.start_pump(self._log_errors)
+                self._connection.start_pump(log_errors)
 
     def stop_pump(self) -> None:
         """Stop that thread and wait for it. Idempotent."""
@@ -356,7 +381,9 @@ class Session(DocumentAccess):
 
     def _is_alone(self, connection: Connection) -> bool:
         rooms = DaemonClient(connection.socket_path).list_rooms()
-        return any(room["notebook_id"] == self._notebook_id and room["active_peers"] <= 1 for room in rooms)
+        return any(
+            room.get("notebook_id") == self._notebook_id and room.get("active_peers") in (0, 1) for room in rooms
+        )
 
     def _take_error(self, error: Exception) -> bool:
         handler = self.on_error
@@ -367,11 +394,6 @@ class Session(DocumentAccess):
         except Exception:
             _logger.exception("the on_error handler of a Session failed")
         return True
-
-    @staticmethod
-    def _log_errors(raised: list[Exception]) -> None:
-        for error in raised:
-            _logger.error("a subscription callback of a Session failed", exc_info=error)
 
 
 def _expect(response: dict[str, Any], result: str) -> dict[str, Any]:

@@ -1,8 +1,46 @@
-"""Options of the tests that can be run longer; see docs/testing.md."""
+"""A home for all tests: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
+
+And the options of the tests that can be run longer; see docs/testing.md.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
+
+# Tools that tests build and install with keep theirs.
+KEPT = {
+    "CARGO_HOME": ".cargo",
+    "GOENV": ".config/go/env",
+    "NPM_CONFIG_USERCONFIG": ".npmrc",
+    "PIP_CACHE_DIR": ".cache/pip",
+    "PIP_CONFIG_FILE": ".config/pip/pip.conf",
+    "PYENV_ROOT": ".pyenv",
+    "RUSTUP_HOME": ".rustup",
+    "UV_CACHE_DIR": ".cache/uv",
+    "UV_CONFIG_FILE": ".config/uv/uv.toml",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty home directory, with an IPython that keeps its history in memory."""
+    directory = tmp_path_factory.mktemp("home")
+    profile = directory / ".ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    # Many kernels at once would quarrel about the file, and say so on stdout.
+    (profile / "ipython_config.py").write_text("c.HistoryManager.hist_file = ':memory:'\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in KEPT.items():
+            path = os.path.join(os.path.expanduser("~"), place)
+            if name not in os.environ and os.path.exists(path):
+                patch.setenv(name, path)
+        patch.setenv("HOME", str(directory))
+        patch.setenv("IPYTHONDIR", str(directory / ".ipython"))
+        patch.delenv("XDG_CACHE_HOME", raising=False)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

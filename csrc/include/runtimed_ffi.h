@@ -137,7 +137,7 @@ typedef enum rtd_abi {
   /**
    * Changes when something is added.
    */
-  RTD_ABI_MINOR = 1,
+  RTD_ABI_MINOR = 2,
 } rtd_abi;
 
 /**
@@ -198,7 +198,7 @@ typedef enum rtd_event_kind {
   RTD_EV_RESYNC = 11,
   /**
    * The last event. code: RTD_OK when closed by this side, RTD_E_CLOSED by the daemon, RTD_E_TIMEOUT when the
-   * daemon did not let us in or stopped answering, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
+   * daemon did not let us in, stopped answering or did not take what was written, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
    */
   RTD_EV_CLOSED = 12,
   /**
@@ -677,7 +677,8 @@ void rtd_session_options_init(struct rtd_session_options *options, size_t size);
  * \param id_len its length in bytes
  * \param options NULL for the defaults
  * \param out receives the handle, NULL on failure; release with rtd_session_free()
- * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG for an id that does not fit the
+ * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
+ *   (blocks so long, where the system makes callers wait in line); RTD_E_TOO_BIG for an id that does not fit the
  *   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
@@ -689,8 +690,9 @@ rtd_result rtd_session_open(const char *socket_path,
                             struct rtd_session **out);
 
 /**
- * Leaves the room: everything under way ends with its terminal event, RTD_EV_CLOSED is the last one.
- * The handle stays valid. Idempotent.
+ * Leaves the room: everything under way ends with its terminal event at once. RTD_EV_CLOSED is the last one; it
+ * comes when the daemon has what was written here, or, with RTD_E_TIMEOUT, when it has taken nothing of it for
+ * 10 seconds. Does not wait for that. The handle stays valid. Idempotent.
  *
  * \param session the session
  * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
@@ -699,7 +701,8 @@ rtd_result rtd_session_open(const char *socket_path,
 rtd_result rtd_session_close(const struct rtd_session *session);
 
 /**
- * Closes and releases a session and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+ * Closes and releases a session and drops events not taken, and what was written and is not sent: close first and
+ * take events until RTD_EV_CLOSED where that matters. NULL is fine. Waits for the I/O thread when this was
  * the last session or host, so not from a wakeup function. In a forked child nothing is touched.
  *
  * \param session the session; not used afterwards
@@ -953,7 +956,8 @@ rtd_result rtd_session_metadata(const struct rtd_session *session, struct rtd_bu
  * What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
  * "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
  * kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
- * cell ids), queue_bytes (bytes of events that wait), blobs_dir. No I/O.
+ * cell ids), queue_bytes (bytes of events that wait), unsent (whether the daemon may not have
+ * everything yet that was written here), blobs_dir. No I/O.
  *
  * \param session the session
  * \param out receives the JSON; release with rtd_buf_free()
@@ -973,7 +977,8 @@ rtd_result rtd_session_info(const struct rtd_session *session,
 void rtd_host_options_init(struct rtd_host_options *options, size_t size);
 
 /**
- * Listens on a socket (mode 0600). A socket file that nobody answers on is replaced, a live one is not.
+ * Listens on a socket (mode 0600). A socket file that nobody answers on is replaced; a live one, and a file that
+ * is no socket, are not.
  *
  * \param socket_path path of the socket in UTF-8
  * \param len its length in bytes, at most 107 on Linux
@@ -1086,25 +1091,6 @@ rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
                                rtd_wakeup_fn finalizer);
 
 /**
- * Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is loaded from it
- * and every change is appended to it before anybody gets an acknowledgement.
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param id_len its length in bytes
- * \param journal_path file of the document in UTF-8; NULL: kept in memory only
- * \param path_len its length in bytes
- * \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
- *   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
- * \threads any
- */
-rtd_result rtd_host_open_room(const struct rtd_host *host,
-                              const char *notebook_id,
-                              size_t id_len,
-                              const char *journal_path,
-                              size_t path_len);
-
-/**
  * Disconnects the peers that wait for a room which will not be opened.
  *
  * \param host the host
@@ -1128,9 +1114,8 @@ rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook
 
 /**
  * Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
- * rtd_output_store() makes them, or nbformat JSON), one
- * sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
- * peer gets this when it can take it; a slow one delays nobody.
+ * rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
+ * never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.
  *
  * \param host the host
  * \param notebook_id id of the room in UTF-8
@@ -1236,6 +1221,90 @@ rtd_result rtd_host_rooms(const struct rtd_host *host, struct rtd_buf *out);
  * \threads any
  */
 rtd_result rtd_host_disconnect(const struct rtd_host *host, uint64_t peer);
+
+/**
+ * Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is
+ * loaded from it and every change is appended to it before anybody gets an acknowledgement.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param journal_path file of the document in UTF-8; NULL: kept in memory only
+ * \param path_len its length in bytes
+ * \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
+ *   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
+ * \threads any
+ */
+rtd_result rtd_host_open_room(const struct rtd_host *host,
+                              const char *notebook_id,
+                              size_t id_len,
+                              const char *journal_path,
+                              size_t path_len);
+
+/**
+ * Opens a room like rtd_host_open_room(), but lets nobody in: the peers wait for rtd_host_admit(). What is published
+ * meanwhile is there before the first peer sees the document; the notebook of a file, for instance, because a client
+ * that finds an empty room may fill it by itself. rtd_host_close_room() gives it up again.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param journal_path file of the document in UTF-8; NULL: kept in memory only
+ * \param path_len its length in bytes
+ * \return as rtd_host_open_room()
+ * \threads any
+ */
+rtd_result rtd_host_prepare_room(const struct rtd_host *host,
+                                 const char *notebook_id,
+                                 size_t id_len,
+                                 const char *journal_path,
+                                 size_t path_len);
+
+/**
+ * Lets the peers into a prepared room.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_NOT_FOUND when no such room is prepared; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_admit(const struct rtd_host *host,
+                          const char *notebook_id,
+                          size_t len);
+
+/**
+ * Makes a copy of a room's document. It goes its own way (rtd_doc_edit(), rtd_doc_fork(), rtd_doc_merge()); what was
+ * done in it comes back by rtd_host_merge().
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param len its length in bytes
+ * \param out receives the copy, NULL on failure; release with rtd_doc_free()
+ * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_fork(const struct rtd_host *host,
+                         const char *notebook_id,
+                         size_t len,
+                         struct rtd_doc **out);
+
+/**
+ * Takes what a copy did meanwhile into the room's document and tells the peers, as if the copy were a peer that was
+ * away: edits of a source merge by character.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param id_len its length in bytes
+ * \param doc a copy made by rtd_host_fork() of this room, or by rtd_doc_fork() of such a copy; it stays as it is
+ * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_NOT_FOUND;
+ *   RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_merge(const struct rtd_host *host,
+                          const char *notebook_id,
+                          size_t id_len,
+                          const struct rtd_doc *doc);
 
 /**
  * Makes one frame: length, type byte if any, payload. Write it in one piece.
@@ -1448,6 +1517,49 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
 rtd_result rtd_doc_edit(const struct rtd_doc *doc,
                         const uint8_t *ops,
                         size_t len);
+
+/**
+ * Makes a copy of a document as it was at some heads, under an identity of its own: edits in the copy and in the
+ * original are concurrent until one is merged into the other.
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives the copy, NULL on failure; release with rtd_doc_free()
+ * \return RTD_OK; RTD_E_NOT_FOUND for heads it never had; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_fork(const struct rtd_doc *doc,
+                        const uint8_t *heads,
+                        size_t len,
+                        struct rtd_doc **out);
+
+/**
+ * Takes in what another copy of the same document did. Edits of a source merge by character; what both
+ * inserted is there twice.
+ *
+ * \param doc the document
+ * \param other the other copy, not `doc` itself; it stays as it is
+ * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_merge(const struct rtd_doc *doc,
+                         const struct rtd_doc *other);
+
+/**
+ * Whether a document has all of these changes.
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives 1 or 0
+ * \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_doc_contains(const struct rtd_doc *doc,
+                            const uint8_t *heads,
+                            size_t len,
+                            int32_t *out);
 
 /**
  * Releases a document. NULL is fine.

@@ -291,6 +291,38 @@ fn a_journal_brings_the_room_back() {
 }
 
 #[test]
+fn a_prepared_room_is_filled_before_anybody_enters() {
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let first = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    until(&host, EventKind::RoomWanted);
+    host.prepare_room("n", None).unwrap();
+    assert!(host.prepare_room("n", None).is_err(), "once");
+    assert!(host.open_room("n", None).is_err(), "it is there already");
+    let mut copy = host.fork("n").unwrap();
+    copy.edit(&[Op::insert_cell("a", "code", "of the file", None)]).unwrap();
+    host.merge("n", &copy).unwrap();
+    host.publish("n", &[Op::insert_cell("b", "code", "", None)], &[], 0).unwrap();
+    let second = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    assert_eq!(host.rooms().unwrap(), json!([]), "nobody is in it, and nobody can be");
+    host.admit("n").unwrap();
+    assert!(host.admit("n").is_err(), "once");
+    for session in [&first, &second] {
+        until(session, EventKind::Ready);
+        assert_eq!(session.cells().unwrap().len(), 2, "the first thing they see is whole");
+    }
+    // A copy from before comes back into the open room, and its peers are told.
+    copy.edit(&[Op::SetSource { cell_id: "a".into(), source: "of the file, changed".into() }]).unwrap();
+    host.merge("n", &copy).unwrap();
+    until(&first, EventKind::Changed);
+    assert_eq!(first.cell("a").unwrap().source, "of the file, changed");
+    // Given up before anybody entered.
+    host.prepare_room("m", None).unwrap();
+    host.close_room("m").unwrap();
+    assert!(host.admit("m").is_err());
+}
+
+#[test]
 fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
     let place = Place::new();
     let first = Host::open(&place.socket(), HostOptions::default()).unwrap();
@@ -326,6 +358,42 @@ fn garbage_disturbs_only_its_own_connection() {
     let (token, _) = request(&host);
     host.respond(token, &json!({"result": "ok"})).unwrap();
     until(&session, EventKind::Response);
+}
+
+/// A wakeup callback may not call the library, but it may block on a lock that another thread holds while it
+/// does: so the library must hold none itself. Asking the room is the sharpest way to see.
+#[test]
+fn wakeup_callbacks_run_without_locks_of_the_library() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    let host = std::sync::Arc::new(host);
+    while host.take().is_some() {}
+    let asked = std::sync::Arc::downgrade(&host);
+    let (told, heard) = std::sync::mpsc::channel();
+    let at_host = told.clone();
+    let ask = move || {
+        let host = asked.upgrade();
+        at_host.send(host.is_some_and(|host| host.cells("n").is_ok())).unwrap();
+    };
+    host.set_wakeup(Some(Box::new(ask))).unwrap();
+    let other = join(&place, "n");
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer joined");
+    while host.take().is_some() {}
+    drop(other);
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer left");
+
+    let session = std::sync::Arc::new(session);
+    while session.take().is_some() {}
+    let asked = std::sync::Arc::downgrade(&session);
+    let ask = move || {
+        let session = asked.upgrade();
+        told.send(session.is_some_and(|session| session.cells().is_ok())).unwrap();
+    };
+    session.set_wakeup(Some(Box::new(ask))).unwrap();
+    host.publish("n", &[Op::insert_cell("c", "code", "", None)], &[], 0).unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "the document changed");
+    session.set_wakeup(None).unwrap();
+    host.set_wakeup(None).unwrap();
 }
 
 #[test]

@@ -11,6 +11,14 @@ module             noun
 ``state``          the directory with the files of the daemon
 ``rooms``          the rooms that are open; events of the host about them
 ``room``           one room: its peers, its kernel
+``notebook_files`` the notebook files of the rooms, seen from the loop
+``notebook_file``  the file of one room: filling, merging, saving
+``merging``        what a changed file means for a document
+``notebooks``      the bytes of a notebook file
+``snapshots``      the part of a file's metadata that lives in the document
+``bases``          what file and document were when they were last the same
+``files``          paths, reading, replacing
+``watching``       who tells when a file changes
 ``requests``       requests of peers of a room
 ``pool``           requests on the pool channel
 ``environments``   what to start when a kernel is asked for

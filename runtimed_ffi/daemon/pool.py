@@ -106,7 +106,10 @@ class PoolRequests:
     async def _notebook_state(self, notebook_id: str) -> Json:
         room = self._rooms.get(notebook_id)
         if room is not None:
-            return _state(notebook_id, room.cells(), "live_room", room.kernel_facts())
+            state = _state(notebook_id, room.cells(), "live_room", room.kernel_facts())
+            notes = self._rooms.notes(notebook_id)
+            # A member of ours: files that could not be read and what was done about it.
+            return {**state, "notes": notes} if notes else state
         journal = self._rooms.journal(notebook_id)
         if journal is None or not os.path.exists(journal):
             path = json.dumps(journal or "", ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Requests of the peers of a room, and their answers.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.6, 5.7, 5.11 to 5.13.  Every request gets exactly one answer,
-whatever is in it.  Requests that wait (launch, completion, history) have a deadline and hold up nobody else.  The
+whatever is in it.  Requests that wait (launch, completion, history, save) have a deadline and hold up nobody else.  The
 answer goes out first, then the broadcasts the request causes.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Awaitable
 from typing import Any, Callable, NamedTuple
 
 from .environments import LaunchPlan, resolve
+from .files import FileError
 from .outputs import Publication
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
 from .room import Room
@@ -26,6 +27,9 @@ LAUNCH_ANSWER_LIMIT = 25.0
 
 KERNEL_ANSWER_LIMIT = 5.0
 """Seconds for completion and history (5.13)."""
+
+SAVE_ANSWER_LIMIT = 25.0
+"""Seconds until a save is answered in any case.  It continues."""
 
 _NO_KERNEL: Json = {"result": "no_kernel"}
 _HEADER = ("msg_id", "username", "session", "msg_type", "version")
@@ -101,11 +105,11 @@ class NotebookRequests:
             "get_kernel_info": self._get_kernel_info,
             "get_queue_state": self._get_queue_state,
             "send_comm": self._send_comm,
-            "save_notebook": self._save_notebook,
         }
         self._later: dict[str, Callable[[Call], Awaitable[Json]]] = {
             "get_history": self._get_history,
             "complete": self._complete,
+            "save_notebook": self._save_notebook,
         }
 
     def handle(self, notebook_id: str, token: int, peer: int, payload: bytes) -> None:
@@ -286,8 +290,25 @@ class NotebookRequests:
             raise RequestError(f"Failed to send comm message: {error}") from None
         self._respond(call.token, {"result": "ok"})
 
-    def _save_notebook(self, call: Call) -> None:
-        raise RequestError("Failed to save notebook: saving is not supported by this daemon version")
+    async def _save_notebook(self, call: Call) -> Json:
+        saving = asyncio.ensure_future(self._rooms.save(call.room.notebook_id))
+        try:
+            await asyncio.wait_for(asyncio.shield(saving), SAVE_ANSWER_LIMIT)
+        except asyncio.TimeoutError:
+            saving.add_done_callback(_log_late_save)
+            raise RequestError(
+                f"Failed to save notebook: not written within {SAVE_ANSWER_LIMIT:g}s (it goes on)"
+            ) from None
+        except Exception as error:
+            if not isinstance(error, FileError):
+                log.exception("room %r: saving failed", call.room.notebook_id)
+            raise RequestError(f"Failed to save notebook: {error}") from None
+        return {"result": "notebook_saved"}
+
+
+def _log_late_save(saving: asyncio.Future[None]) -> None:
+    if not saving.cancelled() and saving.exception() is not None:
+        log.error("a save that took too long has failed: %s", saving.exception())
 
 
 async def _ask(kernel: KernelPort, msg_type: str, content: Json, failure: str) -> Json:

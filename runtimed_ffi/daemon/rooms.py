@@ -12,7 +12,8 @@ import os
 from collections.abc import Coroutine
 from typing import Any
 
-from . import environments
+from . import environments, files
+from .notebook_files import NotebookFiles
 from .ports import RTD_E_CORRUPT, RTD_E_IO, BlobPort, HostPort
 from .room import Room, StartKernel, settled
 
@@ -36,6 +37,8 @@ class Rooms:
         Starts a kernel from a plan and reports to the listener.
     eviction_delay:
         Seconds an empty room with a kernel that does not work stays, or ``None`` for ever.
+    new_mode:
+        Mode of a notebook file that a save creates.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Rooms:
         start_kernel: StartKernel,
         directory: str | None = None,
         eviction_delay: float | None = EVICTION_DELAY,
+        new_mode: int = 0o600,
     ) -> None:
         self._host = host
         self._blobs = blobs
@@ -55,6 +59,11 @@ class Rooms:
         self._evictions: dict[str, asyncio.TimerHandle] = {}
         self._endings: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._files = NotebookFiles(host, blobs, new_mode)
+        self._opening: dict[str, bool] = {}
+        """Rooms that a worker opens; true: somebody has asked for it again meanwhile."""
+        self._kept: dict[str, str] = {}
+        """Journals that could not be read: what was done about it, by room."""
 
     def get(self, notebook_id: str) -> Room | None:
         """The open room with this id, if any."""
@@ -72,37 +81,68 @@ class Rooms:
         name = hashlib.sha256(notebook_id.encode("utf-8", "surrogatepass")).hexdigest()
         return os.path.join(self._directory, name + ".automerge")
 
+    def notes(self, notebook_id: str) -> list[str]:
+        """What is wrong with the files of a room, for people."""
+        notes = (self._kept.get(notebook_id), self._files.problem(notebook_id))
+        return [note for note in notes if note is not None]
+
+    async def save(self, notebook_id: str) -> None:
+        """Write an open room into its notebook file.  Raises ``FileError``."""
+        await self._files.save(notebook_id)
+
     # -- events of the host
 
     def wanted(self, notebook_id: str) -> None:
-        """Somebody asks for a room that is not open: open it, from its journal if there is one."""
+        """Somebody asks for a room that is not open: open it, from its journal and its notebook file if it has them."""
+        if notebook_id in self._opening:
+            self._opening[notebook_id] = True
+            return
         journal = self.journal(notebook_id)
         size = os.path.getsize(journal) if journal is not None and os.path.exists(journal) else 0
-        if size <= _INLINE_LOAD_LIMIT:
+        if size <= _INLINE_LOAD_LIMIT and files.path_of(notebook_id) is None:
             self._open(notebook_id, journal)
         else:
+            self._opening[notebook_id] = False
             self._spawn(self._open_slowly(notebook_id, journal))
 
     async def _open_slowly(self, notebook_id: str, journal: str | None) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._open, notebook_id, journal)
+        try:
+            await self._files.run(self._open, notebook_id, journal)
+        finally:
+            again = self._opening.pop(notebook_id)
+        if again and not any(entry["notebook_id"] == notebook_id for entry in self._host.rooms()):
+            # The first who asked were refused before the others came.
+            self.wanted(notebook_id)
 
     def _open(self, notebook_id: str, journal: str | None) -> None:
         """Open the room at the host.  May run on a worker thread: the host is made for that."""
+        prepared = False
         try:
-            try:
-                self._host.open_room(notebook_id, journal)
-            except Exception as error:
-                if journal is None or getattr(error, "code", None) != RTD_E_CORRUPT:
-                    raise
-                kept = set_aside(journal)
-                log.error("room %r: %s cannot be read (%s); kept as %s", notebook_id, journal, error, kept)
-                self._host.open_room(notebook_id, journal)
+            self._prepare(notebook_id, journal)
+            prepared = True
+            # Before the first peer sees the document: a client of the reference fills an empty one by itself (7.3).
+            file = self._files.attach(notebook_id, None if journal is None else journal + ".base")
+            if file is not None:
+                file.fill()
+            self._host.admit(notebook_id)
         except Exception as error:
             log.error("room %r cannot be opened: %s", notebook_id, error)
-            try:
-                self._host.refuse_room(notebook_id)
-            except Exception as second:
-                log.warning("room %r cannot be refused either: %s", notebook_id, second)
+            for undo in (self._host.close_room, self._host.refuse_room) if prepared else (self._host.refuse_room,):
+                try:
+                    undo(notebook_id)
+                except Exception as second:
+                    log.warning("room %r: nor can that be undone: %s", notebook_id, second)
+
+    def _prepare(self, notebook_id: str, journal: str | None) -> None:
+        try:
+            self._host.prepare_room(notebook_id, journal)
+        except Exception as error:
+            if journal is None or getattr(error, "code", None) != RTD_E_CORRUPT:
+                raise
+            note = f"{journal} could not be read ({error}); kept as {files.set_aside(journal)}"
+            self._kept[notebook_id] = note
+            log.error("room %r: %s", notebook_id, note)
+            self._host.prepare_room(notebook_id, journal)
 
     def joined(self, notebook_id: str, peer: int, count: int) -> None:
         """A peer has entered; the first one of a room may bring a kernel with him (9.5)."""
@@ -173,6 +213,7 @@ class Rooms:
         timer = self._evictions.pop(notebook_id, None)
         if timer is not None:
             timer.cancel()
+        self._files.detach(notebook_id)
         room = self._rooms.pop(notebook_id, None)
         if room is None:
             return
@@ -187,6 +228,8 @@ class Rooms:
             self._remove(notebook_id, reason)
         for task in list(self._tasks):
             task.cancel()
+        # Nothing may touch the host any more when this returns.
+        await self._files.close(timeout)
         pending = self._endings | {asyncio.ensure_future(settled(task)) for task in self._tasks}
         if pending:
             await asyncio.wait(pending, timeout=timeout)
@@ -200,13 +243,3 @@ class Rooms:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the rooms failed", exc_info=task.exception())
-
-
-def set_aside(path: str) -> str:
-    """Rename an unreadable file to ``<path>.corrupt`` (with a number if that exists) and return the new name."""
-    name, number = path + ".corrupt", 1
-    while os.path.exists(name):
-        number += 1
-        name = f"{path}.corrupt.{number}"
-    os.replace(path, name)
-    return name

@@ -89,7 +89,15 @@ class Service:
             "blobs": self._paths.blobs,
         }
         with hosting.Host(self._paths.socket, capabilities) as host:
-            rooms = Rooms(host, blobs, self._start_kernel, self._paths.documents, self._options.eviction_delay)
+            # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
+            rooms = Rooms(
+                host,
+                blobs,
+                self._start_kernel,
+                self._paths.documents,
+                self._options.eviction_delay,
+                new_mode=0o666 & ~self._umask,
+            )
             notebook = NotebookRequests(host, rooms)
             pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
             dispatch = Dispatch(host, rooms, notebook, pool, blobs)

@@ -33,6 +33,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
         self.documents: dict[str, list[dict[str, Any]]] = {}
+        self.prepared: dict[str, str | None] = {}
         self.opened: list[tuple[str, str | None]] = []
         self.refused: list[str] = []
         self.closed: list[str] = []
@@ -45,12 +46,15 @@ class FakeHost:
         cell = {"id": cell_id, "cell_type": cell_type, "source": source, "execution_count": None, "outputs": []}
         self.documents.setdefault(notebook_id, []).append(cell)
 
-    def open_room(self, notebook_id: str, journal: str | None = None) -> None:
+    def prepare_room(self, notebook_id: str, journal: str | None = None) -> None:
         if journal in self.corrupt:
             self.corrupt.remove(journal)
             raise HostError(RTD_E_CORRUPT, "corrupt")
-        self.opened.append((notebook_id, journal))
+        self.prepared[notebook_id] = journal
         self.documents.setdefault(notebook_id, [])
+
+    def admit(self, notebook_id: str) -> None:
+        self.opened.append((notebook_id, self.prepared.pop(notebook_id)))
 
     def refuse_room(self, notebook_id: str) -> None:
         self.refused.append(notebook_id)

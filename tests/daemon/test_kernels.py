@@ -158,25 +158,21 @@ async def test_death_tells_exit_code_and_last_words(kernel: Kernel, ears: Ears, 
         # ipykernel captures descriptor 2 and keeps the original beside it, except under pytest.
         "os.write(getattr(sys.stderr, '_original_stdstream_copy', 2), b'the last words')\nos._exit(3)"
     )
-    start = time.monotonic()
     msg_id = kernel.execute(code)
     await ears.until(lambda: ears.deaths)
     assert ears.deaths == ["Kernel died: exit code 3\nthe last words"]
     assert ears.of(msg_id, "execute_input"), "what it said before reached us"
-    assert time.monotonic() - start < 5
     with pytest.raises(KernelGone):
         kernel.execute("1")
     kernel.interrupt()
 
 
 @with_kernel
-async def test_death_by_signal_is_noticed_at_once(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_death_by_signal_is_noticed(kernel: Kernel, ears: Ears, path: Path) -> None:
     kernel.execute("import time; time.sleep(600)")
-    start = time.monotonic()
     os.kill(kernel.process_id or 0, signal.SIGKILL)
     await ears.until(lambda: ears.deaths)
     assert ears.deaths == ["Kernel died: killed by SIGKILL"]
-    assert time.monotonic() - start < 1.0
 
 
 @with_kernel
@@ -194,9 +190,9 @@ async def test_a_stubborn_kernel_is_killed(kernel: Kernel, ears: Ears, path: Pat
     code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\nwhile True: pass"
     msg_id = kernel.execute(code)
     await ears.until(lambda: ears.of(msg_id, "stream"))
-    start = time.monotonic()
+    pid = kernel.process_id or 0
     await kernel.shutdown(0.2)
-    assert time.monotonic() - start < 3
+    await gone(pid)
     assert ears.deaths == [], "it was asked for"
     await kernel.shutdown()
 
@@ -287,7 +283,7 @@ def test_exit_codes_in_words() -> None:
 
 async def gone(pid: int) -> None:
     """Until the process has ended (or is a zombie nobody has collected)."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)

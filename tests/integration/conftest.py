@@ -23,8 +23,9 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 import runtimed_ffi
 
+from .tools import Gate
+
 MARK = "RUNTIMED_FFI_TEST_RUN"
-IPYTHON = "ipython"
 LAST_WORDS = 10.0
 """Seconds for what was told to end to be gone."""
 
@@ -40,18 +41,12 @@ def nothing_left_behind() -> Iterator[None]:
     patch.setenv("TMPDIR", directory)
     patch.setenv("XDG_CACHE_HOME", os.path.join(directory, "cache"))
     patch.setattr(tempfile, "tempdir", directory)
-    # Many kernels at once would quarrel about the user's history, and say so on stdout.
-    profile = os.path.join(directory, IPYTHON, "profile_default")
-    os.makedirs(profile)
-    with open(os.path.join(profile, "ipython_config.py"), "w", encoding="utf-8") as file:
-        file.write("c.HistoryManager.hist_file = ':memory:'\n")
-    patch.setenv("IPYTHONDIR", os.path.join(directory, IPYTHON))
     for name in ("RUNTIMED_SOCKET_PATH", "CONDUCTOR_WORKSPACE_PATH", "RUNTIMED_DEV", "RUST_LOG"):
         patch.delenv(name, raising=False)
     try:
         yield
         processes = _ended(mark)
-        files = [name for name in os.listdir(directory) if name != IPYTHON]
+        files = os.listdir(directory)
     finally:
         patch.undo()
         shutil.rmtree(directory, ignore_errors=True)
@@ -164,6 +159,12 @@ def daemon() -> Iterator[runtimed_ffi.Daemon]:
     """A daemon for this test alone."""
     with runtimed_ffi.Daemon() as daemon:
         yield daemon
+
+
+@pytest.fixture
+def gate(directory: str) -> Gate:
+    """Something that a cell waits for."""
+    return Gate(directory)
 
 
 @pytest.fixture

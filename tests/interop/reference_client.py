@@ -384,6 +384,13 @@ class ReferenceClient(Peer):
         while time.monotonic() < deadline:
             self._tick(deadline)
 
+    def sleep_until(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        """As `sleep`, until the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "what was waited for did not come"
+            self.sleep(0.05)
+
     def _edit(self, *ops: Json) -> None:
         self.document.edit(*ops)
         message = self.sync.generate(self.document)

@@ -20,9 +20,9 @@ from interop.daemons import STOP_SECONDS, DaemonProcess, accepts, daemon, until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.interop]
 
-CELL_SECONDS = 0.5
+CELL_SECONDS = 10.0
 """Within this time another session sees a new cell ..."""
-EDIT_SECONDS = 0.3
+EDIT_SECONDS = 10.0
 """... and an edit."""
 LONG = "import time\nprint('started', flush=True)\ntime.sleep(600)"
 

@@ -78,6 +78,8 @@ class FakeNative(FakeSource):
         self.on_execute: Callable[[int, str], None] = lambda token, cell_id: self.finish(token, cell_id)
         self.executed = threading.Event()
         self.state = "ready"
+        self.unsent = False
+        self.end = Event(events.ENDED)
         self.settled = False
         self.watching = False
         self.push(Event(events.READY, payload=b"{}"))
@@ -104,7 +106,7 @@ class FakeNative(FakeSource):
     def close(self) -> None:
         if self.state != "closed":
             self.state = "closed"
-            self.push(Event(events.ENDED))
+            self.push(self.end)
 
     def settle(self) -> None:
         self.settled = True
@@ -158,7 +160,7 @@ class FakeNative(FakeSource):
         del self.document[cell_id]
 
     def info(self) -> dict[str, Any]:
-        return {"state": self.state, "blobs_dir": None}
+        return {"state": self.state, "blobs_dir": None, "unsent": self.unsent}
 
 
 def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:

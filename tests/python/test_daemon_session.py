@@ -109,17 +109,45 @@ def test_25_edits_reach_the_other(open_session):
     assert "" not in seen, "a cell and its text are one change"
 
 
-def test_concurrent_edits_merge(open_session):
+def test_concurrent_edits_merge(daemon, open_session):
     one, two = open_session("merge"), open_session("merge")
     cell = one.create_cell("middle")
     one.sync()
     until(two, lambda: len(two.get_cells()) == 1)
-    one.set_source(cell, "start middle")
-    two.set_source(cell, "middle end")
+    # Nothing goes from one to the other until both have written.
+    os.kill(daemon.pid, signal.SIGSTOP)
+    os.waitpid(daemon.pid, os.WUNTRACED)
+    try:
+        one.set_source(cell, "start middle")
+        two.set_source(cell, "middle end")
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
     one.sync()
     two.sync()
     until(one, lambda: one.get_cell(cell).source == "start middle end")
     until(two, lambda: two.get_cell(cell).source == "start middle end")
+
+
+def test_edits_made_just_before_leaving_arrive_however_large(open_session):
+    leaving, staying = open_session("large"), open_session("large")
+    text = os.urandom(300_000).hex()  # More than the socket takes at once.
+    cell = leaving.create_cell(text)
+    leaving.disconnect()
+    staying.sync()
+    assert staying.get_cell(cell).source == text
+
+
+def test_edits_made_just_before_the_exit_arrive_however_large(daemon, open_session):
+    staying = open_session("large-exit")
+    script = """if True:
+        import os, sys
+        import runtimed_ffi
+        session = runtimed_ffi.Session("large-exit", socket_path=sys.argv[1])
+        session.create_cell(os.urandom(300_000).hex())
+    """
+    subprocess.run([sys.executable, "-c", script, daemon.socket_path], check=True, timeout=SECONDS)
+    staying.sync()
+    assert [len(cell.source) for cell in staying.get_cells()] == [600_000]
 
 
 # -- executions

@@ -17,7 +17,7 @@ from fakes import SECONDS, FakeNative, in_thread, press_ctrl_c
 
 import runtimed_ffi
 from runtimed_ffi import _events as events
-from runtimed_ffi import errors
+from runtimed_ffi import _ffi, errors
 from runtimed_ffi._events import Event
 
 OUT = {"output_type": "stream", "name": "stdout", "text": "hi\n"}
@@ -171,6 +171,17 @@ def test_kernel_answers(session):
     session.start_kernel()
     with pytest.raises(errors.DaemonError, match=r"^Unexpected response: "):
         session.run_all()
+
+
+def test_save(session):
+    with pytest.raises(errors.NotConnectedError):
+        session.save()
+    session.connect()
+    session.fake.answers["save_notebook"] = {"result": "notebook_saved"}
+    assert session.save() == session.notebook_id
+    session.fake.answers["save_notebook"] = {"result": "error", "error": "Failed to save notebook: x"}
+    with pytest.raises(errors.DaemonError, match=r"^Failed to save notebook: x$"):
+        session.save()
 
 
 def events_timeout():
@@ -378,6 +389,90 @@ def test_what_a_subscriber_raises_does_not_vanish(ready):
     ready.fake.push(Event(events.CHANGED, payload=b"{}"))
     ready.run("1")
     assert [type(error) for error in taken] == [ZeroDivisionError]
+
+
+def test_what_several_subscribers_raise_is_raised_and_logged(ready, caplog):
+    for number in range(3):
+        ready.on_change(lambda change, number=number: [].pop(number))
+    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    with caplog.at_level(logging.ERROR, "runtimed_ffi"), pytest.raises(IndexError):
+        ready.run("1")
+    assert caplog.text.count("IndexError") == 2
+
+
+def test_what_a_subscriber_raises_while_leaving_comes_out_of_disconnect(ready):
+    def broken(change):
+        raise ZeroDivisionError("mine")
+
+    ready.on_change(broken)
+    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    with pytest.raises(ZeroDivisionError):
+        ready.disconnect()
+    assert not ready.is_connected
+
+
+def test_close_never_raises_but_logs(ready, caplog, monkeypatch):
+    monkeypatch.setattr(ready, "_is_alone", lambda connection: True)
+
+    def broken(change):
+        raise errors.StateError("mine")
+
+    ready.on_change(broken)
+    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    with caplog.at_level(logging.ERROR, "runtimed_ffi"):
+        ready.close()
+    assert "StateError: mine" in caplog.text
+    assert not ready.kernel_started
+
+
+def test_ctrl_c_in_a_request_loses_no_error_of_a_subscriber(ready, caplog):
+    def broken(change):
+        raise ZeroDivisionError("mine")
+
+    def interrupted(change):
+        raise KeyboardInterrupt
+
+    ready.on_change(broken)
+    ready.on_broadcast(interrupted)
+    ready.fake.push(Event(events.CHANGED, payload=b"{}"), Event(events.BROADCAST, payload=b"{}"))
+    with caplog.at_level(logging.ERROR, "runtimed_ffi"), pytest.raises(KeyboardInterrupt):
+        ready.interrupt()
+    assert "ZeroDivisionError: mine" in caplog.text
+    ready.interrupt()
+
+
+def test_what_callbacks_raise_comes_out_of_a_loop_too(ready):
+    ready.fake.on_execute = lambda token, cell: ready.fake.finish(token, cell, OUT, OUT)
+
+    def broken(output):
+        raise ZeroDivisionError("mine")
+
+    execution = ready.submit_cell(ready.create_cell(), broken)
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for output in execution:
+            seen.append(output)
+    assert len(seen) == 2, "after the end"
+    assert execution.result().success, "it is raised once"
+
+
+def test_a_daemon_that_does_not_take_the_last_edits_is_told_by_disconnect(ready):
+    ready.fake.end = Event(events.ENDED, code=_ffi.TIMEOUT, text="not taken")
+    with pytest.raises(errors.TimeoutError_, match="not taken"):
+        ready.disconnect()
+    assert not ready.is_connected
+    ready.disconnect()
+
+
+def test_at_exit_what_is_unsent_is_waited_for_and_nobody_is_called(ready):
+    called = []
+    ready.on_change(called.append)
+    ready.fake.unsent = True
+    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    connection = ready._require()
+    connection.close_at_exit()
+    assert connection._router.ended is not None
+    assert called == []
 
 
 def test_the_pump_delivers_and_logs(ready, caplog):

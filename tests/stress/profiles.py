@@ -6,11 +6,6 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-    Phase.explicit,
-    Phase.reuse,
-    Phase.generate,
-    *((Phase.shrink,) if os.environ.get("RTD_SHRINK", "1") == "1" else ()),
-)
 _BASE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 # In ci every run makes the same examples: what fails there fails here as well. The others look for new ones each time

@@ -13,7 +13,7 @@ use crate::notebook::{parse_ops, ChangeHash, Notebook, PeerSync};
 
 /// A notebook: an Automerge document with the schema of protocol 2, section 7.
 pub struct rtd_doc {
-    notebook: Mutex<Notebook>,
+    pub(super) notebook: Mutex<Notebook>,
 }
 
 /// What is known of one peer's copy of a document. One per connection; starts empty.
@@ -114,12 +114,7 @@ pub unsafe extern "C" fn rtd_doc_save_since(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        read(doc, out, |notebook| {
-            let wrong = || Failure::new(rtd_code::RTD_E_ARG, "heads: not a multiple of 32 bytes");
-            let hashes: Result<Vec<ChangeHash>, _> =
-                bytes(heads, len, "heads")?.chunks(32).map(ChangeHash::try_from).collect();
-            Ok(notebook.save_since(&hashes.map_err(|_| wrong())?))
-        })
+        read(doc, out, |notebook| Ok(notebook.save_since(&heads_of(bytes(heads, len, "heads")?)?)))
     })
 }
 
@@ -218,6 +213,84 @@ pub unsafe extern "C" fn rtd_doc_edit(doc: *const rtd_doc, ops: *const u8, len: 
         // SAFETY: the caller's promise.
         let (doc, ops) = unsafe { (handle(doc, "doc")?, bytes(ops, len, "ops")?) };
         lock_doc(doc)?.edit(&parse_ops(ops)?)?;
+        Ok(())
+    })
+}
+
+/// Makes a copy of a document as it was at some heads, under an identity of its own: edits in the copy and in the
+/// original are concurrent until one is merged into the other.
+///
+/// \param doc the document
+/// \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
+/// \param len length of `heads` in bytes, a multiple of 32
+/// \param out receives the copy, NULL on failure; release with rtd_doc_free()
+/// \return RTD_OK; RTD_E_NOT_FOUND for heads it never had; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_doc_fork(
+    doc: *const rtd_doc,
+    heads: *const u8,
+    len: usize,
+    out: *mut *mut rtd_doc,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            give(out, || {
+                let notebook = lock_doc(handle(doc, "doc")?)?;
+                let copy = match heads_of(bytes(heads, len, "heads")?)?.as_slice() {
+                    [] => notebook.fork(),
+                    heads => notebook.fork_at(heads)?,
+                };
+                Ok(rtd_doc { notebook: Mutex::new(copy) })
+            })
+        }
+    })
+}
+
+/// Takes in what another copy of the same document did. Edits of a source merge by character; what both
+/// inserted is there twice.
+///
+/// \param doc the document
+/// \param other the other copy, not `doc` itself; it stays as it is
+/// \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_doc_merge(doc: *const rtd_doc, other: *const rtd_doc) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (doc, other) = unsafe { (handle(doc, "doc")?, handle(other, "other")?) };
+        if std::ptr::eq(doc, other) {
+            return Err(Failure::new(rtd_code::RTD_E_ARG, "a document cannot be merged into itself"));
+        }
+        // Copied, so that two threads that merge two documents into each other do not wait for ever.
+        let other = lock_doc(other)?.fork();
+        lock_doc(doc)?.merge(&other)?;
+        Ok(())
+    })
+}
+
+/// Whether a document has all of these changes.
+///
+/// \param doc the document
+/// \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
+/// \param len length of `heads` in bytes, a multiple of 32
+/// \param out receives 1 or 0
+/// \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_doc_contains(
+    doc: *const rtd_doc,
+    heads: *const u8,
+    len: usize,
+    out: *mut i32,
+) -> rtd_result {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (doc, heads, out) =
+            unsafe { (handle(doc, "doc")?, bytes(heads, len, "heads")?, place(out, "out")?) };
+        let (heads, notebook) = (heads_of(heads)?, lock_doc(doc)?);
+        *out = i32::from(heads.iter().all(|head| notebook.has_change(head)));
         Ok(())
     })
 }
@@ -328,6 +401,12 @@ pub unsafe extern "C" fn rtd_sync_free(sync: *mut rtd_sync) {
             drop(unsafe { Box::from_raw(sync) });
         }
     });
+}
+
+/// Change hashes out of their bytes.
+fn heads_of(bytes: &[u8]) -> Result<Vec<ChangeHash>, Failure> {
+    let hashes: Result<Vec<ChangeHash>, _> = bytes.chunks(32).map(ChangeHash::try_from).collect();
+    hashes.map_err(|_| Failure::new(rtd_code::RTD_E_ARG, "heads: not a multiple of 32 bytes"))
 }
 
 /// Cells as JSON.

@@ -75,7 +75,7 @@ pub enum rtd_event_kind {
     /// Events that do not end anything were dropped at the bound of the queue: read the document.
     RTD_EV_RESYNC = 11,
     /// The last event. code: RTD_OK when closed by this side, RTD_E_CLOSED by the daemon, RTD_E_TIMEOUT when the
-    /// daemon did not let us in or stopped answering, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
+    /// daemon did not let us in, stopped answering or did not take what was written, RTD_E_PROTOCOL, RTD_E_IO, RTD_E_PANIC; text: why.
     RTD_EV_CLOSED = 12,
     /// A peer asks for a room that is not open: answer with rtd_host_open_room() or rtd_host_refuse_room().
     RTD_EV_ROOM_WANTED = 20,

@@ -18,7 +18,7 @@ use crate::notebook::parse_ops;
 /// Rooms on one socket. Documents, sync, order and fan-out are the library's work; requests of peers
 /// become events, and what they mean is the host program's.
 pub struct rtd_host {
-    host: Host,
+    pub(super) host: Host,
     lent: Lent,
 }
 
@@ -66,7 +66,8 @@ pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, s
     });
 }
 
-/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced, a live one is not.
+/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced; a live one, and a file that
+/// is no socket, are not.
 ///
 /// \param socket_path path of the socket in UTF-8
 /// \param len its length in bytes, at most 107 on Linux
@@ -264,35 +265,6 @@ pub unsafe extern "C" fn rtd_host_set_wakeup(
     })
 }
 
-/// Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is loaded from it
-/// and every change is appended to it before anybody gets an acknowledgement.
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param id_len its length in bytes
-/// \param journal_path file of the document in UTF-8; NULL: kept in memory only
-/// \param path_len its length in bytes
-/// \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
-///   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_open_room(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    id_len: usize,
-    journal_path: *const c_char,
-    path_len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            let id = text(notebook_id, id_len, "notebook_id")?;
-            let path = text(journal_path, path_len, "journal_path")?;
-            Ok(host.open_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
-        })
-    })
-}
-
 /// Disconnects the peers that wait for a room which will not be opened.
 ///
 /// \param host the host
@@ -328,9 +300,8 @@ pub unsafe extern "C" fn rtd_host_close_room(
 }
 
 /// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
-/// rtd_output_store() makes them, or nbformat JSON), one
-/// sync message per peer, then the broadcasts. A broadcast never overtakes the change before it. Each
-/// peer gets this when it can take it; a slow one delays nobody.
+/// rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
+/// never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
@@ -497,7 +468,7 @@ pub unsafe extern "C" fn rtd_host_disconnect(host: *const rtd_host, peer: u64) -
 
 /// # Safety
 /// `host` must be NULL or live.
-unsafe fn with(host: *const rtd_host, call: impl FnOnce(&Host) -> Outcome) -> Outcome {
+pub(super) unsafe fn with(host: *const rtd_host, call: impl FnOnce(&Host) -> Outcome) -> Outcome {
     // SAFETY: as promised by the caller.
     call(&unsafe { handle(host, "host")? }.host)
 }

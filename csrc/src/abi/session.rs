@@ -79,7 +79,8 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
 /// \param id_len its length in bytes
 /// \param options NULL for the defaults
 /// \param out receives the handle, NULL on failure; release with rtd_session_free()
-/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TOO_BIG for an id that does not fit the
+/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
+///   (blocks so long, where the system makes callers wait in line); RTD_E_TOO_BIG for an id that does not fit the
 ///   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
@@ -132,8 +133,9 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
     })
 }
 
-/// Leaves the room: everything under way ends with its terminal event, RTD_EV_CLOSED is the last one.
-/// The handle stays valid. Idempotent.
+/// Leaves the room: everything under way ends with its terminal event at once. RTD_EV_CLOSED is the last one; it
+/// comes when the daemon has what was written here, or, with RTD_E_TIMEOUT, when it has taken nothing of it for
+/// 10 seconds. Does not wait for that. The handle stays valid. Idempotent.
 ///
 /// \param session the session
 /// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
@@ -144,7 +146,8 @@ pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_r
     guard(|| unsafe { with(session, |session| Ok(session.close()?)) })
 }
 
-/// Closes and releases a session and drops events not taken. NULL is fine. Waits for the I/O thread when this was
+/// Closes and releases a session and drops events not taken, and what was written and is not sent: close first and
+/// take events until RTD_EV_CLOSED where that matters. NULL is fine. Waits for the I/O thread when this was
 /// the last session or host, so not from a wakeup function. In a forked child nothing is touched.
 ///
 /// \param session the session; not used afterwards
@@ -529,7 +532,8 @@ pub unsafe extern "C" fn rtd_session_metadata(session: *const rtd_session, out: 
 /// What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
 /// "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
 /// kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
-/// cell ids), queue_bytes (bytes of events that wait), blobs_dir. No I/O.
+/// cell ids), queue_bytes (bytes of events that wait), unsent (whether the daemon may not have
+/// everything yet that was written here), blobs_dir. No I/O.
 ///
 /// \param session the session
 /// \param out receives the JSON; release with rtd_buf_free()

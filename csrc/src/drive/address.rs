@@ -4,38 +4,100 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use polling::{Event, PollMode, Poller};
 
 /// Connections the system keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
+/// How long a socket file may keep silent before it counts as one that somebody listens on.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects without blocking the caller: a Unix socket either answers at once or fails.
+/// Connects. A Unix socket answers at once or fails, except where the system makes the caller wait for a
+/// place in a full line of connections nobody accepts; that ends after `timeout`.
 ///
 /// # Errors
-/// As the operating system says.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
+/// `TimedOut` after that time; else as the operating system says.
+pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream> {
+    let (address, length) = address_of(path)?;
+    let stream = UnixStream::from(new_socket()?);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Zero would mean no limit.
+            stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        }
+        // SAFETY: the address is initialised and `length` is its size.
+        match check(unsafe { libc::connect(stream.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })
+        {
+            Ok(()) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "Connection timeout"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
-/// Binds and listens with mode 0600 from the first moment. A socket file nobody answers on is
-/// replaced; one that answers is left alone.
+/// Listens with mode 0600 from the first moment: who finds the file can connect. A socket nobody answers on is replaced; one that
+/// answers, and a file that is no socket, are left alone.
 ///
 /// # Errors
-/// `AddrInUse` when another process listens; else as the operating system says.
+/// `AddrInUse` when another process listens, or something else is there; else as the operating system says.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok() {
-        if UnixStream::connect(path).is_ok() {
-            let text = format!("another daemon listens on {}", path.display());
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    address_of(path)?;
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        match connect(path, Some(PROBE_TIMEOUT)) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(error),
+            Ok(_) | Err(_) => {
+                let text = format!("another daemon listens on {}", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
         }
-        std::fs::remove_file(path)?;
     }
+    // A bound socket refuses connections until it listens, so it gets its name afterwards.
+    let hidden = path.with_file_name(format!(".{}", &uuid::Uuid::new_v4().simple().to_string()[..7]));
+    if address_of(&hidden).is_err() {
+        return listen_at(path);
+    }
+    let listener = listen_at(&hidden);
+    let named = listener.and_then(|listener| std::fs::hard_link(&hidden, path).map(|()| listener));
+    let _never_made = std::fs::remove_file(&hidden);
+    named.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display()))
+        }
+        _ => error,
+    })
+}
+
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let (address, length) = address_of(path)?;
+    let socket = new_socket()?;
+    // SAFETY: the address is initialised and `length` is its size.
+    check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
+    // Nobody can connect before `listen`, so the mode is in force from the first connection on.
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    // SAFETY: plain system call on our own descriptor.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn address_of(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    }
     // SAFETY: sockaddr_un is plain data for which all zeros is a valid value.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
@@ -46,25 +108,18 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     for (place, byte) in address.sun_path.iter_mut().zip(bytes) {
         *place = *byte as libc::c_char;
     }
+    Ok((address, std::mem::size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
     // SAFETY: plain system call; the result is checked before use.
     let raw = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    check(raw)?;
     // SAFETY: `raw` is a descriptor we have just made and nobody else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     // SAFETY: `socket` is open; the flag is a plain number.
     check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    let length = std::mem::size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: the address is initialised and `length` is its size.
-    check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
-    // Nobody can connect before `listen`, so the mode is in force from the first connection on.
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    // SAFETY: plain system call on our own descriptor.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
-    let listener = UnixListener::from(socket);
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok(socket)
 }
 
 fn check(result: i32) -> io::Result<()> {

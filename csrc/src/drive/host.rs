@@ -49,11 +49,13 @@ impl Default for HostOptions {
 }
 
 #[derive(Default)]
-struct Tables {
+pub(super) struct Tables {
     peers: HashMap<u64, Arc<Peer>>,
-    rooms: HashMap<String, Arc<Room>>,
+    pub(super) rooms: HashMap<String, Arc<Room>>,
+    /// Rooms that nobody may enter yet.
+    pub(super) prepared: HashMap<String, Arc<Room>>,
     /// Peers that wait for a room the host program has not opened yet.
-    wanted: HashMap<String, Vec<Arc<Peer>>>,
+    pub(super) wanted: HashMap<String, Vec<Arc<Peer>>>,
     tokens: HashMap<u64, Arc<Peer>>,
     closed: bool,
 }
@@ -67,7 +69,7 @@ pub struct HostShared {
     path: PathBuf,
     options: HostOptions,
     me: Weak<HostShared>,
-    tables: Mutex<Tables>,
+    pub(super) tables: Mutex<Tables>,
     next_peer: AtomicU64,
     next_token: AtomicU64,
     queue: Queue,
@@ -75,7 +77,7 @@ pub struct HostShared {
 
 /// Rooms on one socket. Every method may be called from any thread; one thread at a time takes events.
 pub struct Host {
-    shared: Arc<HostShared>,
+    pub(super) shared: Arc<HostShared>,
     // Dropped last: the thread outlives what runs on it.
     _reactor: ReactorUse,
 }
@@ -165,30 +167,6 @@ impl Host {
     pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
         self.check_process()?;
         self.shared.queue.set_wakeup(wakeup);
-        Ok(())
-    }
-
-    /// Opens a room and lets the peers in that wait for it. The document is loaded on this thread.
-    ///
-    /// # Errors
-    /// `State` when the room is open; `Corrupt` or `Io` from the journal; peers go on waiting then.
-    pub fn open_room(&self, id: &str, journal: Option<&Path>) -> Result<(), DriveError> {
-        self.check_open()?;
-        if lock(&self.shared.tables).rooms.contains_key(id) {
-            return Err(DriveError::State(format!("the room is open: {id}")));
-        }
-        let room = Arc::new(Room::open(id, journal)?);
-        let waiting = {
-            let mut tables = lock(&self.shared.tables);
-            if tables.rooms.contains_key(id) {
-                return Err(DriveError::State(format!("the room is open: {id}")));
-            }
-            tables.rooms.insert(id.into(), Arc::clone(&room));
-            tables.wanted.remove(id).unwrap_or_default()
-        };
-        for peer in waiting {
-            self.shared.enter(&peer, &room);
-        }
         Ok(())
     }
 
@@ -320,7 +298,7 @@ impl Host {
         }
     }
 
-    fn check_open(&self) -> Result<(), DriveError> {
+    pub(super) fn check_open(&self) -> Result<(), DriveError> {
         self.check_process()?;
         if lock(&self.shared.tables).closed {
             return Err(DriveError::Closed("the host is closed".into()));
@@ -344,12 +322,14 @@ impl HostShared {
         lock(&self.tables).peers.get(&id).cloned()
     }
 
-    fn room(&self, id: &str) -> Result<Arc<Room>, DriveError> {
-        let room = lock(&self.tables).rooms.get(id).cloned();
+    /// An open or prepared room.
+    pub(super) fn room(&self, id: &str) -> Result<Arc<Room>, DriveError> {
+        let tables = lock(&self.tables);
+        let room = tables.rooms.get(id).or_else(|| tables.prepared.get(id)).cloned();
         room.ok_or_else(|| DriveError::NotFound(format!("no such room: {id}")))
     }
 
-    fn step<T>(
+    pub(super) fn step<T>(
         &self,
         room: &Arc<Room>,
         step: impl FnOnce(&mut RoomState, &mut Outcome) -> Result<T, DriveError>,
@@ -386,6 +366,7 @@ impl HostShared {
 
     /// Queues events for the host program.
     pub fn publish_events(&self, events: Vec<Event>) {
+        let _announcer = self.queue.announcer();
         for event in events {
             self.queue.push(event);
         }
@@ -402,6 +383,7 @@ impl HostShared {
     }
 
     fn room_failed(&self, room: &Room, reason_code: i32, reason: &str) {
+        let _announcer = self.queue.announcer();
         let mut event = Event::new(EventKind::RoomFailed);
         event.id.clone_from(&room.id);
         event.code = reason_code;
@@ -416,7 +398,11 @@ impl HostShared {
     }
 
     fn close_room(&self, room: &Arc<Room>) {
-        lock(&self.tables).rooms.remove(&room.id);
+        {
+            let mut tables = lock(&self.tables);
+            tables.rooms.remove(&room.id);
+            tables.prepared.remove(&room.id);
+        }
         for peer in room.shut() {
             self.drop_peer(&peer, &DriveError::Closed("the room was closed".into()));
         }
@@ -428,9 +414,10 @@ impl HostShared {
             let mut tables = lock(&self.tables);
             let room = tables.rooms.get(&id).cloned();
             if room.is_none() {
+                let prepared = tables.prepared.contains_key(&id);
                 let waiting = tables.wanted.entry(id.clone()).or_default();
                 waiting.push(Arc::clone(peer));
-                if waiting.len() > 1 {
+                if prepared || waiting.len() > 1 {
                     return;
                 }
             }
@@ -439,6 +426,7 @@ impl HostShared {
         match room {
             Some(room) => self.enter(peer, &room),
             None => {
+                let _announcer = self.queue.announcer();
                 let mut event = Event::new(EventKind::RoomWanted);
                 event.id = id;
                 self.queue.push(event);
@@ -446,7 +434,8 @@ impl HostShared {
         }
     }
 
-    fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
+    pub(super) fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
+        let _announcer = self.queue.announcer();
         let entered = self.step(room, |state, _| {
             if self.peer(peer.id).is_none() {
                 return Ok(());
@@ -478,6 +467,7 @@ impl HostShared {
         let Some(room) = peer.room() else {
             return;
         };
+        let _announcer = self.queue.announcer();
         let tell = |peers: usize| {
             let mut event = room_event(EventKind::PeerLeft, room, peer, peers);
             event.code = leave_code(error);
@@ -545,8 +535,10 @@ impl HostShared {
         }
         let mut tables = lock(&self.tables);
         tables.rooms.clear();
+        tables.prepared.clear();
         tables.wanted.clear();
         drop(tables);
+        let _announcer = self.queue.announcer();
         self.queue.push(Event::new(EventKind::Closed));
     }
 }
@@ -574,6 +566,7 @@ impl Handler for HostShared {
     }
 
     fn failed(&self, reason: String) {
+        let _announcer = self.queue.announcer();
         let mut event = Event::new(EventKind::RoomFailed);
         event.code = code(RTD_E_PANIC);
         event.text = reason;

@@ -164,6 +164,35 @@ mod tests {
     }
 
     #[test]
+    fn the_cost_of_an_edit_does_not_depend_on_the_size_of_the_notebook() {
+        use std::os::unix::fs::MetadataExt;
+        let place = Place::new();
+        let appended: Vec<u64> = [10, 5_000]
+            .into_iter()
+            .map(|cells: usize| {
+                let path = place.0.join(cells.to_string());
+                let (mut journal, mut notebook) = Journal::open(&path, "n").unwrap();
+                let ops: Vec<Op> = (0..cells)
+                    .map(|number| Op::insert_cell(&format!("c{number:04}"), "code", "1", None))
+                    .collect();
+                notebook.edit(&ops).unwrap();
+                // As after opening it: all that is there is saved.
+                journal.rewrite(&notebook).unwrap();
+                let before = fs::metadata(&path).unwrap();
+                let insert =
+                    Op::SpliceSource { cell_id: "c0005".into(), index: 1, delete: 0, insert: "x".into() };
+                notebook.edit(&[insert]).unwrap();
+                journal.record(&notebook).unwrap();
+                let after = fs::metadata(&path).unwrap();
+                assert_eq!(after.ino(), before.ino(), "the file was appended to and not written anew");
+                after.len() - before.len()
+            })
+            .collect();
+        // What differs is the length of a few numbers.
+        assert!(appended[1] <= appended[0] + 16, "{appended:?} bytes for one character");
+    }
+
+    #[test]
     fn a_long_journal_is_rewritten_and_loses_nothing() {
         let place = Place::new();
         let path = place.0.join("n");

@@ -8,6 +8,7 @@ mod event;
 mod host;
 mod journal;
 mod peer;
+mod prepare;
 mod queue;
 mod reactor;
 mod room;
@@ -97,7 +98,7 @@ impl From<NotebookError> for DriveError {
     fn from(error: NotebookError) -> Self {
         let text = error.to_string();
         match error {
-            NotebookError::CellNotFound(_) => Self::NotFound(text),
+            NotebookError::CellNotFound(_) | NotebookError::UnknownHeads(_) => Self::NotFound(text),
             NotebookError::BadOp(_) => Self::Argument(text),
             NotebookError::Corrupt(_) => Self::Corrupt(text),
             NotebookError::BadSync(_) => Self::Protocol(text),

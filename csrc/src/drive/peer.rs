@@ -51,6 +51,8 @@ pub struct Peer {
 pub struct PeerState {
     pub server: Server,
     gone: bool,
+    /// It takes nothing any more; what it wrote before it left is still to be read.
+    deaf: bool,
     watched: (bool, bool),
     deferring: bool,
 }
@@ -74,6 +76,7 @@ impl Peer {
             state: Mutex::new(PeerState {
                 server: Server::new(),
                 gone: false,
+                deaf: false,
                 watched: (true, false),
                 deferring: false,
             }),
@@ -130,7 +133,7 @@ impl Peer {
         if state.gone {
             return Ok(());
         }
-        loop {
+        while !state.deaf {
             state.server.fill(notebook)?;
             if !state.server.outbox.has_output() {
                 break;
@@ -139,6 +142,8 @@ impl Peer {
                 Ok(count) => state.server.outbox.written(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Its last edits may be unread; the end of the stream ends the connection.
+                Err(error) if hung_up(&error) => state.deaf = true,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -147,7 +152,7 @@ impl Peer {
             return Err(DriveError::TooBig(text));
         }
         let reads = !state.server.is_waiting() && state.server.outbox.unanswered() < UNANSWERED_LIMIT;
-        let wanted = (reads, state.server.outbox.has_output());
+        let wanted = (reads || state.deaf, !state.deaf && state.server.outbox.has_output());
         if state.watched != wanted {
             self.reactor.rewatch(self.key, &self.stream, wanted.0, wanted.1)?;
             state.watched = wanted;
@@ -195,6 +200,8 @@ impl Peer {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Who hangs up without reading all shows as a reset, behind what he wrote (section 2.4).
+                Err(error) if hung_up(&error) => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -313,6 +320,10 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// A request to execute, with the member `at_request`: the cells it means, as the document has them

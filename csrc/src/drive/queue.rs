@@ -9,7 +9,7 @@ use super::event::{Event, EventKind};
 use super::lock;
 use super::signal::Signal;
 
-/// Called, with no data, from any thread, when events wait. Must return at once.
+/// Called, with no data, from any thread, when events wait. No lock of ours is held meanwhile.
 pub type Wakeup = Box<dyn Fn() + Send + Sync>;
 
 /// How a wait ended.
@@ -29,6 +29,8 @@ struct Inner {
     /// Position of the hint that waits, per room.
     hints: HashMap<String, u64>,
     resync: bool,
+    /// The queue has become non-empty and the wakeup callback does not know it yet.
+    unannounced: bool,
     woken: bool,
     /// The final event was queued: nothing comes after it.
     ended: bool,
@@ -61,6 +63,7 @@ impl Queue {
             seq: 0,
             hints: HashMap::new(),
             resync: false,
+            unannounced: false,
             woken: false,
             ended: false,
             over: false,
@@ -95,7 +98,7 @@ impl Queue {
 
     /// Appends an event. Hints merge with the one that waits. Beyond the bound, droppable events are
     /// replaced by one `Resync`; terminal events always go in (they are bounded by the number of
-    /// requests under way).
+    /// requests under way). Whoever pushes holds an [`Announcer`] that outlives his locks.
     pub fn push(&self, mut event: Event) {
         let mut inner = lock(&self.inner);
         if inner.ended {
@@ -122,16 +125,16 @@ impl Queue {
         inner.ended = event.kind == EventKind::Closed;
         inner.bytes += event.size();
         inner.events.push_back(event);
-        let edge = inner.events.len() == 1;
+        inner.unannounced |= inner.events.len() == 1;
         inner.signal.set(true);
         drop(inner);
         self.arrived.notify_all();
-        if edge {
-            let wakeup = lock(&self.wakeup).clone();
-            if let Some(wakeup) = wakeup {
-                wakeup();
-            }
-        }
+    }
+
+    /// Calls the wakeup callback when it goes out of scope, if something was pushed meanwhile. Made
+    /// before the locks under which events are pushed, it goes after them.
+    pub fn announcer(&self) -> Announcer<'_> {
+        Announcer(self)
     }
 
     /// Takes the next event; `Err(())` once the final one was taken.
@@ -193,6 +196,21 @@ impl Queue {
     pub fn wake(&self) {
         lock(&self.inner).woken = true;
         self.arrived.notify_all();
+    }
+}
+
+/// See [`Queue::announcer`].
+pub struct Announcer<'a>(&'a Queue);
+
+impl Drop for Announcer<'_> {
+    fn drop(&mut self) {
+        let due = std::mem::take(&mut lock(&self.0.inner).unannounced);
+        if due {
+            let wakeup = lock(&self.0.wakeup).clone();
+            if let Some(wakeup) = wakeup {
+                wakeup();
+            }
+        }
     }
 }
 
@@ -284,11 +302,18 @@ mod tests {
         queue.set_wakeup(Some(Box::new(move || {
             counted.fetch_add(1, Ordering::Relaxed);
         })));
+        let announcer = queue.announcer();
         queue.push(output("a"));
         queue.push(output("b"));
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "not while the pusher holds his locks");
+        drop(announcer);
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         kinds(&queue);
+        drop(queue.announcer());
+        assert_eq!(calls.load(Ordering::Relaxed), 1, "nothing was pushed");
+        let announcer = queue.announcer();
         queue.push(output("c"));
+        drop(announcer);
         assert_eq!(calls.load(Ordering::Relaxed), 2);
         queue.set_wakeup(None);
         assert_eq!(Arc::strong_count(&calls), 1, "the callback is dropped with its last call");

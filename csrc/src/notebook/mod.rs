@@ -4,7 +4,7 @@
 //! sockets, no threads, no clocks and no kernels: everything here is a function of the document and
 //! of the bytes it is given.
 //!
-//! One noun a file: [`Notebook`] (`document`), [`Cell`] (`cell`), [`Op`] (`op`, applied by `edit`),
+//! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by `edit`),
 //! [`PeerSync`] (`sync`), [`Changes`] (`changes`). Positions inside a source are Unicode code points.
 
 mod cell;
@@ -12,6 +12,7 @@ mod changes;
 mod chunks;
 mod document;
 mod edit;
+mod fork;
 mod op;
 mod rows;
 mod sync;
@@ -37,6 +38,8 @@ pub enum NotebookError {
     Corrupt(String),
     /// Bytes that should be a sync message are not one, or carry changes that cannot be applied.
     BadSync(String),
+    /// A change that this replica does not have.
+    UnknownHeads(String),
     /// The document engine refused something this module did not foresee.
     Automerge(String),
 }
@@ -48,6 +51,7 @@ impl fmt::Display for NotebookError {
             Self::BadOp(text) => write!(f, "bad operation: {text}"),
             Self::Corrupt(text) => write!(f, "corrupt document: {text}"),
             Self::BadSync(text) => write!(f, "bad sync message: {text}"),
+            Self::UnknownHeads(text) => write!(f, "unknown heads: {text}"),
             Self::Automerge(text) => write!(f, "document error: {text}"),
         }
     }

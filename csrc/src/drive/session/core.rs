@@ -52,6 +52,8 @@ pub(super) struct Core {
     pub(super) capabilities: Map<String, Value>,
     pub(super) kernel_status: Option<String>,
     pub(super) queue_state: Value,
+    /// Closed by this side, but the daemon does not have everything yet: when to give up.
+    pub(super) leaving: Option<Millis>,
     pub(super) closed: Option<String>,
     pub(super) poisoned: bool,
     pub(super) watching_writable: bool,
@@ -63,6 +65,22 @@ impl Core {
             return Err(DriveError::Again(format!("{REQUEST_LIMIT} requests are under way")));
         }
         Ok(())
+    }
+
+    /// Whether the host program has no use of the connection any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.is_some() || self.leaving.is_some()
+    }
+
+    /// Whether something that was written here may not have reached the daemon: it is not sent, or a filter
+    /// withheld an edit and only the daemon's next word brings it out.
+    pub(super) fn owes(&self) -> bool {
+        self.client.is_ready() && (self.is_unsent() || !self.client.acknowledged(&self.notebook))
+    }
+
+    /// Whether something that was written here waits for the socket.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.changes_wait || self.sent < self.out.len()
     }
 
     pub(super) fn flush_changes(&mut self) -> Result<(), DriveError> {
@@ -133,6 +151,11 @@ impl Core {
 
     pub(super) fn deadline(&self) -> Option<Millis> {
         let waiting = self.requests.iter().chain(&self.syncs).filter_map(|waiting| waiting.deadline);
-        waiting.chain(self.connect_deadline).chain(self.client.deadline()).chain(self.runs.deadline()).min()
+        waiting
+            .chain(self.connect_deadline)
+            .chain(self.leaving)
+            .chain(self.client.deadline())
+            .chain(self.runs.deadline())
+            .min()
     }
 }

@@ -22,6 +22,10 @@ const OUT_MARK: usize = 256 * 1024;
 /// Bytes read before other sockets get their turn.
 const READ_BUDGET: usize = 1024 * 1024;
 
+const LEFT: &str = "closed by this side";
+/// A session that leaves gives up when the daemon has taken nothing for so long.
+const LEAVE_LIMIT: Millis = 10_000;
+
 /// What the I/O thread and the host program share of a session.
 pub(super) struct Shared {
     pub(super) reactor: Arc<Reactor>,
@@ -53,6 +57,10 @@ impl Shared {
                 return;
             }
         }
+        if core.leaving.is_some() && !core.owes() {
+            self.end(core, 0, LEFT);
+            return;
+        }
         self.reactor.set_timer(self.key, core.deadline());
     }
 
@@ -70,7 +78,11 @@ impl Shared {
                 return self.want_writable(core, false);
             }
             match address::send(&self.stream, &core.out[core.sent..]) {
-                Ok(count) => core.sent += count,
+                Ok(count) => {
+                    core.sent += count;
+                    // Slow is not dead: the limit counts from the last byte that was taken.
+                    core.leaving = core.leaving.map(|_| self.reactor.now() + LEAVE_LIMIT);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.want_writable(core, true)
@@ -171,6 +183,17 @@ impl Shared {
         if due(core.connect_deadline) {
             return self.end(core, code(RTD_E_TIMEOUT), "Connection timeout");
         }
+        if due(core.leaving) {
+            return if core.is_unsent() {
+                self.end(
+                    core,
+                    code(RTD_E_TIMEOUT),
+                    "the daemon did not take everything that was written here",
+                )
+            } else {
+                self.end(core, 0, LEFT)
+            };
+        }
         for place in (0..core.requests.len()).rev() {
             if due(core.requests[place].deadline) {
                 let token = core.requests.remove(place).token;
@@ -201,6 +224,19 @@ impl Shared {
         self.settle(core);
     }
 
+    /// Leaves as soon as the daemon has what was written here. Every waiter gets its terminal event at once.
+    pub(super) fn leave(&self, core: &mut Core) {
+        if core.is_over() {
+            return;
+        }
+        if core.poisoned || !core.owes() {
+            return self.end(core, 0, LEFT);
+        }
+        core.leaving = Some(self.reactor.now() + LEAVE_LIMIT);
+        self.end_waiting(core, 0, LEFT);
+        self.settle(core);
+    }
+
     /// Ends the session: every waiter gets its terminal event, then `Closed`.
     pub(super) fn end(&self, core: &mut Core, code: i32, text: &str) {
         if core.closed.is_some() {
@@ -209,7 +245,16 @@ impl Shared {
         core.closed = Some(text.into());
         self.reactor.forget(self.key, Some(&self.stream));
         let _peer_is_gone = self.stream.shutdown(std::net::Shutdown::Both);
+        self.end_waiting(core, code, text);
+        let mut event = Event::new(EventKind::Closed);
+        event.code = code;
+        event.text = text.into();
+        self.queue.push(event);
+    }
+
+    fn end_waiting(&self, core: &mut Core, code: i32, text: &str) {
         let waiting = if code == 0 { RTD_E_CLOSED as i32 } else { code };
+        core.held.clear();
         core.runs.disconnected(text);
         self.deliver_runs(core);
         for request in std::mem::take(&mut core.requests) {
@@ -219,15 +264,13 @@ impl Shared {
             self.synced(sync.token, waiting, text);
         }
         core.purposes.clear();
-        let mut event = Event::new(EventKind::Closed);
-        event.code = code;
-        event.text = text.into();
-        self.queue.push(event);
+        core.barrier_state = None;
     }
 }
 
 impl Handler for Shared {
     fn ready(&self, readable: bool, writable: bool) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         if core.closed.is_some() {
             return;
@@ -240,6 +283,7 @@ impl Handler for Shared {
     }
 
     fn timer(&self) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         if core.closed.is_none() {
             self.expire(&mut core);
@@ -247,6 +291,7 @@ impl Handler for Shared {
     }
 
     fn failed(&self, reason: String) {
+        let _announcer = self.queue.announcer();
         let mut core = lock(&self.core);
         core.poisoned = true;
         self.end(&mut core, code(RTD_E_PANIC), &reason);

@@ -64,10 +64,14 @@ impl Session {
     /// Connects to the daemon at `socket_path` and starts joining the room. `Ready` or `Closed` follows.
     ///
     /// # Errors
-    /// `Io` as the operating system says; `TooBig` for a notebook id over the control frame limit.
+    /// `Io` as the operating system says; `Timeout` when nobody accepts in time; `TooBig` for a notebook id over the control frame limit.
     pub fn open(socket_path: &Path, notebook_id: &str, options: SessionOptions) -> Result<Self, DriveError> {
         let client = Client::new(notebook_id)?;
-        let stream = address::connect(socket_path)?;
+        let timeout = options.connect_timeout.map(std::time::Duration::from_millis);
+        let stream = address::connect(socket_path, timeout).map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => DriveError::Timeout(error.to_string()),
+            _ => error.into(),
+        })?;
         let guard = ReactorUse::acquire()?;
         let reactor = guard.reactor();
         let connect_deadline = options.connect_timeout.map(|timeout| reactor.now().saturating_add(timeout));
@@ -89,6 +93,7 @@ impl Session {
             capabilities: Map::new(),
             kernel_status: None,
             queue_state: json!({"executing": null, "queued": []}),
+            leaving: None,
             closed: None,
             poisoned: false,
             watching_writable: false,
@@ -108,9 +113,11 @@ impl Session {
         });
         let session = Self { shared, _reactor: guard };
         session.shared.reactor.watch(session.shared.key, &session.shared.stream, false)?;
+        let announcer = session.shared.queue.announcer();
         let mut core = lock(&session.shared.core);
         session.shared.settle(&mut core);
         drop(core);
+        drop(announcer);
         Ok(session)
     }
 
@@ -119,14 +126,15 @@ impl Session {
         self.shared.pid == std::process::id()
     }
 
-    /// Leaves the room. Everything under way ends with a terminal event; `Closed` is the last one.
-    /// Idempotent.
+    /// Leaves the room. Everything under way ends with a terminal event; `Closed` is the last one, when the
+    /// daemon has what was written here, or has taken nothing of it for a while. Idempotent.
     ///
     /// # Errors
     /// `State` in a forked child: the connection is the parent's.
     pub fn close(&self) -> Result<(), DriveError> {
         self.check_process()?;
-        self.shared.end(&mut lock(&self.shared.core), 0, "closed by this side");
+        let _announcer = self.shared.queue.announcer();
+        self.shared.leave(&mut lock(&self.shared.core));
         Ok(())
     }
 
@@ -298,10 +306,10 @@ impl Session {
         self.check_process()?;
         let core = lock(&self.shared.core);
         let ready = core.client.is_ready();
-        let state = match (&core.closed, ready) {
-            (Some(_), _) => "closed",
-            (None, true) => "ready",
-            (None, false) => "connecting",
+        let state = match (core.is_over(), ready) {
+            (true, _) => "closed",
+            (false, true) => "ready",
+            (false, false) => "connecting",
         };
         let protocol = match core.client.protocol() {
             Protocol::V2 => "v2",
@@ -318,6 +326,7 @@ impl Session {
             "executing": core.queue_state.get("executing"),
             "queued": core.queue_state.get("queued"),
             "queue_bytes": self.shared.queue.bytes(),
+            "unsent": core.closed.is_none() && !core.poisoned && core.owes(),
             "blobs_dir": blobs.to_string_lossy(),
         }))
     }
@@ -338,6 +347,7 @@ impl Session {
         call: impl FnOnce(&Shared, &mut Core) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         self.check_process()?;
+        let _announcer = self.shared.queue.announcer();
         let mut core = lock(&self.shared.core);
         if core.poisoned {
             return Err(DriveError::Poisoned("the session failed before".into()));
@@ -358,7 +368,7 @@ impl Session {
         call: impl FnOnce(&Shared, &mut Core) -> Result<(), DriveError>,
     ) -> Result<(), DriveError> {
         self.with(|shared, core| {
-            if core.closed.is_some() {
+            if core.is_over() {
                 return Err(DriveError::Closed("Channel closed".into()));
             }
             if !core.client.is_ready() {
@@ -375,7 +385,7 @@ impl Session {
 
     fn read<T>(&self, call: impl FnOnce(&Notebook) -> Result<T, DriveError>) -> Result<T, DriveError> {
         self.with(|_, core| {
-            if !core.client.is_ready() && core.closed.is_none() {
+            if !core.client.is_ready() && !core.is_over() {
                 return Err(DriveError::State("Not connected".into()));
             }
             call(&core.notebook)

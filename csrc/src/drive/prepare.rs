@@ -1,0 +1,91 @@
+//! A room before its peers enter, and copies of its document that go their own way and come back.
+//!
+//! What a room is to hold from the beginning (a notebook file) must be in it before the first peer sees the
+//! document: a client that sees an empty room may fill it by itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::host::Host;
+use super::room::Room;
+use super::{lock, DriveError};
+use crate::notebook::Notebook;
+
+impl Host {
+    /// Opens a room and lets the peers in that wait for it. The document is loaded on this thread.
+    ///
+    /// # Errors
+    /// As [`Host::prepare_room`].
+    pub fn open_room(&self, id: &str, journal: Option<&Path>) -> Result<(), DriveError> {
+        self.prepare_room(id, journal)?;
+        self.admit(id)
+    }
+
+    /// Opens a room that nobody enters before [`Host::admit`]. The document is loaded on this thread.
+    ///
+    /// # Errors
+    /// `State` when the room is open or prepared; `Corrupt` or `Io` from the journal. Peers go on waiting.
+    pub fn prepare_room(&self, id: &str, journal: Option<&Path>) -> Result<(), DriveError> {
+        self.check_open()?;
+        let known = || {
+            let tables = lock(&self.shared.tables);
+            tables.rooms.contains_key(id) || tables.prepared.contains_key(id)
+        };
+        let open = || DriveError::State(format!("the room is open: {id}"));
+        if known() {
+            return Err(open());
+        }
+        let room = Arc::new(Room::open(id, journal)?);
+        let mut tables = lock(&self.shared.tables);
+        if tables.rooms.contains_key(id) || tables.prepared.contains_key(id) {
+            return Err(open());
+        }
+        tables.prepared.insert(id.into(), room);
+        Ok(())
+    }
+
+    /// Lets the peers into a prepared room.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no prepared room of this name.
+    pub fn admit(&self, id: &str) -> Result<(), DriveError> {
+        self.check_open()?;
+        let (room, waiting) = {
+            let mut tables = lock(&self.shared.tables);
+            let room = tables.prepared.remove(id);
+            let room = room.ok_or_else(|| DriveError::NotFound(format!("no prepared room: {id}")))?;
+            tables.rooms.insert(id.into(), Arc::clone(&room));
+            (room, tables.wanted.remove(id).unwrap_or_default())
+        };
+        for peer in waiting {
+            self.shared.enter(&peer, &room);
+        }
+        Ok(())
+    }
+
+    /// A copy of a room's document as it is.
+    ///
+    /// # Errors
+    /// `NotFound`; `Poisoned`.
+    pub fn fork(&self, id: &str) -> Result<Notebook, DriveError> {
+        self.check_open()?;
+        let room = self.shared.room(id)?;
+        self.shared.step(&room, |state, _| Ok(state.notebook.fork()))
+    }
+
+    /// Takes what a copy of a room's document did meanwhile into the room, and tells the peers.
+    ///
+    /// # Errors
+    /// `NotFound`; `Argument` when it is no copy of this room's document; `Poisoned`.
+    pub fn merge(&self, id: &str, copy: &Notebook) -> Result<(), DriveError> {
+        self.check_open()?;
+        let room = self.shared.room(id)?;
+        self.shared.step(&room, |state, outcome| {
+            if state.notebook.merge(copy)? {
+                state.moved(outcome);
+                state.flush_all(outcome);
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,131 @@
+"""Being told about changes of files."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtimed_ffi.daemon.watching import Watcher
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+def told() -> queue.Queue[str]:
+    return queue.Queue()
+
+
+@pytest.fixture
+def watcher(told: queue.Queue[str]) -> Iterator[Watcher]:
+    watcher = Watcher(told.put)
+    yield watcher
+    watcher.close()
+    watcher.close()
+
+
+def told_until(told: queue.Queue[str], mark: str) -> set[str]:
+    """What is told until ``mark`` is; events of one directory come in their order."""
+    found: set[str] = set()
+    while True:
+        path = told.get(timeout=LIMIT)
+        if path == mark:
+            return found
+        found.add(path)
+
+
+class Marks:
+    """Files that are watched and written to know that everything before has been told."""
+
+    def __init__(self, directory: Path, watcher: Watcher, told: queue.Queue[str]) -> None:
+        self._directory, self._watcher, self._told = directory, watcher, told
+        self._number = 0
+
+    def told(self) -> set[str]:
+        self._number += 1
+        mark = self._directory / f"mark{self._number}"
+        self._watcher.watch(self._number, str(mark))
+        mark.write_text("")
+        found = told_until(self._told, str(mark))
+        self._watcher.forget(self._number)
+        # What the mark itself still says is not asked for.
+        return {path for path in found if "mark" not in path}
+
+
+@pytest.fixture
+def marks(tmp_path: Path, watcher: Watcher, told: queue.Queue[str]) -> Marks:
+    return Marks(tmp_path, watcher, told)
+
+
+def test_every_way_to_change_a_file_is_told(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
+    path, other = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    watcher.watch("a", str(path))
+    path.write_text("made")
+    assert marks.told() == {str(path)}
+    with path.open("a") as file:
+        file.write("more")
+    assert marks.told() == {str(path)}
+    other.write_text("another")
+    assert marks.told() == set()
+    os.replace(other, path)
+    assert marks.told() == {str(path)}
+    path.unlink()
+    assert marks.told() == {str(path)}
+
+
+def test_reading_is_no_change(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text("x")
+    watcher.watch("a", str(path))
+    path.read_text()
+    assert marks.told() == set()
+
+
+def test_a_link_tells_of_its_target_until_it_is_forgotten(
+    tmp_path: Path, watcher: Watcher, told: queue.Queue[str]
+) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "b.ipynb", tmp_path / "a.ipynb"
+    link.symlink_to(target)
+    marks = Marks(tmp_path / "real", watcher, told)
+    watcher.watch("link", str(link))
+    watcher.watch("target", str(target))
+    target.write_text("x")
+    assert marks.told() == {str(link), str(target)}
+    watcher.forget("link")
+    watcher.forget("link")
+    target.write_text("y")
+    assert marks.told() == {str(target)}
+    watcher.forget("target")
+    target.write_text("z")
+    assert marks.told() == set()
+
+
+def test_forgetting_while_something_is_told_does_not_stop_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    begun, go_on = threading.Event(), threading.Event()
+
+    def changed(_: str) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT)
+
+    watcher = Watcher(changed)
+    watcher.watch("a", str(path))
+    path.write_text("x")
+    assert begun.wait(LIMIT)
+    ends = [threading.Thread(target=watcher.forget, args=("a",)), threading.Thread(target=watcher.close)]
+    for end in ends:
+        end.start()
+    go_on.set()
+    for end in ends:
+        end.join(LIMIT)
+        assert not end.is_alive()
+
+
+def test_what_cannot_be_watched_is_only_noted(tmp_path: Path, watcher: Watcher) -> None:
+    watcher.watch("a", str(tmp_path / "none" / "a.ipynb"))
+    watcher.forget("a")
