@@ -55,7 +55,8 @@ class Peer:
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        self.send_raw(frame(encode({"channel": "notebook_sync", "notebook_id": notebook_id, "protocol": "v2"})))
+        hello = {"channel": "notebook_sync", "notebook_id": notebook_id, "protocol": "v2", "rtd": 1}
+        self.send_raw(frame(encode(hello)))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -55,6 +55,7 @@ pub struct Server {
     sync: PeerSync,
     deferred: VecDeque<ServerEvent>,
     deferred_rounds: u32,
+    answers_sync: bool,
     /// What is to be sent.
     pub outbox: Outbox,
 }
@@ -75,6 +76,7 @@ impl Server {
             sync: PeerSync::new(),
             deferred: VecDeque::new(),
             deferred_rounds: 0,
+            answers_sync: false,
             outbox: Outbox::new(Protocol::V1, false),
         }
     }
@@ -93,6 +95,12 @@ impl Server {
     /// (the reference's, section 5.4) would wait for ever. The request sees the document as it is.
     pub fn stop_deferring(&mut self) {
         self.deferred_rounds = 0;
+    }
+
+    /// Whether the client announced that it is one of ours: it answers sync frames also while it waits
+    /// for a response, so its requests need not fear to wait for a change.
+    pub fn answers_sync(&self) -> bool {
+        self.answers_sync
     }
 
     /// Bytes received but not yet decoded.
@@ -209,6 +217,7 @@ impl Server {
             Handshake::parse(payload).map_err(|error| ConnectionError::Message("handshake", error))?;
         self.decoder.set_limit(DATA_LIMIT);
         self.protocol = handshake.channel.protocol();
+        self.answers_sync = handshake.extra.contains_key("rtd");
         self.state = match &handshake.channel {
             Channel::Notebook { .. } => State::Waiting,
             Channel::Pool => State::Pool,
@@ -302,6 +311,20 @@ mod tests {
     use crate::connection::{Client, ClientEvent};
     use crate::notebook::Op;
     use crate::wire::frame;
+
+    #[test]
+    fn a_client_of_ours_is_known_by_its_announcement() {
+        for (extra, ours) in [(json!({"rtd": 1}), true), (json!({}), false)] {
+            let mut hello = json!({"channel": "notebook_sync", "notebook_id": "n", "protocol": "v2"});
+            hello.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let mut server = Server::new();
+            let mut bytes = Vec::new();
+            frame::append(&mut bytes, None, hello.to_string().as_bytes()).unwrap();
+            server.push(&bytes);
+            assert!(matches!(server.next(None), Ok(Some(ServerEvent::Handshake(_)))));
+            assert_eq!(server.answers_sync(), ours);
+        }
+    }
 
     /// Moves bytes both ways until nobody has anything to say; gives what each side saw.
     fn settle(
