@@ -31,6 +31,8 @@ class RawClient:
         for name, channel in (("shell", self._shell), ("iopub", self._iopub)):
             channel.linger = 0
             channel.rcvhwm = 0
+            # A kernel that is being started is not there yet; the default, 100 ms, would be lost time.
+            channel.setsockopt(zmq.RECONNECT_IVL, 5)
             channel.connect(f"{info['transport']}://{info['ip']}{separator}{info[name + '_port']}")
             self._poller.register(channel, zmq.POLLIN)
 

@@ -1,5 +1,6 @@
 """What is measured against: a private daemon and an echo process, both gone afterwards."""
 
+import json
 import os
 import shutil
 import socket
@@ -66,6 +67,16 @@ class World:
         connection.connect(self._echo_path)
         connection.sendall(mode)
         return connection
+
+
+def ask_pool(socket_path: str, kind: str) -> "dict[str, object]":
+    """One request on the pool channel of a daemon, and its answer with all members."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, connection.makefile("rb") as answers:
+        connection.connect(socket_path)
+        for message in ({"channel": "pool"}, {"type": kind}):
+            data = json.dumps(message).encode()
+            connection.sendall(len(data).to_bytes(4, "big") + data)
+        return json.loads(answers.read(int.from_bytes(answers.read(4), "big")))
 
 
 def exchange(connection: socket.socket, data: bytes) -> None:

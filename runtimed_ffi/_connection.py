@@ -20,13 +20,15 @@ from runtimed_ffi._blobs import BlobReader, unreadable
 from runtimed_ffi._events import Event
 from runtimed_ffi._ffi import IO, OK, PROTOCOL, TIMEOUT, error
 from runtimed_ffi._native_session import NativeSession
+from runtimed_ffi._outputs import StreamPositions
 from runtimed_ffi._router import Mailbox, Router, Stop
-from runtimed_ffi.output import Output
+from runtimed_ffi.output import Output, OutputEvent
 from runtimed_ffi.subscription import Subscriptions
 
 OnError = Callable[[Exception], Any]
 
 _EXIT_SECONDS = 2.0
+_REPLACING = frozenset({events.OUTPUT_REPLACED, events.OUTPUT_REPLACED_ALL})
 
 _logger = logging.getLogger("runtimed_ffi")
 
@@ -63,6 +65,7 @@ class Connection:
         self._subscriptions = subscriptions
         self._on_error = on_error
         self._blobs = BlobReader(socket_path, None)
+        self._positions: StreamPositions | None = None
         self._pump: Stop | None = None
         self._pump_thread: threading.Thread | None = None
         self.native = NativeSession(socket_path, notebook_id, connect_timeout_ms=milliseconds(connect_seconds))
@@ -71,7 +74,11 @@ class Connection:
             first = self._router.wait_ready()
             if first.kind == events.ENDED:
                 raise _connect_error(first)
-            self._blobs = BlobReader(socket_path, self.native.info().get("blobs_dir"))
+            info = self.native.info()
+            self._blobs = BlobReader(socket_path, info.get("blobs_dir"))
+            if "rtd" in info.get("capabilities", {}):
+                # The reference daemon keeps every fragment as an output of its own.
+                self._positions = StreamPositions()
             if subscriptions.any(events.OUTPUT):
                 self.native.watch(True)
         except BaseException:
@@ -196,7 +203,15 @@ class Connection:
         return [self._blobs.output(element) for element in self.require().cell(cell_id)["outputs"]]
 
     def _deliver(self, event: Event) -> list[Exception]:
-        return [e for e in self._subscriptions.deliver(event, self.read_output) if not self._on_error(e)]
+        return [e for e in self._subscriptions.deliver(event, self._output_event) if not self._on_error(e)]
+
+    def _output_event(self, event: Event) -> OutputEvent | None:
+        output, index, continued = self.read_output(event), event.number, False
+        if self._positions is not None:
+            index, continued = self._positions.place(event.id, event.code, index, output)
+            if continued and not output.text:
+                return None
+        return OutputEvent(event.id, index, output, event.code in _REPLACING, continued)
 
     # -- pump and end
 

@@ -14,6 +14,7 @@ from runtimed_ffi import _events as events
 from runtimed_ffi import errors
 from runtimed_ffi._events import Event
 from runtimed_ffi._format import seconds_text
+from runtimed_ffi._outputs import OutputList
 from runtimed_ffi._router import Mailbox
 from runtimed_ffi.output import Output
 from runtimed_ffi.result import ExecutionResult
@@ -94,7 +95,7 @@ class Execution:
         self._state = "submitted"
         self._execution_id: str | None = None
         self._count: int | None = None
-        self._outputs: dict[int, Output] = {}
+        self._outputs = OutputList()
         self._arrived: list[Output] = []
         self._missed = False
         self._callback_error: Exception | None = None
@@ -127,9 +128,11 @@ class Execution:
 
     @property
     def outputs(self) -> list[Output]:
-        """The outputs so far, in the order of the cell; a fresh list on every read."""
-        current = dict(self._outputs)
-        return [current[index] for index in sorted(current)]
+        """The outputs so far, in the order of the cell; a fresh list on every read.
+
+        While a cell prints, a stream may be several neighbouring outputs; when it has ended it is one, as in a file.
+        """
+        return self._outputs.current()
 
     def result(self) -> ExecutionResult:
         """Wait for the end.
@@ -155,6 +158,8 @@ class Execution:
 
     def __iter__(self) -> Iterator[Output]:
         """Yield outputs as they come, changed ones again; ends when the execution does, whatever the end is.
+
+        Stream text comes in pieces, each once; put together they are the outputs of the result.
 
         Raises:
             What callbacks have raised, as `result()`; nothing about the execution itself.
@@ -213,9 +218,10 @@ class Execution:
     def _apply(self, event: Event) -> Output | None:
         if event.kind == events.OUTPUT:
             output = self._channel.read_output(event)
-            self._outputs[event.number] = output
-            self._arrived.append(output)
-            return output
+            news = self._outputs.apply(event.code, event.number, output)
+            if news is not None:
+                self._arrived.append(news)
+            return news
         if event.kind == events.QUEUED:
             self._state = "queued"
             self._accepted(event.json())
@@ -265,12 +271,9 @@ class Execution:
             outputs = self._channel.outputs(self._cell_id)
         except errors.RuntimedError:
             return  # The cell was deleted, or the connection has gone: what came is what there is.
-        base = min(self._outputs, default=0)
-        for index, output in enumerate(outputs[base:], base):
-            if self._outputs.get(index) != output:
-                self._outputs[index] = output
-                self._arrived.append(output)
-                self._tell(output)
+        for output in self._outputs.catch_up(outputs):
+            self._arrived.append(output)
+            self._tell(output)
 
     def _tell(self, output: Output) -> None:
         if self._on_output is None or self._callback_error is not None:

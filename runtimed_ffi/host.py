@@ -228,6 +228,15 @@ class Host:
         room, edits, events = _text(notebook_id), _json(list(ops)), _json(list(broadcasts))
         check(lib.rtd_host_publish(self._live(), room, len(room), edits, len(edits), events, len(events), cause))
 
+    def send(self, peer: int, broadcast: Mapping[str, Any]) -> None:
+        """Send one broadcast to one peer, behind the changes and broadcasts made before it.
+
+        ``peer`` is the number of the connection, as in ``PEER_JOINED``.  Raises (code ``RTD_E_NOT_FOUND``) if no such
+        peer is in a room.  A peer of protocol version 1 has no broadcasts: nothing is sent to it.
+        """
+        data = _json(dict(broadcast))
+        check(lib.rtd_host_send(self._live(), peer, data, len(data)))
+
     def respond(self, token: int, response: Mapping[str, Any]) -> None:
         """Answer a request, once.  Raises (code ``RTD_E_NOT_FOUND``) if it was answered or its peer has gone."""
         data = _json(dict(response))

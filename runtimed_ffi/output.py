@@ -149,10 +149,12 @@ class OutputEvent:
 
     cell_id: str
     index: int
-    """Position in the cell's list of outputs."""
+    """Position in the cell's list of outputs, as it is when neighbouring stream outputs of one name are one."""
     output: Output
     replaced: bool
-    """True when it takes the place of the output at that position (a display was updated, a stream went on)."""
+    """True when it takes the place of the output at that position (a display was updated)."""
+    continued: bool = False
+    """True when it is stream text that goes on the output at that position. Each piece of text comes once."""
 
 
 def _joined(value: Any) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from runtimed_ffi._events import BROADCAST, CHANGED, OUTPUT, OUTPUT_REPLACED, RESYNC, Event
-from runtimed_ffi.output import Output, OutputEvent
+from runtimed_ffi._events import BROADCAST, CHANGED, OUTPUT, RESYNC, Event
+from runtimed_ffi.output import OutputEvent
 
 Callback = Callable[[Any], Any]
 
@@ -84,12 +84,12 @@ class Subscriptions:
         """Whether somebody wants this event."""
         return self.any(CHANGED if event.kind == RESYNC else event.kind)
 
-    def deliver(self, event: Event, read_output: Callable[[Event], Output]) -> list[Exception]:
+    def deliver(self, event: Event, read_output: Callable[[Event], OutputEvent | None]) -> list[Exception]:
         """Call the subscribers of one event, in the order they subscribed.
 
         Args:
             event: the event.
-            read_output: turns an output event into an `Output`; it may have to fetch the content.
+            read_output: what an output event has to tell; it may have to fetch the content. `None`: nothing new.
 
         Returns:
             What the callbacks raised; each of them is called whatever the others do.
@@ -100,6 +100,8 @@ class Subscriptions:
             argument = _argument(event, read_output)
         except Exception as error:
             return [error]
+        if argument is None:
+            return errors
         for callback in self._callbacks.get(kind, ()):
             try:
                 callback(argument)
@@ -108,9 +110,9 @@ class Subscriptions:
         return errors
 
 
-def _argument(event: Event, read_output: Callable[[Event], Output]) -> Any:
+def _argument(event: Event, read_output: Callable[[Event], OutputEvent | None]) -> Any:
     if event.kind == OUTPUT:
-        return OutputEvent(event.id, event.number, read_output(event), event.code == OUTPUT_REPLACED)
+        return read_output(event)
     if event.kind == RESYNC:
         return Change(order=True, metadata=True, missed=True)
     value = event.json()

@@ -1,4 +1,6 @@
-"""A home for all tests: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
+"""What holds for all tests.
+
+A home of their own: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
 
 And the options of the tests that can be run longer; see docs/testing.md.
 """
@@ -40,6 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(directory))
         patch.setenv("IPYTHONDIR", str(directory / ".ipython"))
         patch.delenv("XDG_CACHE_HOME", raising=False)
+        # Daemons start no kernels ahead of time unless the test is about that: two cores have enough to do.
+        patch.setenv("RUNTIMED_FFI_KERNEL_POOL_SIZE", "0")
         yield
 
 

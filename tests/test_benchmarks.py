@@ -14,6 +14,8 @@ ROWS = [
     "edit seen by another client, 10 cells",
     "edit seen by another client, 1,000 cells",
     "start a kernel",
+    "kernel asked for to first result",
+    "kernel asked for to first result, fork",
     'run("1+1")',
     'run("1+1"), quiet floor',
     "100 displays in a cell",

@@ -285,6 +285,17 @@ typedef enum rtd_output_change {
    * Took the place of the one at the index.
    */
   RTD_OUTPUT_REPLACED = 1,
+  /**
+   * Stream text that had come in pieces is one output now, at the index: it takes the place of the pieces, which
+   * are all outputs from there on. Payload and text are only what it has more than they had together, so nothing
+   * is told twice; often that is an empty text.
+   */
+  RTD_OUTPUT_JOINED = 2,
+  /**
+   * Takes the place of all outputs from the index on. So a merge is told if the library cannot compare the texts,
+   * because a blob is not at hand; the payload is the whole output.
+   */
+  RTD_OUTPUT_REPLACED_ALL = 3,
 } rtd_output_change;
 
 /**
@@ -1138,6 +1149,23 @@ rtd_result rtd_host_publish(const struct rtd_host *host,
                             uint64_t cause);
 
 /**
+ * Sends one broadcast to one peer, behind the changes and broadcasts made before it. For what only a newcomer needs,
+ * such as the present state of widgets (comm_sync). A peer of protocol version 1 has no broadcasts: nothing is sent
+ * to it.
+ *
+ * \param host the host
+ * \param peer number of the connection, as in RTD_EV_PEER_JOINED
+ * \param broadcast the broadcast (section 5.8), a JSON object
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_NOT_FOUND when no such peer is in a room; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_send(const struct rtd_host *host,
+                         uint64_t peer,
+                         const uint8_t *broadcast,
+                         size_t len);
+
+/**
  * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
  * answers are the library's work. A peer with 1024 requests without an answer is not read further.
  *
@@ -1492,8 +1520,8 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
 /**
  * Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
  * array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
- * splice_source, set_cell_type, append_outputs, replace_output, clear_outputs, set_execution_count,
- * set_metadata. Their members:
+ * splice_source, set_cell_type, append_outputs, replace_output, splice_outputs, clear_outputs,
+ * set_execution_count, set_metadata. Their members:
  *
  * - insert_cell: cell_id (new), cell_type, source, index (optional; the end when absent or past it)
  * - delete_cell, clear_outputs: cell_id; clearing also takes the execution count away
@@ -1502,7 +1530,10 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
  * - splice_source: cell_id, index, delete, insert; text indices count Unicode code points
  * - set_cell_type: cell_id, cell_type
  * - append_outputs: cell_id, outputs (array of strings: elements of rtd_output_store())
- * - replace_output: cell_id, index, output (string)
+ * - replace_output: cell_id, index, output (string), expect (optional: the string that must be there now)
+ * - splice_outputs: cell_id, index, delete, outputs (array of strings), expect (optional: the array of the strings
+ *   that must be there now); made for merging stream text: sessions report a splice at the end of the list as
+ *   RTD_OUTPUT_JOINED, any other as RTD_EV_CLEARED and the outputs again
  * - set_execution_count: cell_id, execution_count (number or null)
  * - set_metadata: key, value (strings)
  *

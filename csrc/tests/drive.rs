@@ -1,70 +1,13 @@
 //! Sessions and a host in one process, over a real socket.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+mod support;
 
-use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use std::time::Instant;
+
+use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::{json, Value};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        let place = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&place).unwrap();
-        Self(place)
-    }
-    fn socket(&self) -> PathBuf {
-        self.0.join("s")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-trait Source {
-    fn take(&self) -> Option<Event>;
-    fn wait_for_event(&self, left: Duration) -> Waited;
-}
-
-impl Source for Session {
-    fn take(&self) -> Option<Event> {
-        self.next_event().expect("the queue is open")
-    }
-    fn wait_for_event(&self, left: Duration) -> Waited {
-        self.wait(Some(left)).unwrap()
-    }
-}
-
-impl Source for Host {
-    fn take(&self) -> Option<Event> {
-        self.next_event().expect("the queue is open")
-    }
-    fn wait_for_event(&self, left: Duration) -> Waited {
-        self.wait(Some(left)).unwrap()
-    }
-}
-
-/// Takes events until one of this kind comes.
-fn until(source: &impl Source, kind: EventKind) -> Event {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        while let Some(event) = source.take() {
-            if event.kind == kind {
-                return event;
-            }
-        }
-        let left =
-            deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("no {kind:?} came"));
-        source.wait_for_event(left);
-    }
-}
+use support::{until, Place, PATIENCE};
 
 fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();

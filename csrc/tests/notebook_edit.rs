@@ -48,6 +48,8 @@ fn what_changes_nothing_makes_no_change() {
         r#"[{"op":"set_cell_type","cell_id":"a","cell_type":"code"}]"#,
         r#"[{"op":"append_outputs","cell_id":"a","outputs":[]}]"#,
         r#"[{"op":"replace_output","cell_id":"b","index":1,"output":"2"}]"#,
+        r#"[{"op":"splice_outputs","cell_id":"b","index":2,"delete":0,"outputs":[]}]"#,
+        r#"[{"op":"splice_outputs","cell_id":"b","index":0,"delete":1,"outputs":["1"],"expect":["1"]}]"#,
         r#"[{"op":"clear_outputs","cell_id":"a"}]"#,
         r#"[{"op":"set_execution_count","cell_id":"b","execution_count":4}]"#,
         r#"[{"op":"set_metadata","key":"runtime","value":"python"}]"#,
@@ -74,6 +76,16 @@ fn each_edit() {
     assert_eq!(n.cell_type("a").unwrap(), "raw");
     let n = edit(r#"[{"op":"replace_output","cell_id":"b","index":0,"output":"9"}]"#);
     assert_eq!(n.outputs("b").unwrap(), ["9", "2"]);
+    let n = edit(r#"[{"op":"replace_output","cell_id":"b","index":0,"output":"1","expect":"9"}]"#);
+    assert_eq!(n.outputs("b").unwrap(), ["1", "2"]);
+    let n = edit(r#"[{"op":"splice_outputs","cell_id":"b","index":0,"delete":2,"outputs":["12"]}]"#);
+    assert_eq!(n.outputs("b").unwrap(), ["12"]);
+    let n = edit(r#"[{"op":"splice_outputs","cell_id":"b","index":1,"delete":0,"outputs":["3","4"]}]"#);
+    assert_eq!(n.outputs("b").unwrap(), ["12", "3", "4"]);
+    let n = edit(
+        r#"[{"op":"splice_outputs","cell_id":"b","index":1,"delete":1,"outputs":["x","y"],"expect":["3"]}]"#,
+    );
+    assert_eq!(n.outputs("b").unwrap(), ["12", "x", "y", "4"]);
     let n = edit(r#"[{"op":"clear_outputs","cell_id":"b"}]"#);
     assert!(n.outputs("b").unwrap().is_empty());
     assert_eq!(n.execution_count_text("b").unwrap(), "null");
@@ -114,6 +126,11 @@ fn a_failing_edit_takes_the_others_with_it() {
             false,
         ),
         (r#"{"op":"replace_output","cell_id":"b","index":1,"output":""}"#, false),
+        (r#"{"op":"replace_output","cell_id":"b","index":0,"output":"","expect":"2"}"#, false),
+        (r#"{"op":"splice_outputs","cell_id":"b","index":0,"delete":2,"outputs":[]}"#, false),
+        (r#"{"op":"splice_outputs","cell_id":"b","index":2,"delete":0,"outputs":[]}"#, false),
+        (r#"{"op":"splice_outputs","cell_id":"b","index":0,"delete":1,"outputs":[],"expect":["2"]}"#, false),
+        (r#"{"op":"splice_outputs","cell_id":"x","index":0,"delete":0,"outputs":[]}"#, true),
     ] {
         let error = notebook.edit(&ops(&format!("[{good},{bad}]"))).unwrap_err();
         match error {
@@ -175,6 +192,8 @@ fn writing_to_odd_documents() {
     odd.edit(&ops(r#"[{"op":"set_source","cell_id":"a","source":"x"},
             {"op":"append_outputs","cell_id":"a","outputs":["1"]},
             {"op":"replace_output","cell_id":"b","index":0,"output":"{\"x\":1}"},
+            {"op":"splice_outputs","cell_id":"b","index":0,"delete":1,"outputs":["p","q"]},
+            {"op":"splice_outputs","cell_id":"a","index":1,"delete":0,"outputs":["2"]},
             {"op":"splice_source","cell_id":"b","index":0,"delete":0,"insert":"y"},
             {"op":"insert_cell","cell_id":"c","cell_type":"code","source":"","index":1},
             {"op":"move_cell","cell_id":"a","index":2}]"#))
@@ -182,8 +201,8 @@ fn writing_to_odd_documents() {
     assert_eq!(odd.cell_ids(), ["c", "b", "a"]);
     assert_eq!(odd.source("a").unwrap(), "x");
     assert_eq!(odd.source("b").unwrap(), "y");
-    assert_eq!(odd.outputs("a").unwrap(), ["1"]);
-    assert_eq!(odd.outputs("b").unwrap(), [r#"{"x":1}"#]);
+    assert_eq!(odd.outputs("a").unwrap(), ["1", "2"]);
+    assert_eq!(odd.outputs("b").unwrap(), ["p", "q"]);
     // What this version does not know stays with the cell.
     let saved = AutoCommit::load(&odd.save()).unwrap();
     let (_, moved) = saved.get(&cells, 3).unwrap().unwrap();

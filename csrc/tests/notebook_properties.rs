@@ -65,7 +65,7 @@ fn rounds(base: usize) -> usize {
 const IDS: &[&str] = &["a", "b", "c", "d", "e", "f"];
 
 fn random_op(random: &mut Random, cell_id: String, moves: bool) -> Op {
-    match random.below(if moves { 12 } else { 11 }) {
+    match random.below(if moves { 13 } else { 12 }) {
         0 | 1 => Op::InsertCell {
             cell_id,
             cell_type: "code".into(),
@@ -85,7 +85,12 @@ fn random_op(random: &mut Random, cell_id: String, moves: bool) -> Op {
             Op::AppendOutputs { cell_id, outputs: (0..random.below(3)).map(|_| random.text(3)).collect() }
         }
         9 => match random.below(2) {
-            0 => Op::ReplaceOutput { cell_id, index: random.below(4), output: random.text(3) },
+            0 => Op::ReplaceOutput {
+                cell_id,
+                index: random.below(4),
+                output: random.text(3),
+                expect: [None, Some(random.text(1))][random.below(2)].clone(),
+            },
             _ => Op::ClearOutputs { cell_id },
         },
         10 => match random.below(2) {
@@ -97,6 +102,13 @@ fn random_op(random: &mut Random, cell_id: String, moves: bool) -> Op {
                 key: (*random.pick(&["k", "notebook_metadata"])).into(),
                 value: random.text(4),
             },
+        },
+        11 => Op::SpliceOutputs {
+            cell_id,
+            index: random.below(4),
+            delete: random.below(4),
+            outputs: (0..random.below(3)).map(|_| random.text(3)).collect(),
+            expect: [None, None, Some(vec![random.text(1)])][random.below(3)].clone(),
         },
         _ => Op::MoveCell { cell_id, index: random.below(5) },
     }
@@ -167,8 +179,20 @@ impl Model {
             }
             Op::SetCellType { cell_type, .. } => cell.cell_type.clone_from(cell_type),
             Op::AppendOutputs { outputs, .. } => cell.outputs.extend_from_slice(outputs),
-            Op::ReplaceOutput { index, output, .. } => {
-                cell.outputs.get_mut(*index)?.clone_from(output);
+            Op::ReplaceOutput { index, output, expect, .. } => {
+                let old = cell.outputs.get_mut(*index)?;
+                if expect.as_ref().is_some_and(|expect| expect != old) {
+                    return None;
+                }
+                old.clone_from(output);
+            }
+            Op::SpliceOutputs { index, delete, outputs, expect, .. } => {
+                let end = index + delete;
+                let old = cell.outputs.get(*index..end)?;
+                if expect.as_ref().is_some_and(|expect| expect != old) {
+                    return None;
+                }
+                cell.outputs.splice(*index..end, outputs.iter().cloned());
             }
             Op::ClearOutputs { .. } => {
                 cell.outputs.clear();
@@ -195,6 +219,7 @@ fn cell_of(op: &Op) -> Option<&str> {
         | Op::SetCellType { cell_id, .. }
         | Op::AppendOutputs { cell_id, .. }
         | Op::ReplaceOutput { cell_id, .. }
+        | Op::SpliceOutputs { cell_id, .. }
         | Op::ClearOutputs { cell_id }
         | Op::SetExecutionCount { cell_id, .. } => Some(cell_id),
         Op::SetMetadata { .. } => None,
@@ -276,8 +301,11 @@ fn repeat(mirror: &mut Mirror, changes: &Changes) {
             OutputChange::Replaced { cell_id, index, element } => {
                 mirror.get_mut(&cell_id).unwrap()[index] = element
             }
-            OutputChange::Removed { cell_id, index, count } => {
-                drop(mirror.get_mut(&cell_id).unwrap().drain(index..index + count))
+            OutputChange::Joined { cell_id, index, covered, element } => {
+                let outputs = mirror.get_mut(&cell_id).unwrap();
+                let gone: Vec<String> = outputs.drain(index..).collect();
+                assert_eq!(gone, covered);
+                outputs.push(element);
             }
         }
     }

@@ -124,17 +124,56 @@ fn outputs_of_several_cells() {
         r#"[{"op":"append_outputs","cell_id":"a","outputs":["y"]}]"#,
     ]);
     let of = |cell: &str| -> Vec<&OutputChange> {
-        let is = |change: &&OutputChange| match change {
-            OutputChange::Cleared { cell_id }
-            | OutputChange::Inserted { cell_id, .. }
-            | OutputChange::Replaced { cell_id, .. }
-            | OutputChange::Removed { cell_id, .. } => cell_id == cell,
-        };
-        changes.outputs.iter().filter(is).collect()
+        changes.outputs.iter().filter(|change| change.cell_id() == cell).collect()
     };
     assert_eq!(of("a"), [&replaced("a", 0, "new"), &inserted("a", 1, "y")]);
     assert_eq!(of("b"), [&inserted("b", 0, "x")]);
     assert_eq!(ids(&changes), ["a", "b"]);
+}
+
+fn joined(cell: &str, index: usize, covered: &[&str], element: &str) -> OutputChange {
+    let covered = covered.iter().map(|&element| element.to_owned()).collect();
+    OutputChange::Joined { cell_id: cell.into(), index, covered, element: element.into() }
+}
+
+const MERGE: &str = r#"[{"op":"splice_outputs","cell_id":"a","index":1,"delete":2,"outputs":["12"]}]"#;
+const MORE: &str = r#"[{"op":"append_outputs","cell_id":"a","outputs":["3"]}]"#;
+const AGAIN: &str = r#"[{"op":"splice_outputs","cell_id":"a","index":1,"delete":2,"outputs":["123"]}]"#;
+
+#[test]
+fn merged_pieces_are_told_as_one_however_messages_fall() {
+    // A message each.
+    let mut pair = Pair::joined();
+    pair.push(&[ADD]);
+    assert_eq!(pair.push(&[MERGE]).outputs, [joined("a", 1, &["1", "2"], "12")]);
+    assert_eq!(pair.push(&[MORE]).outputs, [inserted("a", 2, "3")]);
+    assert_eq!(pair.push(&[AGAIN]).outputs, [joined("a", 1, &["12", "3"], "123")]);
+    // Several merges and pieces in one message.
+    let mut pair = Pair::joined();
+    pair.push(&[ADD]);
+    let behind = r#"[{"op":"append_outputs","cell_id":"a","outputs":["d"]}]"#;
+    let update = r#"[{"op":"replace_output","cell_id":"a","index":0,"output":"new"}]"#;
+    let changes = pair.push(&[MERGE, MORE, update, AGAIN, behind]);
+    let expected = [replaced("a", 0, "new"), joined("a", 1, &["1", "2"], "123"), inserted("a", 2, "d")];
+    assert_eq!(changes.outputs, expected);
+    // Nothing of it was there before, or it is cleared behind it.
+    assert_eq!(Pair::joined().push(&[ADD, MERGE, MORE, AGAIN]).outputs, [inserted("a", 1, "123")]);
+    assert_eq!(Pair::joined().push(&[ADD, MERGE, CLEAR]).outputs, [cleared("a")]);
+}
+
+#[test]
+fn outputs_removed_in_another_way_are_told_again() {
+    let splice = |index: usize, delete: usize, outputs: &str| {
+        let mut pair = Pair::joined();
+        pair.push(&[ADD]);
+        let op = format!(
+            r#"[{{"op":"splice_outputs","cell_id":"a","index":{index},"delete":{delete},"outputs":{outputs}}}]"#
+        );
+        pair.push(&[&op]).outputs
+    };
+    assert_eq!(splice(1, 2, "[]"), [cleared("a"), inserted("a", 0, "old")]);
+    let again = [cleared("a"), inserted("a", 0, "x"), inserted("a", 1, "2")];
+    assert_eq!(splice(0, 2, r#"["x"]"#), again);
 }
 
 #[test]

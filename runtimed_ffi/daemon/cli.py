@@ -21,6 +21,9 @@ from collections.abc import Sequence
 from .state import AlreadyRunning, Layout, is_locked, layout, read_info
 
 COMMANDS = ("run", "status", "stop")
+KERNEL_POOL_VARIABLE = "RUNTIMED_FFI_KERNEL_POOL_SIZE"
+"""Environment variable: the default of ``--kernel-pool-size``, for daemons that nobody starts by hand."""
+
 IDLE_TIMEOUT = 4 * 3600.0
 """Seconds after which a daemon on the user's default socket ends when nobody needs it."""
 
@@ -64,8 +67,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--base-dir", metavar="DIR", help="directory for lock, documents, kernels and log")
     parser.add_argument("--blob-store-dir", metavar="DIR", help="directory for large outputs (default: <base>/blobs)")
     parser.add_argument("--cache-dir", metavar="DIR", help="directory for environments (default: <base>/envs)")
-    parser.add_argument("--uv-pool-size", metavar="N", type=int, default=3, help="accepted; there are no pools yet")
-    parser.add_argument("--conda-pool-size", metavar="N", type=int, default=3, help="accepted; there are no pools yet")
+    parser.add_argument(
+        "--uv-pool-size", metavar="N", type=int, default=0, help="uv environments kept ready (default: 0)"
+    )
+    parser.add_argument(
+        "--conda-pool-size", metavar="N", type=int, default=0, help="conda environments kept ready (default: 0)"
+    )
+    parser.add_argument(
+        "--kernel-pool-size",
+        metavar="N",
+        type=int,
+        help="keep N kernels running for the next launches, 0 for none (default: 1, with --exit-with-stdin 0; "
+        f"the environment variable {KERNEL_POOL_VARIABLE} sets another default)",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="trace, debug, info, warn or error (default: RUST_LOG)")
     parser.add_argument("--dev", action="store_true", help="development mode: one daemon per workspace")
     parser.add_argument(
@@ -96,10 +110,16 @@ def _run(paths: Layout, arguments: argparse.Namespace) -> int:
         idle = 0.0 if arguments.socket is not None else IDLE_TIMEOUT
     if arguments.dev:
         os.environ["RUNTIMED_DEV"] = "1"
+    kernels = arguments.kernel_pool_size
+    if kernels is None:
+        kernels = _default_kernel_pool(os.environ.get(KERNEL_POOL_VARIABLE, ""), arguments.exit_with_stdin)
     options = Options(
+        kernel_pool_size=max(kernels, 0),
         idle_timeout=idle if idle > 0 else None,
         eviction_delay=arguments.eviction_delay,
         ready_fd=arguments.ready_fd,
+        uv_pool_size=max(0, arguments.uv_pool_size),
+        conda_pool_size=max(0, arguments.conda_pool_size),
         exit_with_stdin=arguments.exit_with_stdin,
     )
     try:
@@ -114,6 +134,14 @@ def _run(paths: Layout, arguments: argparse.Namespace) -> int:
         print(f"runtimed-ffi: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _default_kernel_pool(variable: str, private: bool) -> int:
+    """What the variable says; else one kernel, but none for a daemon that a test or a script has for itself."""
+    try:
+        return int(variable)
+    except ValueError:
+        return 0 if private else 1
 
 
 def _status(paths: Layout) -> int:

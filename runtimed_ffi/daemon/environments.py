@@ -1,24 +1,34 @@
-"""What to start when a kernel is asked for: from kernel type, environment source and path to a launch plan.
+"""What a request for a kernel means: which kernel, in which environment, where; and when one starts by itself.
 
-Storey: daemon (7).  Source: protocol 2, sections 9.5, 10.1 to 10.3; texts of section 5.7.  So far there is one
-environment, the interpreter that runs the daemon; pools and inline environments will resolve here as well.
+Storey: daemon (7).  Source: protocol 2, sections 9.5, 9.6, 10.1 to 10.3; texts of section 5.7.  Functions here read
+files (the notebook, project files, kernelspecs): call them off the loop.  Nothing is started or made here; the
+``launcher`` does what a choice says.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Callable, NamedTuple
 
-from .ports import LaunchError
+from . import trust, wishes
+from .ports import Json, LaunchError, SettingsView
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SOURCE = "uv:prewarmed"
 """What the default environment is reported as: the name clients of protocol 2 know for "no special wishes"."""
+
+AUTOMATIC_SOURCES = ("auto", "prewarmed", "")
+"""Environment sources that ask the daemon to choose (10.2)."""
+
+BUILT_IN_TYPES = ("python", "deno")
+"""Kernel types that need no kernelspec."""
 
 _KERNEL_MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_main.py")
 
@@ -27,7 +37,18 @@ _UUID = re.compile(
     r"|\{[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\}",
     re.IGNORECASE,
 )
-_NOTEBOOK_LIMIT = 100 * 1024 * 1024
+
+
+class LaunchRequest(NamedTuple):
+    """What somebody asks for."""
+
+    kernel_type: str
+    env_source: str
+    notebook_path: str | None = None
+    notebook_id: str = ""
+    """The room; where it names a file and no path is given, that is the notebook."""
+    metadata: Json | None = None
+    """The metadata of the notebook where it is known better than from its file."""
 
 
 class LaunchPlan(NamedTuple):
@@ -45,31 +66,113 @@ class LaunchPlan(NamedTuple):
     """An installed kernelspec that says how to start the kernel, in the place of ``argv``."""
     transport: str = "ipc"
     """``ipc``, or ``tcp`` for kernels that cannot do better."""
+    on_end: Callable[[], None] | None = None
+    """Called when the kernel has ended and its files are gone, however it ended; its environment is free then.  May be
+    called more than once."""
 
 
-def resolve(kernel_type: str, env_source: str, notebook_path: str | None) -> LaunchPlan:
-    """The plan for a launch_kernel request.
+class Choice(NamedTuple):
+    """A request, resolved: what to start, before its environment exists."""
 
-    Raises ``LaunchError`` with the text for the peer.  The environment is looked at before the kernel type, as the
-    reference daemon does (recorded in ``requests-no-kernel``).
-    """
-    if kernel_type != "deno":
-        if env_source in ("uv:inline", "conda:inline"):
+    kernel_type: str
+    env_source: str
+    """What peers are told."""
+    cwd: str
+    needs: str
+    """``default`` (the pool of uv environments, or this interpreter), ``conda`` (the pool), ``inline``, ``project``,
+    ``deno``, or ``kernelspec``."""
+    dependencies: wishes.Dependencies | None = None
+    """For ``inline``."""
+    project: wishes.Project | None = None
+    """For ``project``."""
+
+
+def resolve(request: LaunchRequest) -> Choice:
+    """What a launch request means.  Raises ``LaunchError`` with the text for the peer."""
+    path = request.notebook_path or None
+    if path is None and os.path.isabs(request.notebook_id) and os.path.isfile(request.notebook_id):
+        path = request.notebook_id
+    kind, source = request.kernel_type, request.env_source
+    if kind not in BUILT_IN_TYPES:
+        names = kernelspecs()
+        if kind not in names:
+            raise LaunchError(_unsupported(kind, names))
+        return Choice(kind, f"kernelspec:{kind}", working_directory(path), "kernelspec")
+    cwd = working_directory(path)
+    if kind == "deno":
+        return Choice(kind, "deno" if source in AUTOMATIC_SOURCES else source, cwd, "deno")
+    metadata = request.metadata
+    if metadata is None:
+        metadata = wishes.of_file(path) if path is not None else {}
+    if source in AUTOMATIC_SOURCES:
+        source = _python_source(metadata, cwd if path is not None else None, DEFAULT_SOURCE)
+    if source in ("uv:inline", "conda:inline"):
+        wanted = wishes.dependencies(metadata, source.partition(":")[0])
+        if wanted is None:
             raise LaunchError(
-                f"Failed to launch kernel: {env_source} requires a prepared environment (was it created?)"
+                f"Failed to launch kernel: {source} requires a prepared environment (was it created?): "
+                "the notebook has no such dependencies in its metadata"
             )
-        if env_source.startswith("conda:"):
-            raise LaunchError("Conda pool empty - no environment available")
-    if kernel_type == "deno":
-        raise LaunchError("Failed to launch kernel: deno kernels are not available in this version of the daemon")
-    if kernel_type != "python":
-        raise LaunchError(
-            f"Failed to launch kernel: Unsupported kernel type: {kernel_type}. Supported types: python, deno"
-        )
-    argv = [sys.executable, "-Xfrozen_modules=off", _KERNEL_MAIN, "-f", "{connection_file}"]
-    if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
-        del argv[1]
-    return LaunchPlan("python", DEFAULT_SOURCE, argv, working_directory(notebook_path))
+        return Choice(kind, source, cwd, "inline", dependencies=wanted)
+    if source in PROJECT_SOURCES:
+        project = wishes.project(cwd) if path is not None else None
+        if project is None or project.source != source:
+            wanted_files = " or ".join(name for name, meant in wishes.PROJECT_FILES if meant == source)
+            raise LaunchError(f"Failed to launch kernel: {source} requires {wanted_files} beside or above the notebook")
+        return Choice(kind, source, cwd, "project", project=project)
+    return Choice(kind, source, cwd, "conda" if source.startswith("conda:") else "default")
+
+
+PROJECT_SOURCES = tuple(dict.fromkeys(source for _, source in wishes.PROJECT_FILES))
+"""Environment sources that mean a project file."""
+
+
+def _python_source(metadata: Json, directory: str | None, default: str) -> str:
+    """The environment of a Python kernel nobody named one for (10.2): dependencies, project file, default."""
+    for kind in ("uv", "conda"):
+        if wishes.dependencies(metadata, kind) is not None:
+            return f"{kind}:inline"
+    project = wishes.project(directory) if directory is not None else None
+    return default if project is None else project.source
+
+
+def automatic(notebook_id: str, settings: SettingsView, key_path: str) -> LaunchRequest | None:
+    """The launch for a room that its first peer has entered, or ``None`` if no kernel is to start by itself (9.5).
+
+    A notebook with dependencies gets one only if they are trusted (9.6): installing a package runs its code.  The
+    metadata that was checked goes with the request, so that a file that changes in between changes nothing.
+    """
+    if not os.path.isfile(notebook_id):
+        if os.path.exists(notebook_id) or not is_uuid(notebook_id):
+            return None
+        metadata: Json = {}
+    else:
+        metadata = wishes.of_file(notebook_id)
+    try:
+        if not trust.status(metadata, key_path).launches:
+            return None
+        kind = wishes.kernel_type(metadata)
+        if kind is None:
+            named = wishes.member(metadata, "kernelspec").get("name")
+            if isinstance(named, str) and named in kernelspecs():
+                kind = named
+            else:
+                kind = "deno" if wishes.wants_deno(metadata) or settings.default_runtime == "deno" else "python"
+        source, path = kind, None
+        if os.path.isfile(notebook_id):
+            path = os.path.abspath(notebook_id)
+        if kind == "python":
+            default = "conda:prewarmed" if settings.default_python_env == "conda" else DEFAULT_SOURCE
+            source = _python_source(metadata, path and os.path.dirname(path), default)
+    except (LaunchError, trust.TrustKeyError) as error:
+        log.warning("no kernel is started for %r by itself: %s", notebook_id, error)
+        return None
+    return LaunchRequest(kind, source, path, notebook_id, metadata)
+
+
+def is_uuid(notebook_id: str) -> bool:
+    """Whether the id is a UUID: hyphenated, 32 digits, in braces, or with the URN prefix; any case."""
+    return _UUID.fullmatch(notebook_id) is not None
 
 
 def working_directory(notebook_path: str | None) -> str:
@@ -87,62 +190,26 @@ def working_directory(notebook_path: str | None) -> str:
     return home
 
 
-def automatic(notebook_id: str) -> LaunchPlan | None:
-    """The plan for a room that its first peer has entered, or ``None`` if no kernel is to start by itself (9.5).
+def kernelspecs() -> list[str]:
+    """The names of the installed kernelspecs, as ``jupyter kernelspec list`` has them."""
+    # Imported late: the daemon accepts clients before jupyter_client is there.
+    from jupyter_client.kernelspec import KernelSpecManager
 
-    Reads the notebook file, so call it off the loop.  A file with dependencies is never launched: whether it may is a
-    question of trust (9.6), which only an explicit launch answers.
-    """
-    if not os.path.isfile(notebook_id):
-        if os.path.exists(notebook_id) or not is_uuid(notebook_id):
-            return None
-        return _plan_or_none("python", None)
-    try:
-        if os.path.getsize(notebook_id) > _NOTEBOOK_LIMIT:
-            return None
-        with open(notebook_id, "rb") as file:
-            metadata = _member(json.load(file), "metadata")
-    except (OSError, ValueError):
-        metadata = {}
-    if _has_dependencies(metadata):
-        return None
-    return _plan_or_none(_kernel_type(metadata), notebook_id)
+    return sorted(KernelSpecManager().find_kernel_specs())
 
 
-def is_uuid(notebook_id: str) -> bool:
-    """Whether the id is a UUID: hyphenated, 32 digits, in braces, or with the URN prefix; any case."""
-    return _UUID.fullmatch(notebook_id) is not None
+def _unsupported(kind: str, names: Sequence[str]) -> str:
+    known = "".join(f", {name}" for name in names if name not in BUILT_IN_TYPES)
+    return f"Failed to launch kernel: Unsupported kernel type: {kind}. Supported types: python, deno{known}"
 
 
-def _plan_or_none(kernel_type: str, path: str | None) -> LaunchPlan | None:
-    try:
-        return resolve(kernel_type, "auto", path)
-    except LaunchError:
-        return None
+def ipykernel_command(python: Sequence[str]) -> list[str]:
+    """The command of a Python kernel on an interpreter that has ipykernel (10.3)."""
+    # Frozen modules hide source from the debugger.  PyPy has none and does not know the option.
+    flags = ["-Xfrozen_modules=off"] if sys.implementation.name == "cpython" else []
+    return [*python, *flags, _KERNEL_MAIN, "-f", "{connection_file}"]
 
 
-def _kernel_type(metadata: dict[str, Any]) -> str:
-    spec, info = _member(metadata, "kernelspec"), _member(metadata, "language_info")
-    name = str(spec.get("name", "")).lower()
-    for kind in ("deno", "python"):
-        if kind in name:
-            return kind
-    for language in (spec.get("language"), info.get("name")):
-        if language in ("typescript", "javascript", "deno"):
-            return "deno"
-        if language == "python":
-            return "python"
-    return "deno" if "deno" in _member(metadata, "runt") else "python"
-
-
-def _has_dependencies(metadata: dict[str, Any]) -> bool:
-    runt = _member(metadata, "runt")
-    for kind in ("uv", "conda"):
-        if _member(runt, kind).get("dependencies") or _member(metadata, kind).get("dependencies"):
-            return True
-    return False
-
-
-def _member(value: Any, name: str) -> dict[str, Any]:
-    member = value.get(name) if isinstance(value, dict) else None
-    return member if isinstance(member, dict) else {}
+def default_plan(choice: Choice) -> LaunchPlan:
+    """A Python kernel on the interpreter of the daemon, in its environment."""
+    return LaunchPlan(choice.kernel_type, choice.env_source, ipykernel_command([sys.executable]), choice.cwd)

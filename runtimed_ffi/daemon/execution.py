@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable
 
-from .outputs import OutputTarget, OutputWriter, Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
+from .comms import COMM_MESSAGES, Comms
+from .outputs import Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
 from .ports import CallLater, Json, KernelPort, Message, Publish, Timer
+from .writer import OutputTarget, OutputWriter
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,13 @@ FENCE_DELAY = 1.0
 """Seconds between one half of an end (reply or idle) and the question whether the other half was lost."""
 
 _REASON_LIMIT = 1000
+
+_STATUS = {
+    **{name: name for name in ("starting", "idle", "busy", "restarting", "shutdown")},
+    "terminating": "shutdown",
+    "dead": "shutdown",
+}
+"""What a kernel says of itself, as peers are told (5.8)."""
 
 
 class Run:
@@ -77,6 +86,8 @@ class ExecutionQueue:
         Receives each publication: (ops, broadcasts, cause).
     writer:
         The room's outputs.
+    comms:
+        The room's widgets.
     new_id:
         Makes execution ids.
     call_later:
@@ -84,10 +95,16 @@ class ExecutionQueue:
     """
 
     def __init__(
-        self, publish: Publish, writer: OutputWriter, new_id: Callable[[], str], call_later: CallLater
+        self,
+        publish: Publish,
+        writer: OutputWriter,
+        comms: Comms,
+        new_id: Callable[[], str],
+        call_later: CallLater,
     ) -> None:
         self._publish = publish
         self._writer = writer
+        self._comms = comms
         self._new_id = new_id
         self._call_later = call_later
         self._kernel: KernelPort | None = None
@@ -161,6 +178,7 @@ class ExecutionQueue:
     def attach(self, kernel: KernelPort) -> None:
         """A kernel is ready: start what has queued up."""
         self._kernel = kernel
+        self._comms.clear()
         publication = Publication()
         self._start_next(publication)
         self._send(publication)
@@ -170,7 +188,8 @@ class ExecutionQueue:
 
         The caller publishes (it knows which broadcasts go before).
         """
-        self._writer.flush(publication)
+        self._writer.finish_all(publication)
+        self._comms.clear()
         self._kernel = None
         self._busy_with = None
         self._disarm()
@@ -227,10 +246,9 @@ class ExecutionQueue:
             # Told once, however often a kernel says it.
             if run is not None and run is self._executing and not run.started:
                 self._on_started(run, content.get("execution_count"), publication)
-        elif kind in ("comm_open", "comm_msg", "comm_close"):
+        elif kind in COMM_MESSAGES:
             self._writer.flush(publication)
-            buffers = [list(buffer) for buffer in message.buffers]
-            publication.broadcast("comm", msg_type=kind, content=content, buffers=buffers)
+            self._comms.on_message(message, publication)
 
     def _on_status(self, message: Message, run: Run | None, publication: Publication) -> None:
         state = str(message.content.get("execution_state"))
@@ -242,7 +260,8 @@ class ExecutionQueue:
             executing.fence_idle = executing.fence_idle or state == "idle"
             self._settle(executing, publication)
             return
-        publication.broadcast("kernel_status", status=state, cell_id=run.cell_id if run is not None else None)
+        status = _STATUS.get(state, "unknown")
+        publication.broadcast("kernel_status", status=status, cell_id=run.cell_id if run is not None else None)
         if run is not None and run is executing and state == "idle":
             run.idle = True
             self._settle(run, publication)
@@ -335,7 +354,7 @@ class ExecutionQueue:
         if status != "ok":
             members["reason"] = reason
         members["execution_count"] = run.target.execution_count
-        self._writer.flush(publication)
+        self._writer.finish(run.target, publication)
         publication.broadcast("execution_done", **members)
 
     def _count(self, run: Run, count: object, publication: Publication) -> None:

@@ -1,24 +1,59 @@
-"""What a Python kernel of ours runs: ipykernel, whose publishing socket does not drop what the daemon is slow to take.
+"""What a Python kernel of ours runs: ipykernel, with three differences.
 
-Storey: daemon (7), but in the kernel's process and environment: imports ipykernel and nothing of this package. ZeroMQ
-lets a publisher drop messages for a subscriber that is 1,000 of them behind; a cell that prints quickly on a busy
-machine would lose outputs, and even the word that it has ended.
+Storey: daemon (7), but in the kernel's process and environment: imports ipykernel and nothing of this package.
+
+Its publishing socket does not drop what the daemon is slow to take: ZeroMQ lets a publisher drop messages for a
+subscriber that is 1,000 of them behind; a cell that prints quickly on a busy machine would lose outputs, and even the
+word that it has ended.
+
+It ends at once when its daemon has ended, with what it has started, where the system can tell (Linux); elsewhere it
+looks once a second, as every ipykernel does.
+
+With ``--stand-by`` as its last argument it starts, but does nothing yet that depends on where and for whom: what
+IPython does last in a start (matplotlib, extensions, startup files and lines of the user's profile) waits for the
+``rtd_handover_request``, which names the working directory.  Nothing has been executed in it by then; so its history is
+empty, its counters are at one, and its random numbers were seeded from the system for it alone.
 """
 
+import os
+import select
+import signal
 import sys
-from typing import Any
+import threading
+from importlib import import_module
+from typing import Any, Callable
 
 HIGH_WATER_MARK = 1_000_000
 """Messages kept in the kernel for a subscriber that does not read."""
+
+STAND_BY = "--stand-by"
+"""The argument that makes it wait for its handover."""
+
+_LAST_STEPS = ("init_gui_pylab", "init_extensions", "init_code")
+"""The end of ``IPKernelApp.initialize``: everything in it that runs code of the user."""
+
+_NEEDED_SOON = ("IPython.core.completer", "IPython.extensions.storemagic", "ipykernel.comm")
+"""Modules that IPython imports with the last steps and the first cell."""
 
 
 def main() -> None:
     """Be ``python -m ipykernel_launcher``."""
     # A script has its own directory in front; it is not the user's business.
     del sys.path[0]
+    standing_by = sys.argv[-1] == STAND_BY
+    if standing_by:
+        del sys.argv[-1]
     from ipykernel import kernelapp
 
     app: Any = kernelapp.IPKernelApp
+    _keep_all_messages(app)
+    _end_with_parent(app)
+    if standing_by:
+        _wait_for_handover(app)
+    app.launch_instance()
+
+
+def _keep_all_messages(app: Any) -> None:
     plain = app.init_iopub
 
     def init_iopub(self: Any, context: Any) -> None:
@@ -27,7 +62,73 @@ def main() -> None:
         plain(self, context)
 
     app.init_iopub = init_iopub
-    app.launch_instance()
+
+
+def _end_with_parent(app: Any) -> None:
+    plain = app.init_poller
+
+    def init_poller(self: Any) -> None:
+        try:
+            parent = os.pidfd_open(self.parent_handle)  # type: ignore[attr-defined,unused-ignore]
+        except ProcessLookupError:
+            os._exit(1)
+        except (AttributeError, OSError):
+            plain(self)
+        else:
+            # The application starts it together with its loop.
+            self.poller = threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True)
+
+    app.init_poller = init_poller
+
+
+def _watch(parent: int) -> None:
+    poll = select.poll()
+    poll.register(parent, select.POLLIN)
+    poll.poll()
+    # The daemon has made the group for this kernel; its children are in it.
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _wait_for_handover(app: Any) -> None:
+    steps: dict[str, Callable[[Any], None]] = {name: getattr(app, name) for name in _LAST_STEPS}
+    for name in _LAST_STEPS:
+        setattr(app, name, _not_yet)
+    plain = app.init_kernel
+
+    def init_kernel(self: Any) -> None:
+        plain(self)
+        handlers = self.kernel.shell_handlers
+
+        def handed_over(stream: Any, ident: Any, parent: Any) -> None:
+            del handlers["rtd_handover_request"]
+            try:
+                _settle(self, parent["content"]["cwd"])
+                for step in steps.values():
+                    step(self)
+                content = {"status": "ok"}
+            except Exception as error:
+                content = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.kernel.session.send(stream, "rtd_handover_reply", content, parent, ident=ident)
+
+        handlers["rtd_handover_request"] = handed_over
+        for name in _NEEDED_SOON:
+            import_module(name)
+
+    app.init_kernel = init_kernel
+
+
+def _not_yet(_: Any) -> None:
+    """A step that is done at the handover."""
+
+
+def _settle(app: Any, directory: str) -> None:
+    """Be in a directory as if started there: IPython remembers it in two places."""
+    os.chdir(directory)
+    app.shell.starting_dir = os.getcwd()
+    visited = app.shell.history_manager.dir_hist
+    visited[:] = [type(visited[0])(os.getcwd())]
 
 
 if __name__ == "__main__":

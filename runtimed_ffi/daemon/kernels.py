@@ -1,9 +1,8 @@
 """One kernel process: start, readiness, requests, interrupt, end.
 
-Storey: daemon (7).  Kernels are started by ``jupyter_client`` managers and provisioners from a kernelspec; this module
-adds what a daemon must know at once and ``jupyter_client`` learns by polling: that the kernel is ready (a reply, and a
-message on iopub that our request caused, so that no output can be missed) and that its process has ended (with the
-exit code and the end of what it wrote to stderr).  No fixed pauses anywhere.
+Storey: daemon (7).  What runs the kernel is ``provisioned``; this module adds what a daemon must know at once: that
+the kernel is ready (a reply, and something heard on iopub, so that no output can be missed) and that it has ended
+(with the exit code and the end of what it wrote to stderr).  No fixed pauses anywhere.
 """
 
 from __future__ import annotations
@@ -11,129 +10,134 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
-import shutil
 import subprocess
-import tempfile
 from typing import Any
 
 import zmq
-import zmq.asyncio
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
-from traitlets import Instance
 
+from . import kernel_directory
 from .channels import Channels
 from .environments import LaunchPlan
+from .kernel_directory import KernelDirectory
 from .ports import Json, KernelGone, KernelListener, LaunchError, Message
-from .processes import StderrTail, describe_exit, watch_process
+from .processes import StderrTail, describe_exit
+from .provisioned import END_LIMIT, Provisioned
 
 log = logging.getLogger(__name__)
 
 START_LIMIT = 60.0
 """Seconds a kernel may take until it is ready."""
 
+HANDOVER_LIMIT = 10.0
+"""Seconds a kernel that stood by may take to become a room's; in them it runs the user's startup files."""
+
 _PROBE_INTERVAL = 0.05
-"""Seconds between kernel_info requests while iopub is not proven: a message sent before the subscription has reached
-the kernel is lost for ever, so the question is repeated until its echo is heard."""
+"""Seconds between kernel_info requests that are answered while nothing is heard on iopub: what is published before the
+subscription has reached the kernel is lost for ever, so the question is repeated until its echo is heard."""
+
+_PROBE_PATIENCE = (0.5, 8.0)
+"""First and longest time, in seconds, until an unanswered request is repeated.  It normally waits in the socket until
+the kernel is there; what connects a remote one may have swallowed it."""
+
+_ECHO_PATIENCE = 1.0
+"""Seconds of answers without an echo after which a kernel is taken for one that publishes nothing about kernel_info."""
 
 _LAST_WORDS = 0.25
 """Seconds to wait for the rest of what a dead kernel had sent, if its sockets outlive it (a forked child)."""
-
-_SOCKET_PATH_LIMIT = 103
-"""Bytes of a socket path that every platform takes (Linux 107, macOS 103)."""
-
-
-class _OneSpec(KernelSpecManager):
-    """Knows one kernelspec: ours.  The kernel runs on the interpreter we name, not on whatever is installed."""
-
-    spec = Instance(KernelSpec)
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return self.spec
 
 
 class Kernel:
     """A running kernel.  Use :func:`start`.  Everything on the loop's thread.  See ``ports.KernelPort``."""
 
-    def __init__(self, plan: LaunchPlan, listener: KernelListener, directory: str) -> None:
+    def __init__(self, plan: LaunchPlan, listener: KernelListener, directory: KernelDirectory) -> None:
         self.kernel_type = plan.kernel_type
         self.env_source = plan.env_source
         self._plan = plan
         self._listener = listener
         self._directory = directory
         self._loop = asyncio.get_running_loop()
-        self._manager: AsyncKernelManager | None = None
+        self._provisioned = Provisioned(plan, directory.path)
         self._channels: Channels | None = None
         self._exited: asyncio.Future[int | None] = self._loop.create_future()
         self._ready = False
-        self._watched = False
         self._ending = False
         self._ended: asyncio.Task[None] | None = None
         self._replies: dict[str, asyncio.Future[Json]] = {}
-        self._probes: set[str] = set()
-        self._probe_reply = self._probe_echo = False
+        self._own: set[str] = set()
+        """Requests of the daemon itself; nobody hears what they cause."""
+        self._heard = False
+        self._answered = asyncio.Event()
         self._proven: asyncio.Future[None] = self._loop.create_future()
         self._stderr = StderrTail(self._loop)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._interrupting: asyncio.Task[None] | None = None
 
     # -- start
 
     async def _start(self, context: zmq.Context[Any], umask: int) -> None:
-        spec = KernelSpec(argv=list(self._plan.argv), display_name="Python", language="python")
-        manager = AsyncKernelManager(
-            kernel_name="python3",
-            kernel_spec_manager=_OneSpec(spec=spec),
-            transport="ipc",
-            ip=os.path.join(self._directory, "s"),
-            connection_file=os.path.join(self._directory, "c.json"),
-            context=zmq.asyncio.Context(context),
-        )
-        self._manager = manager
         stderr = self._stderr.open()
+        null = subprocess.DEVNULL
         try:
-            await manager.start_kernel(
-                cwd=self._plan.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                umask=umask,
-            )
+            await self._provisioned.start(stdin=null, stdout=null, stderr=stderr, umask=umask)
         finally:
             os.close(stderr)
-        self._watch(manager)
-        info = dict(manager.get_connection_info())
-        self._channels = Channels(context, info, manager.session, self._on_batch)
+        self._provisioned.watch(self._on_exit)
+        connection = self._provisioned.connection()
+        self._channels = Channels(context, connection, self._provisioned.session, self._on_batch)
         await self._until_ready(self._channels)
-        self._ready = True
 
     async def _until_ready(self, channels: Channels) -> None:
-        either: set[asyncio.Future[Any]] = {self._proven, self._exited}
+        patience, longest = _PROBE_PATIENCE
+        first_answer: float | None = None
         while True:
-            self._probes.add(channels.send("shell", "kernel_info_request", {}))
-            await asyncio.wait(either, timeout=_PROBE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
-            if self._exited.done():
-                raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
-            if self._proven.done():
+            self._answered.clear()
+            self._own.add(channels.send("shell", "kernel_info_request", {}))
+            answered = self._loop.create_task(self._answered.wait())
+            try:
+                if await self._is_proven({answered}, patience):
+                    return
+                if not answered.done():
+                    patience = min(2 * patience, longest)
+                    continue
+            finally:
+                answered.cancel()
+            # What it published may come behind its answer.
+            if await self._is_proven(set(), _PROBE_INTERVAL):
                 return
-            if self._probe_echo:
-                # iopub works; the reply is on its way, asking again would only delay it.
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            now = self._loop.time()
+            first_answer = first_answer or now
+            if now - first_answer > _ECHO_PATIENCE:
+                log.warning("a %s kernel answers, but publishes nothing about it", self.kernel_type)
+                return
 
-    def _watch(self, manager: AsyncKernelManager) -> None:
-        if self._watched or manager.provisioner is None:
-            return
-        self._watched = True
-        process = getattr(manager.provisioner, "process", None)
-        if isinstance(process, subprocess.Popen):
-            watch_process(process, self._on_exit)
-        else:
-            self._spawn(self._watch_remote(manager.provisioner))
+    async def _is_proven(self, others: set[asyncio.Task[Any]], timeout: float) -> bool:
+        """Wait for the proof, the kernel's end, the others or the time; whether the proof is there."""
+        either: set[asyncio.Future[Any]] = {self._proven, self._exited, *others}
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if self._exited.done():
+            raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
+        return self._proven.done()
 
-    async def _watch_remote(self, provisioner: KernelProvisionerBase) -> None:
-        """A provisioner without a local process: its own ``wait`` tells."""
-        self._on_exit(await provisioner.wait())
+    def _open_up(self) -> None:
+        """From here on the listener hears everything.  Raises ``LaunchError`` if the kernel has just ended."""
+        if self._exited.done():
+            raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
+        self._ready = True
+
+    async def hand_over(self, plan: LaunchPlan, listener: KernelListener) -> None:
+        """Make a kernel that stood by (see ``kernel_main``) the one of a plan: in its directory, with its listener.
+
+        Raises ``LaunchError``, ``KernelGone`` or ``asyncio.TimeoutError``; the kernel is of no use then.
+        """
+        self._stderr.clear()
+        msg_id = self._send("rtd_handover_request", {"cwd": plan.cwd})
+        self._own.add(msg_id)
+        reply = await self._reply(msg_id, HANDOVER_LIMIT)
+        if reply.get("status") != "ok":
+            raise LaunchError(f"Failed to launch kernel: {reply.get('evalue')}")
+        if self._exited.done():
+            raise KernelGone("the kernel has ended")
+        self.kernel_type, self.env_source = plan.kernel_type, plan.env_source
+        self._plan, self._listener = plan, listener
 
     # -- talk
 
@@ -156,7 +160,9 @@ class Kernel:
         return self._send("kernel_info_request", {})
 
     async def request(self, msg_type: str, content: Json, timeout: float) -> Json:
-        msg_id = self._send(msg_type, content)
+        return await self._reply(self._send(msg_type, content), timeout)
+
+    async def _reply(self, msg_id: str, timeout: float) -> Json:
         reply: asyncio.Future[Json] = self._loop.create_future()
         self._replies[msg_id] = reply
         try:
@@ -165,9 +171,9 @@ class Kernel:
             self._replies.pop(msg_id, None)
 
     def send_comm(self, message: Json) -> None:
-        if self._channels is None or self._manager is None:
+        if self._channels is None or self._exited.done():
             raise KernelGone("the kernel has ended")
-        header = dict(message["header"], session=self._manager.session.session)
+        header = dict(message["header"], session=self._provisioned.session.session)
         whole = {
             "header": header,
             "msg_id": header["msg_id"],
@@ -180,12 +186,18 @@ class Kernel:
         self._channels.send_message("shell", whole, buffers)
 
     def interrupt(self) -> None:
-        if not self._exited.done() and self._manager is not None:
-            self._spawn(self._interrupt(self._manager))
+        if self._exited.done() or self._channels is None:
+            return
+        if self._provisioned.interrupted_by_message:
+            self._channels.send("control", "interrupt_request", {})
+        elif self._interrupting is None or self._interrupting.done():
+            self._interrupting = self._loop.create_task(self._interrupt())
 
-    async def _interrupt(self, manager: AsyncKernelManager) -> None:
+    async def _interrupt(self) -> None:
         try:
-            await manager.interrupt_kernel()
+            await self._provisioned.interrupt()
+        except asyncio.TimeoutError:
+            log.warning("the provisioner of a kernel does not deliver an interrupt")
         except Exception as error:
             # The process may end at any moment; its death is told elsewhere.
             log.warning("interrupting the kernel failed: %s", error)
@@ -196,21 +208,19 @@ class Kernel:
         return self._channels.send("shell", msg_type, content)
 
     def _on_batch(self, batch: list[Message]) -> None:
-        if not self._ready:
-            for message in batch:
-                if message.parent_id in self._probes or message.msg_type == "iopub_welcome":
-                    self._probe_reply = self._probe_reply or message.channel == "shell"
-                    self._probe_echo = self._probe_echo or message.channel == "iopub"
-            if self._probe_reply and self._probe_echo and not self._proven.done():
-                self._proven.set_result(None)
-            return
-        if self._probes:
-            batch = [message for message in batch if message.parent_id not in self._probes]
         for message in batch:
+            # Whatever is heard on iopub proves that the subscription is in force.
+            self._heard = self._heard or message.channel == "iopub"
             if message.channel == "shell":
+                self._answered.set()
                 reply = self._replies.pop(message.parent_id, None)
                 if reply is not None and not reply.done():
                     reply.set_result(message.content)
+        if not self._ready:
+            if self._heard and self._answered.is_set() and not self._proven.done():
+                self._proven.set_result(None)
+            return
+        batch = [message for message in batch if message.parent_id not in self._own]
         if batch and not self._ending:
             self._listener.on_messages(self, batch)
 
@@ -223,17 +233,17 @@ class Kernel:
         return self._ended
 
     async def _shut_down(self, deadline: float) -> None:
-        manager, channels = self._manager, self._channels
+        provisioned, channels = self._provisioned, self._channels
         try:
-            if manager is not None and manager.provisioner is not None and not self._exited.done():
-                self._watch(manager)  # A start cancelled half-way has not come to it.
+            if provisioned.begun and not self._exited.done():
+                provisioned.watch(self._on_exit)  # A start cancelled half-way has not come to it.
                 if channels is not None:
                     channels.send("control", "shutdown_request", {"restart": False})
-                    await self._interrupt(manager)
+                    self.interrupt()
                     await asyncio.wait({self._exited}, timeout=deadline)
                 if not self._exited.done():
-                    await manager.provisioner.kill()
-                    await asyncio.wait({self._exited}, timeout=1.0)
+                    await provisioned.kill()
+                    await asyncio.wait({self._exited}, timeout=END_LIMIT)
         except Exception:
             log.exception("ending a kernel failed")
         finally:
@@ -268,15 +278,12 @@ class Kernel:
         if self._channels is not None:
             self._channels.close()
         self._stderr.close()
-        for task in list(self._tasks):
-            if task is not asyncio.current_task():
-                task.cancel()
-        if self._manager is not None:
-            try:
-                await self._manager.cleanup_resources()
-            except Exception:
-                log.exception("cleaning up after a kernel failed")
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._interrupting is not None:
+            self._interrupting.cancel()
+        await self._provisioned.release()
+        kernel_directory.remove(self._directory)
+        if self._plan.on_end is not None:
+            self._plan.on_end()
 
     def _obituary(self) -> str:
         code = self._exited.result() if self._exited.done() else None
@@ -284,16 +291,15 @@ class Kernel:
         tail = self._stderr.text()
         return f"{text}\n{tail}" if tail else text
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     @property
     def process_id(self) -> int | None:
         """The process, or ``None`` if it is not on this machine."""
-        pid = getattr(getattr(self._manager, "provisioner", None), "pid", None)
-        return pid if isinstance(pid, int) else None
+        return self._provisioned.process_id
+
+    @property
+    def alive(self) -> bool:
+        """Whether its end is not known yet."""
+        return not self._exited.done() and not self._ending
 
 
 async def start(
@@ -306,15 +312,16 @@ async def start(
 ) -> Kernel:
     """Start a kernel and return it when it is ready.
 
-    ``kernels_directory`` gets a private subdirectory (0700) with connection file and sockets; if its path is too long
-    for sockets, a temporary directory is taken.  ``umask`` is that of the kernel (-1: ours).
+    ``kernels_directory`` gets a private subdirectory with connection file and sockets.  ``umask`` is that of the
+    kernel (-1: ours).
 
     Raises ``LaunchError`` after ``limit`` seconds, or as soon as the process ends.  A cancelled start leaves nothing
     behind.
     """
-    kernel = Kernel(plan, listener, _private_directory(kernels_directory))
+    kernel = Kernel(plan, listener, kernel_directory.make(kernels_directory))
     try:
         await asyncio.wait_for(kernel._start(context, umask), limit)
+        kernel._open_up()
     except asyncio.TimeoutError:
         await kernel.shutdown(0.0)
         raise LaunchError(f"Failed to launch kernel: Kernel did not respond within {limit:g}s") from None
@@ -328,11 +335,3 @@ async def start(
         await kernel.shutdown(0.0)
         raise
     return kernel
-
-
-def _private_directory(parent: str) -> str:
-    directory = os.path.join(parent, secrets.token_hex(4))
-    if len(os.fsencode(os.path.join(directory, "s-55"))) <= _SOCKET_PATH_LIMIT:
-        os.mkdir(directory, 0o700)
-        return directory
-    return tempfile.mkdtemp(prefix="rtd-")

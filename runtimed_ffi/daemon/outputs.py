@@ -1,20 +1,20 @@
-"""Kernel messages become outputs of cells: changes of the document and the broadcasts that tell of them.
+"""What kernel messages become: changes of the document, broadcasts, and outputs in nbformat.
 
-Storey: daemon (7).  Source: protocol 2, sections 5.8, 7.5 and 7.6.  A ``Publication`` collects what one batch of
-kernel messages amounts to; it becomes one ``Host.publish`` call: one change, one sync message per peer.  Unlike the
-reference daemon this one honours ``clear_output``, merges neighbouring stream messages of a batch, and updates every
-output with a display id, not only the first.
+Storey: daemon (7).  Source: protocol 2, sections 5.8 and 7.6.  A ``Publication`` collects what one batch of kernel
+messages amounts to; it becomes one ``Host.publish`` call: one change, one sync message per peer.  What a run writes
+where is the work of ``writer``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from typing import Any, Callable, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from .ports import Json
 
-log = logging.getLogger(__name__)
+BROADCAST_LIMIT = 32 * 1024 * 1024
+"""Bytes of JSON of one broadcast.  A frame holds 100 MiB and what waits for one peer 64; beyond, it is disconnected."""
 
 _TEXT_TYPES = frozenset(
     {
@@ -30,21 +30,6 @@ _TEXT_TYPES = frozenset(
         "image/gif",
     }
 )
-
-
-class OutputTarget:
-    """The place of one run's outputs: a cell, and what this run has put into it."""
-
-    __slots__ = ("cell_id", "clear_pending", "count", "execution_count", "execution_id")
-
-    def __init__(self, cell_id: str, execution_id: str) -> None:
-        self.cell_id = cell_id
-        self.execution_id = execution_id
-        self.execution_count: int | None = None
-        self.count = 0
-        """Outputs in the cell's list now."""
-        self.clear_pending = False
-        """``clear_output(wait=True)`` came: the next output clears first."""
 
 
 class Publication:
@@ -68,12 +53,17 @@ class Publication:
         self._appends[cell_id] = op
         self.ops.append(op)
 
-    def replace_output(self, cell_id: str, index: int, element: str) -> None:
-        """Replace one output of a cell."""
+    def replace_output(self, cell_id: str, index: int, old: str, element: str) -> None:
+        """Replace one output of a cell, if it is still ``old`` then."""
+        self._change(cell_id, "replace_output", index=index, output=element, expect=old)
+
+    def merge_outputs(self, cell_id: str, index: int, old: Sequence[str], element: str) -> None:
+        """Replace the outputs from an index on by one, if they are still ``old`` then."""
+        self._change(cell_id, "splice_outputs", index=index, delete=len(old), outputs=[element], expect=list(old))
+
+    def _change(self, cell_id: str, op: str, **members: Any) -> None:
         self._appends.pop(cell_id, None)
-        self.ops.append(
-            {"op": "replace_output", "cell_id": cell_id, "index": index, "output": element, "if_present": True}
-        )
+        self.ops.append({"op": op, "cell_id": cell_id, **members, "if_present": True})
 
     def clear_outputs(self, cell_id: str, execution_count: int | None = None) -> None:
         """Empty the outputs of a cell; changes of them that wait in this publication are dropped as well."""
@@ -97,129 +87,6 @@ class Publication:
     def broadcast(self, event: str, **members: Any) -> None:
         """Add a broadcast; the members in the order of protocol 2, section 5.8."""
         self.broadcasts.append({"event": event, **members})
-
-
-class _Display(NamedTuple):
-    """An output with a display id."""
-
-    target: OutputTarget
-    position: int
-    frame: Json
-    """The members of the output that an update keeps."""
-
-
-class OutputWriter:
-    """Writes the outputs of a room's executions.
-
-    Parameters
-    ----------
-    store:
-        Turns an nbformat output into a document element (``Blobs.store_output``).  If it fails, the JSON text of the
-        output is the element (protocol 2, section 5.8).
-    """
-
-    def __init__(self, store: Callable[[Json], str]) -> None:
-        self._store = store
-        self._displays: dict[str, list[_Display]] = {}
-        self._targets: dict[str, OutputTarget] = {}
-        self._stream: OutputTarget | None = None
-        self._stream_name = ""
-        self._stream_parts: list[str] = []
-
-    def begin(self, target: OutputTarget, publication: Publication) -> None:
-        """A run of the cell starts: its old outputs go, and nothing of them can be updated any more."""
-        self._forget(target.cell_id)
-        self._targets[target.cell_id] = target
-        publication.clear_outputs(target.cell_id)
-
-    def cleared(self, cell_id: str) -> None:
-        """Somebody emptied the outputs of the cell by a request."""
-        self._forget(cell_id)
-
-    def stream(self, target: OutputTarget, name: str, text: str, publication: Publication) -> None:
-        """A fragment of a stream.  It waits for its neighbours until :meth:`flush`."""
-        if self._stream is not target or self._stream_name != name:
-            self.flush(publication)
-            self._stream, self._stream_name = target, name
-        self._stream_parts.append(text)
-
-    def flush(self, publication: Publication) -> None:
-        """Write the stream fragments that wait as one output."""
-        target, parts = self._stream, self._stream_parts
-        if target is None:
-            return
-        self._stream, self._stream_parts = None, []
-        self._write(target, {"output_type": "stream", "name": self._stream_name, "text": "".join(parts)}, publication)
-
-    def output(
-        self, target: OutputTarget, output: Json, publication: Publication, display_id: str | None = None
-    ) -> None:
-        """Any output but a stream, in nbformat.  ``display_id`` makes it reachable for updates."""
-        self.flush(publication)
-        self._write(target, output, publication)
-        if display_id is not None:
-            frame = {key: value for key, value in output.items() if key not in ("data", "metadata")}
-            self._displays.setdefault(display_id, []).append(_Display(target, target.count - 1, frame))
-
-    def update_display(self, display_id: str, data: Json, metadata: Json, publication: Publication) -> None:
-        """Replace data and metadata of every output with this display id, and tell so even if there is none."""
-        self.flush(publication)
-        elements: dict[str, str] = {}
-        for display in self._displays.get(display_id, ()):
-            # Equal outputs are stored once; the same id is often displayed several times.
-            key = json.dumps(display.frame, sort_keys=True)
-            if key not in elements:
-                elements[key] = self._element({**display.frame, "data": data, "metadata": metadata})
-            publication.replace_output(display.target.cell_id, display.position, elements[key])
-        publication.broadcast("display_update", display_id=display_id, data=data, metadata=metadata)
-
-    def clear(self, target: OutputTarget, wait: bool, publication: Publication) -> None:
-        """``clear_output``: at once, or with the next output."""
-        self.flush(publication)
-        if wait:
-            target.clear_pending = True
-        else:
-            self._clear(target, publication)
-
-    def _clear(self, target: OutputTarget, publication: Publication) -> None:
-        target.clear_pending = False
-        if self._targets.get(target.cell_id) is target:
-            self._forget(target.cell_id)
-        publication.clear_outputs(target.cell_id, target.execution_count)
-        publication.broadcast("outputs_cleared", cell_id=target.cell_id)
-
-    def _write(self, target: OutputTarget, output: Json, publication: Publication) -> None:
-        if target.clear_pending:
-            self._clear(target, publication)
-        element = self._element(output)
-        publication.append_output(target.cell_id, element)
-        target.count += 1
-        publication.broadcast(
-            "output",
-            cell_id=target.cell_id,
-            output_type=output["output_type"],
-            output_json=element,
-            execution_id=target.execution_id,
-        )
-
-    def _element(self, output: Json) -> str:
-        try:
-            return self._store(output)
-        except Exception:
-            log.exception("storing an output failed; it goes into the document as it is")
-            return json.dumps(output, ensure_ascii=False, separators=(",", ":"))
-
-    def _forget(self, cell_id: str) -> None:
-        target = self._targets.get(cell_id)
-        if target is not None:
-            target.count = 0
-            target.clear_pending = False
-        for display_id, displays in list(self._displays.items()):
-            kept = [display for display in displays if display.target.cell_id != cell_id]
-            if kept:
-                self._displays[display_id] = kept
-            else:
-                del self._displays[display_id]
 
 
 def stream_text(content: Json) -> str:
@@ -279,3 +146,8 @@ def joined(value: Any) -> str:
 def as_dict(value: Any) -> Json:
     """The value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def json_size(value: Any) -> int:
+    """Bytes of a value on the wire."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))

@@ -1,8 +1,7 @@
-"""Requests on the pool channel: statistics, rooms, the end of the daemon.
+"""Requests on the pool channel: environments, statistics, rooms, the end of the daemon.
 
-Storey: daemon (7).  Source: protocol 2, section 4.  There are no pools of environments yet: ``take`` says empty, the
-counts are zero, and a kernel asked for with ``uv:prewarmed`` starts in the default environment.  Unlike in the
-reference, ``return`` never deletes anything and the first ``shutdown`` is enough.
+Storey: daemon (7).  Source: protocol 2, section 4.  Unlike in the reference, ``return`` touches only what ``take`` has
+given, and the first ``shutdown`` is enough.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ import asyncio
 import json
 import logging
 import os
-from typing import Callable
+from collections.abc import Awaitable
+from typing import Any, Callable
 
+from .pools import KINDS, Pools
 from .ports import HostPort, Json
 from .rooms import Rooms
 
@@ -30,13 +31,25 @@ class PoolRequests:
         Reads the cells of a journal file (``host.read_document``).
     stop:
         Ends the daemon; called after the answer.
+    kernel_pool:
+        Numbers of the kernels that stand by; ours, beside those of the protocol.
     """
 
-    def __init__(self, host: HostPort, rooms: Rooms, read_document: ReadDocument, stop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: HostPort,
+        rooms: Rooms,
+        pools: Pools,
+        read_document: ReadDocument,
+        stop: Callable[[str], None],
+        kernel_pool: Callable[[], Json] = dict,
+    ) -> None:
         self._host = host
         self._rooms = rooms
+        self._pools = pools
         self._read_document = read_document
         self._stop = stop
+        self._kernel_pool = kernel_pool
         self._tasks: set[asyncio.Future[None]] = set()
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
@@ -44,12 +57,13 @@ class PoolRequests:
         try:
             request = json.loads(payload)
             kind = request.get("type") if isinstance(request, dict) else None
-            if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
-                task = asyncio.ensure_future(self._inspect(token, request["notebook_id"]))
+            later = self._later(kind, request)
+            if later is not None:
+                task = asyncio.ensure_future(self._answer(token, later))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 return
-            response = self._response(kind)
+            response = self._response(kind, request)
         except Exception:
             log.exception("a request on the pool channel failed")
             response = None
@@ -60,18 +74,38 @@ class PoolRequests:
         if response["type"] == "shutting_down":
             self._stop("a shutdown request")
 
-    def _response(self, kind: object) -> Json | None:
+    def _later(self, kind: object, request: Any) -> Awaitable[Json] | None:
+        """The answer to a request that has to wait, or ``None`` if it is no such request."""
+        if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
+            return self._notebook_state(request["notebook_id"])
+        if kind == "flush_pool":
+            return self._flush()
+        if kind == "return":
+            env = request.get("env")
+            if isinstance(env, dict) and env.get("env_type") in KINDS and isinstance(env.get("venv_path"), str):
+                return self._give_back(env["env_type"], env["venv_path"])
+        return None
+
+    async def _flush(self) -> Json:
+        await self._pools.flush()
+        return {"type": "flushed"}
+
+    async def _give_back(self, kind: str, path: str) -> Json:
+        await self._pools.give_back(kind, path)
+        return {"type": "returned"}
+
+    def _response(self, kind: object, request: Any) -> Json | None:
         if kind == "ping":
             return {"type": "pong"}
         if kind == "status":
-            counts = {"uv_available": 0, "uv_warming": 0, "conda_available": 0, "conda_warming": 0}
-            return {"type": "stats", "stats": counts}
-        if kind == "take":
-            return {"type": "empty"}
-        if kind == "return":
-            return {"type": "returned"}
-        if kind == "flush_pool":
-            return {"type": "flushed"}
+            stats = self._pools.stats()
+            kernels = self._kernel_pool()
+            if kernels:
+                stats["kernels"] = kernels
+            return {"type": "stats", "stats": stats}
+        if kind == "take" and request.get("env_type") in KINDS:
+            env = self._pools.take(request["env_type"])
+            return {"type": "empty"} if env is None else {"type": "env", "env": env}
         if kind == "shutdown":
             return {"type": "shutting_down"}
         if kind == "list_rooms":
@@ -95,11 +129,11 @@ class PoolRequests:
             listed.append(described)
         return listed
 
-    async def _inspect(self, token: int, notebook_id: str) -> None:
+    async def _answer(self, token: int, answer: Awaitable[Json]) -> None:
         try:
-            response = await self._notebook_state(notebook_id)
+            response = await answer
         except Exception as error:
-            log.exception("inspecting a notebook failed")
+            log.exception("a request on the pool channel failed")
             response = {"type": "error", "message": str(error)}
         self._respond(token, response)
 

@@ -68,10 +68,12 @@ class HostPort(Protocol):
         broadcasts: Sequence[Mapping[str, Any]] = (),
         cause: int = 0,
     ) -> None: ...
+    def send(self, peer: int, broadcast: Mapping[str, Any]) -> None: ...
     def respond(self, token: int, response: Mapping[str, Any]) -> None: ...
     def cells(self, notebook_id: str) -> list[Json]: ...
     def cell(self, notebook_id: str, cell_id: str) -> Json: ...
     def rooms(self) -> list[Json]: ...
+    def metadata(self, notebook_id: str) -> dict[str, str]: ...
     def disconnect(self, peer: int) -> None: ...
 
 
@@ -79,6 +81,7 @@ class BlobPort(Protocol):
     """The part of ``runtimed_ffi.blobs.Blobs`` that the daemon uses."""
 
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str: ...
+    def get(self, name: str) -> bytes: ...
     def store_output(self, output: Mapping[str, Any]) -> str: ...
     def resolve_output(self, element: str) -> Json: ...
 
@@ -96,6 +99,16 @@ class Message(NamedTuple):
     buffers: list[bytes]
 
 
+class Launching(NamedTuple):
+    """A kernel that is being started."""
+
+    kernel_type: str
+    env_source: str
+    """As requested, and as resolved once that is known."""
+    text: str = ""
+    """What is being done at the moment, for people; empty if there is nothing to say."""
+
+
 class KernelListener(Protocol):
     """Who hears what a kernel says.  Called on the loop, never from within a method of the kernel."""
 
@@ -104,6 +117,13 @@ class KernelListener(Protocol):
 
     def on_death(self, kernel: KernelPort, reason: str) -> None:
         """The process ended without having been asked to.  The last call; all its messages were delivered before."""
+
+
+class LaunchListener(KernelListener, Protocol):
+    """Who has asked for a kernel, and will hear what it says."""
+
+    def on_progress(self, launching: Launching) -> None:
+        """The launch has been resolved, or its environment is being made.  Not after the launch has ended."""
 
 
 class KernelPort(Protocol):
@@ -140,6 +160,35 @@ class KernelGone(Exception):
 
 class LaunchError(Exception):
     """A kernel cannot be started.  The text is what the peer reads (protocol 2, section 5.7)."""
+
+
+class SettingsView(Protocol):
+    """The settings that environments depend on (protocol 2, section 11.1).  Read anew at each use, from any thread."""
+
+    @property
+    def default_runtime(self) -> str:
+        """``python`` or ``deno``."""
+
+    @property
+    def default_python_env(self) -> str:
+        """``uv`` or ``conda``."""
+
+    @property
+    def uv_packages(self) -> Sequence[str]:
+        """What every pooled uv environment has."""
+
+    @property
+    def conda_packages(self) -> Sequence[str]:
+        """What every pooled conda environment has."""
+
+
+class DefaultSettings(NamedTuple):
+    """The settings of somebody who has set nothing."""
+
+    default_runtime: str = "python"
+    default_python_env: str = "uv"
+    uv_packages: tuple[str, ...] = ()
+    conda_packages: tuple[str, ...] = ()
 
 
 class Timer(Protocol):

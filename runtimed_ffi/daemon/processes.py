@@ -104,6 +104,11 @@ class StderrTail:
                 break
         return self._data.decode("utf-8", "replace").strip()
 
+    def clear(self) -> None:
+        """Forget what was said so far."""
+        self.text()
+        self._data = b""
+
     def close(self) -> None:
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)

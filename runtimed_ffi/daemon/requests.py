@@ -13,9 +13,9 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Callable, NamedTuple
 
-from .environments import LaunchPlan, resolve
+from .environments import LaunchRequest
 from .files import FileError
-from .outputs import Publication
+from .outputs import BROADCAST_LIMIT, Publication, json_size
 from .ports import HostPort, Json, KernelGone, KernelPort, LaunchError
 from .room import Room
 from .rooms import Rooms
@@ -142,6 +142,10 @@ class NotebookRequests:
             raise
         except Exception as error:
             response = _failure(error)
+        size = json_size(response)
+        if size > BROADCAST_LIMIT:
+            # It would cost the peer its connection.
+            response = {"result": "error", "error": f"the kernel's answer is too large: {size} bytes"}
         self._respond(call.token, response)
 
     def close(self) -> None:
@@ -214,26 +218,36 @@ class NotebookRequests:
         if room.kernel is not None:
             self._respond(call.token, _kernel_result("kernel_already_running", room.kernel))
             return
-        result, plan = "kernel_already_running", room.launching
-        if plan is None:
-            result = "kernel_launched"
-            plan = resolve(call.text("kernel_type"), call.text("env_source"), call.optional_text("notebook_path"))
-        launched, answers = _kernel_result(result, plan), [call.token]
+        result = "kernel_launched" if room.launching is None else "kernel_already_running"
+        request = LaunchRequest(
+            call.text("kernel_type"),
+            call.text("env_source"),
+            call.optional_text("notebook_path"),
+            room.notebook_id,
+            room.metadata(),
+        )
+        answers = [call.token]
 
         def answer(response: Json) -> None:
             if answers:
                 self._respond(answers.pop(), response)
 
         def expired() -> None:
-            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues)"
+            doing = room.launching.text if room.launching is not None else ""
+            text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues"
+            text += f": {doing})" if doing else ")"
             answer({"result": "error", "error": f"Failed to launch kernel: {text}"})
 
         def done(failure: str | None) -> None:
             timer.cancel()
-            answer(launched if failure is None else {"result": "error", "error": failure})
+            if failure is None:
+                assert room.kernel is not None
+                answer(_kernel_result(result, room.kernel))
+            else:
+                answer({"result": "error", "error": failure})
 
         timer = asyncio.get_running_loop().call_later(LAUNCH_ANSWER_LIMIT, expired)
-        room.launch(plan, done, call.token)
+        room.launch(request, done, call.token)
 
     def _interrupt_execution(self, call: Call) -> None:
         if call.room.kernel is None:
@@ -254,8 +268,7 @@ class NotebookRequests:
         kernel = call.kernel
         content = {"code": call.text("code"), "cursor_pos": call.number("cursor_pos")}
         reply = await _ask(kernel, "complete_request", content, "Failed to get completions: Completion")
-        matches = reply.get("matches")
-        items = [{"label": str(match), "source": "kernel"} for match in matches or ()]
+        items = [{"label": str(match), "source": "kernel"} for match in _list(reply.get("matches"))]
         start, end = reply.get("cursor_start"), reply.get("cursor_end")
         return {
             "result": "completion_result",
@@ -275,11 +288,11 @@ class NotebookRequests:
             "unique": call.members.get("unique") is True,
         }
         reply = await _ask(kernel, "history_request", content, "Failed to get history: History")
-        entries: list[Json] = []
-        history = reply.get("history")
-        for entry in history if isinstance(history, list) else ():
-            session, line, source = entry[:3]
-            entries.append({"session": session, "line": line, "source": source})
+        entries = [
+            {"session": entry[0], "line": entry[1], "source": str(entry[2])}
+            for entry in map(_list, _list(reply.get("history")))
+            if len(entry) >= 3 and isinstance(entry[0], int) and isinstance(entry[1], int)
+        ]
         return {"result": "history_result", "entries": entries}
 
     def _send_comm(self, call: Call) -> None:
@@ -320,13 +333,18 @@ async def _ask(kernel: KernelPort, msg_type: str, content: Json, failure: str) -
         raise RequestError(f"{failure} request cancelled") from None
 
 
+def _list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def _needs_kernel(room: Room) -> None:
     """A kernel that is being started will do: what is queued meanwhile runs when it is ready."""
     if room.kernel is None and room.launching is None:
         raise _NoKernel
 
 
-def _kernel_result(result: str, kernel: KernelPort | LaunchPlan) -> Json:
+def _kernel_result(result: str, kernel: KernelPort) -> Json:
     return {"result": result, "kernel_type": kernel.kernel_type, "env_source": kernel.env_source}
 
 

@@ -12,15 +12,19 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Callable, Optional
 
-from .environments import LaunchPlan
+from . import wishes
+from .comms import Comms
+from .environments import BUILT_IN_TYPES, LaunchRequest
 from .execution import ExecutionQueue
-from .outputs import OutputWriter, Publication
-from .ports import BlobPort, HostPort, Json, KernelListener, KernelPort, LaunchError, Message
+from .outputs import Publication
+from .ports import BlobPort, HostPort, Json, KernelPort, LaunchError, Launching, LaunchListener, Message
+from .writer import OutputWriter
 
 log = logging.getLogger(__name__)
 
 LaunchDone = Callable[[Optional[str]], None]
-StartKernel = Callable[[LaunchPlan, KernelListener], Awaitable[KernelPort]]
+Launch = Callable[[LaunchRequest, LaunchListener], Awaitable[KernelPort]]
+"""Resolves the request, makes what it needs and starts the kernel (``launcher.Launcher``)."""
 
 
 class Room:
@@ -29,21 +33,25 @@ class Room:
     It is the listener of its kernel.  At any moment it has a kernel, or a launch that is under way, or neither.
     """
 
-    def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, start_kernel: StartKernel) -> None:
+    def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, launch: Launch) -> None:
         self.notebook_id = notebook_id
         self.peers: set[int] = set()
         self.kernel: KernelPort | None = None
-        self.launching: LaunchPlan | None = None
+        self.launching: Launching | None = None
         """What is being started, if anything."""
         self._host = host
-        self._start_kernel = start_kernel
+        self._launch_kernel = launch
         self._loop = asyncio.get_running_loop()
         self._launch: asyncio.Task[None] | None = None
         self._launch_waiters: list[LaunchDone] = []
         self._launch_cause = 0
+        self._starting_told = False
         self._endings: set[asyncio.Future[None]] = set()
-        self.writer = OutputWriter(blobs.store_output)
-        self.queue = ExecutionQueue(self.publish, self.writer, lambda: str(uuid.uuid4()), self._loop.call_later)
+        self.writer = OutputWriter(blobs, self.cells)
+        self.comms = Comms()
+        self.queue = ExecutionQueue(
+            self.publish, self.writer, self.comms, lambda: str(uuid.uuid4()), self._loop.call_later
+        )
 
     # -- facts
 
@@ -66,6 +74,20 @@ class Room:
             return None
         return {"kernel_type": kernel.kernel_type, "env_source": kernel.env_source, "status": self.status}
 
+    # -- peers
+
+    def enter(self, peer: int) -> None:
+        """A peer has entered: it hears of the widgets that are open (5.2, step 6)."""
+        self.peers.add(peer)
+        widgets = self.comms.sync()
+        if widgets is None:
+            return
+        try:
+            self._host.send(peer, widgets)
+        except Exception as error:
+            # The usual reason: the peer has gone again.
+            log.debug("room %r: the widgets were not sent: %s", self.notebook_id, error)
+
     # -- document
 
     def publish(self, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int = 0) -> None:
@@ -75,16 +97,30 @@ class Room:
             return
         except Exception as error:
             log.warning("room %r: a publication of %d changes was refused: %s", self.notebook_id, len(ops), error)
-        for op in ops:
-            self._publish_alone(str(op.get("op")), [op], [], cause)
+        refused = [op for op in ops if not self._publish_alone(str(op.get("op")), [op], [], cause)]
+        self._mend([op for op in refused if "expect" in op], cause)
         for broadcast in broadcasts:
             self._publish_alone(str(broadcast.get("event")), [], [broadcast], cause)
 
-    def _publish_alone(self, what: str, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int) -> None:
+    def _publish_alone(self, what: str, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int) -> bool:
         try:
             self._host.publish(self.notebook_id, ops, broadcasts, cause)
+            return True
         except Exception as error:
-            log.error("room %r: %s was dropped: %s", self.notebook_id, what, error)
+            log.error("room %r: %s was refused: %s", self.notebook_id, what, error)
+            return False
+
+    def _mend(self, refused: Sequence[Json], cause: int) -> None:
+        """Changes of outputs that are not where they were, because a peer has changed the list: find them again."""
+        for cell_id in dict.fromkeys(op["cell_id"] for op in refused):
+            try:
+                for op in refused:
+                    mended = self.writer.mend(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
+                    if mended is not None:
+                        self._publish_alone("the mended change", [mended], [], cause)
+                self.writer.locate(cell_id, self.cell(cell_id)["outputs"])
+            except Exception as error:
+                log.error("room %r: the outputs of cell %r cannot be followed: %s", self.notebook_id, cell_id, error)
 
     def send(self, publication: Publication, cause: int = 0) -> None:
         """Publish what has been collected, if anything."""
@@ -99,9 +135,13 @@ class Room:
         """All cells of the document, in order."""
         return self._host.cells(self.notebook_id)
 
+    def metadata(self) -> Json | None:
+        """The metadata of the notebook as it is in the document, or ``None`` if nobody has put any there (7.4)."""
+        return wishes.of_document(self._host.metadata(self.notebook_id))
+
     # -- kernel
 
-    def launch(self, plan: LaunchPlan, done: LaunchDone, cause: int = 0) -> None:
+    def launch(self, request: LaunchRequest, done: LaunchDone, cause: int = 0) -> None:
         """Start a kernel, or join the launch that is under way.
 
         ``done`` is called once, with ``None`` if there is a kernel and else with the text of the error, before the
@@ -109,15 +149,31 @@ class Room:
         """
         self._launch_waiters.append(done)
         if self._launch is None:
-            self.launching = plan
+            self.launching = Launching(request.kernel_type, request.env_source)
             self._launch_cause = cause
-            self.publish([], [_status("starting")], cause)
-            self._launch = self._loop.create_task(self._run_launch(plan))
+            self._starting_told = False
+            if request.kernel_type in BUILT_IN_TYPES:
+                self._tell_starting()
+            self._launch = self._loop.create_task(self._run_launch(request))
 
-    async def _run_launch(self, plan: LaunchPlan) -> None:
+    def on_progress(self, launching: Launching) -> None:
+        if self.launching is None:
+            return
+        self.launching = launching
+        self._tell_starting()
+        if launching.text:
+            self.publish([], [_status(launching.text)], self._launch_cause)
+
+    def _tell_starting(self) -> None:
+        """Once per launch; of a kernel type that may not exist only when it is known to."""
+        if not self._starting_told:
+            self._starting_told = True
+            self.publish([], [_status("starting")], self._launch_cause)
+
+    async def _run_launch(self, request: LaunchRequest) -> None:
         # A launch that is stopped is cancelled and forgotten at once; the room may have another one by then.
         try:
-            kernel = await self._start_kernel(plan, self)
+            kernel = await self._launch_kernel(request, self)
         except Exception as error:
             text = str(error)
             if not isinstance(error, LaunchError):
@@ -125,7 +181,8 @@ class Room:
                 text = f"Failed to launch kernel: {error}"
             cause = self._end_launch(text)
             publication = Publication()
-            publication.broadcasts.append(_status(f"error: {text}"))
+            if self._starting_told:
+                publication.broadcasts.append(_status(f"error: {text}"))
             self.queue.detach("launch_failed", text, publication)
             self.send(publication, cause)
             return

@@ -10,14 +10,18 @@ import hashlib
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Callable, Optional
 
-from . import environments, files
+from . import files
+from .environments import LaunchRequest
 from .notebook_files import NotebookFiles
 from .ports import RTD_E_CORRUPT, RTD_E_IO, BlobPort, HostPort
-from .room import Room, StartKernel, settled
+from .room import Launch, Room, settled
 
 log = logging.getLogger(__name__)
+
+Automatic = Callable[[str], Optional[LaunchRequest]]
+"""The launch for a room that its first peer has entered, if there is one (9.5).  Runs on a thread."""
 
 EVICTION_DELAY = 3600.0
 """Seconds an empty room keeps its kernel (the reference: 30)."""
@@ -33,8 +37,10 @@ class Rooms:
     ----------
     directory:
         Where the journals are (``notebook-docs``), or ``None`` to keep everything in memory.
-    start_kernel:
-        Starts a kernel from a plan and reports to the listener.
+    launch:
+        Starts a kernel and reports to the listener.
+    automatic:
+        Which kernel a room gets by itself.
     eviction_delay:
         Seconds an empty room with a kernel that does not work stays, or ``None`` for ever.
     new_mode:
@@ -45,14 +51,16 @@ class Rooms:
         self,
         host: HostPort,
         blobs: BlobPort,
-        start_kernel: StartKernel,
+        launch: Launch,
         directory: str | None = None,
         eviction_delay: float | None = EVICTION_DELAY,
+        automatic: Automatic = lambda notebook_id: None,
         new_mode: int = 0o600,
     ) -> None:
         self._host = host
         self._blobs = blobs
-        self._start_kernel = start_kernel
+        self._launch = launch
+        self._automatic = automatic
         self._directory = directory
         self._eviction_delay = eviction_delay
         self._rooms: dict[str, Room] = {}
@@ -151,15 +159,15 @@ class Rooms:
             timer.cancel()
         room = self._rooms.get(notebook_id)
         if room is None:
-            room = self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._start_kernel)
-        room.peers.add(peer)
+            room = self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
+        room.enter(peer)
         if count == 1 and room.kernel is None and room.launching is None:
             self._spawn(self._launch_automatically(room))
 
     async def _launch_automatically(self, room: Room) -> None:
-        plan = await asyncio.get_running_loop().run_in_executor(None, environments.automatic, room.notebook_id)
-        if plan is not None and room.peers and room.kernel is None and self._rooms.get(room.notebook_id) is room:
-            room.launch(plan, lambda failure: None)
+        request = await asyncio.get_running_loop().run_in_executor(None, self._automatic, room.notebook_id)
+        if request is not None and room.peers and room.kernel is None and self._rooms.get(room.notebook_id) is room:
+            room.launch(request, lambda failure: None)
 
     def left(self, notebook_id: str, peer: int) -> None:
         """A peer has gone; an empty room is evicted after a while."""

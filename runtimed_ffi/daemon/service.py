@@ -12,22 +12,33 @@ import logging
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
 from ..host import ChannelKind, EventKind
-from .environments import LaunchPlan
+from . import trust
+from .environments import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
+from .inline import InlineEnvironments
+from .launcher import Launcher
 from .pool import PoolRequests
-from .ports import HostEvent, Json, KernelListener, KernelPort
+from .pools import Pools
+from .ports import DefaultSettings, HostEvent, Json, KernelListener, KernelPort
+from .recipes import CondaRecipe, UvRecipe
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
+
+if TYPE_CHECKING:
+    from .standby import Standby
 
 log = logging.getLogger(__name__)
 
 KERNELS_END = 3.5
 """Seconds for all kernels to end when the daemon stops; all together it takes less than five."""
+
+ENVIRONMENTS_END = 1.0
+"""Seconds for the removal of environments; what is left of them is removed by the next daemon."""
 
 PEERS_END = 1.0
 """Seconds for the peers to take what is written for them."""
@@ -42,8 +53,14 @@ class Options(NamedTuple):
     """Seconds an empty room stays; ``None``: for ever."""
     ready_fd: int | None = None
     """A descriptor that gets the line ``ready`` when clients may connect."""
+    uv_pool_size: int = 0
+    """uv environments kept ready; 0: none, and kernels without special wishes start in the daemon's own environment."""
+    conda_pool_size: int = 0
+    """Conda environments kept ready; 0: none, one is made when a kernel asks for it."""
     exit_with_stdin: bool = False
     """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
+    kernel_pool_size: int = 0
+    """Kernels that stand by for the next launches."""
 
 
 class Service:
@@ -56,6 +73,7 @@ class Service:
         self._stopping: asyncio.Future[str] | None = None
         self._last_activity = time.monotonic()
         self._context: Any = None
+        self._standby: Standby | None = None
         self._umask = -1
 
     def stop(self, reason: str) -> None:
@@ -89,18 +107,28 @@ class Service:
             "blobs": self._paths.blobs,
         }
         with hosting.Host(self._paths.socket, capabilities) as host:
+            settings = DefaultSettings()
+            pools = Pools(
+                self._paths.environments,
+                {"uv": self._options.uv_pool_size, "conda": self._options.conda_pool_size},
+                _log_pool_state,
+                {"uv": UvRecipe(settings), "conda": CondaRecipe(settings)},
+            )
+            inline = InlineEnvironments(self._paths.environments)
+            launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
             # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
             rooms = Rooms(
                 host,
                 blobs,
-                self._start_kernel,
+                launcher,
                 self._paths.documents,
                 self._options.eviction_delay,
+                launcher.automatic,
                 new_mode=0o666 & ~self._umask,
             )
             notebook = NotebookRequests(host, rooms)
-            pool = PoolRequests(host, rooms, hosting.read_document, self.stop)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs)
+            pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool)
+            dispatch = Dispatch(host, rooms, notebook, pool, blobs, pools.state)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -125,13 +153,19 @@ class Service:
                 state.announce(self._version)
                 self._ready()
                 log.info("listening on %s", self._paths.socket)
-                warm_up = loop.run_in_executor(None, _import_kernels)
+                warm_up = loop.create_task(self._warm_up())
+                environments = loop.create_task(_prepare_environments(pools, inline))
                 self._watch_idleness(rooms)
                 reason = await self._stopping
                 log.info("stopping: %s", reason)
-                await asyncio.wait({warm_up}, timeout=KERNELS_END)
+                await asyncio.wait({warm_up, environments}, timeout=KERNELS_END)
+                environments.cancel()
                 notebook.close()
+                waiting = loop.create_task(self._standby.close(KERNELS_END)) if self._standby is not None else None
                 await rooms.close("the daemon was stopped", KERNELS_END)
+                await pools.close(ENVIRONMENTS_END)
+                if waiting is not None:
+                    await waiting
                 host.stop()
                 await asyncio.wait({ended}, timeout=PEERS_END)
             finally:
@@ -144,15 +178,38 @@ class Service:
     # -- parts
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
+        return await (await self._kernels()).launch(plan, listener)
+
+    async def _kernels(self) -> Standby:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
         await asyncio.get_running_loop().run_in_executor(None, _import_kernels)
-        from . import kernels
-
-        if self._context is None:
+        if self._standby is None:
             import zmq
 
-            self._context = zmq.Context()
-        return await kernels.start(plan, listener, self._paths.kernels, self._context, umask=self._umask)
+            from . import kernels, standby
+
+            directory, context, umask = self._paths.kernels, zmq.Context(), self._umask
+
+            async def start(plan: LaunchPlan, listener: KernelListener) -> kernels.Kernel:
+                return await kernels.start(plan, listener, directory, context, umask=umask)
+
+            self._context = context
+            self._standby = standby.Standby(start, directory, self._options.kernel_pool_size)
+        return self._standby
+
+    async def _warm_up(self) -> None:
+        """Have everything ready for the first launch that can be had before it."""
+        kernels = await self._kernels()
+        if self._options.kernel_pool_size:
+            try:
+                kernels.open(default_plan(resolve(LaunchRequest("python", DEFAULT_SOURCE))))
+            except Exception:
+                log.exception("no kernels are started ahead")
+
+    def _kernel_pool(self) -> Json:
+        if self._standby is not None:
+            return self._standby.facts()
+        return {"ready": 0, "starting": 0, "size": self._options.kernel_pool_size, "memory": 0}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,13 +259,20 @@ class Dispatch:
     """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
 
     def __init__(
-        self, host: hosting.Host, rooms: Rooms, notebook: NotebookRequests, pool: PoolRequests, blobs: Blobs
+        self,
+        host: hosting.Host,
+        rooms: Rooms,
+        notebook: NotebookRequests,
+        pool: PoolRequests,
+        blobs: Blobs,
+        pool_state: Callable[[], Json],
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._notebook = notebook
         self._pool = pool
         self._blobs = blobs
+        self._pool_state = pool_state
 
     def __call__(self, event: HostEvent) -> None:
         try:
@@ -233,7 +297,7 @@ class Dispatch:
         elif event.code == ChannelKind.BLOB:
             self._host.respond(event.token, self._blob(event))
         elif event.code == ChannelKind.POOL_STATE:
-            self._host.respond(event.token, {"event": "pool_state", "uv_error": None, "conda_error": None})
+            self._host.respond(event.token, self._pool_state())
         else:
             self._host.disconnect(event.peer)
 
@@ -247,8 +311,21 @@ class Dispatch:
             return {"error": str(error)}
 
 
+async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> None:
+    """Begin with what a daemon before has left, in the background."""
+    try:
+        await pools.start()
+        await asyncio.get_running_loop().run_in_executor(None, inline.prune)
+    except Exception:
+        log.exception("the environments of an earlier daemon cannot be looked at")
+
+
+def _log_pool_state(state: Json) -> None:
+    log.info("pools: %s", state)
+
+
 def _import_kernels() -> None:
-    importlib.import_module(__package__ + ".kernels")
+    importlib.import_module(__package__ + ".standby")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:

@@ -11,11 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from . import kernel_directory
 from .ports import Json
 
 
@@ -137,9 +137,9 @@ class State:
             raise AlreadyRunning(read_info(paths.info)) from None
 
     def prepare(self) -> None:
-        """Make the directories; what a dead daemon left of its kernels is removed."""
+        """Make the directories; kernels that a dead daemon left running are ended, and their files removed."""
         paths = self.paths
-        shutil.rmtree(paths.kernels, ignore_errors=True)
+        kernel_directory.clear(paths.kernels)
         for directory in (os.path.dirname(paths.socket), paths.blobs, paths.documents, paths.kernels):
             os.makedirs(directory, 0o700, exist_ok=True)
         # Clients look for the blobs beside the socket and only there (12.4).
@@ -161,13 +161,16 @@ class State:
         return info
 
     def close(self) -> None:
-        """Remove ``daemon.json`` and the directory of the kernels, release the lock.  Idempotent."""
+        """Remove ``daemon.json`` and the directory of the kernels, with what still runs there, release the lock.
+
+        Idempotent.
+        """
         if self._lock < 0:
             return
         for path in self.paths.info_files:
             if read_info(path).get("pid") == os.getpid():
                 _remove(path)
-        shutil.rmtree(self.paths.kernels, ignore_errors=True)
+        kernel_directory.clear(self.paths.kernels)
         os.close(self._lock)
         self._lock = -1
 

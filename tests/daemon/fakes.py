@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
+from runtimed_ffi.daemon.recipes import Made
+
+RTD_E_ARG = -4
 
 
 class HostError(Exception):
@@ -41,6 +46,7 @@ class FakeHost:
         self.corrupt: list[str] = []
         self.publications = 0
         self.refuse_ops: list[str] = []
+        self.metadata_of: dict[str, dict[str, str]] = {}
 
     def add_cell(self, notebook_id: str, cell_id: str, source: str, cell_type: str = "code") -> None:
         cell = {"id": cell_id, "cell_type": cell_type, "source": source, "execution_count": None, "outputs": []}
@@ -68,6 +74,9 @@ class FakeHost:
     def rooms(self) -> list[dict[str, Any]]:
         return [{"notebook_id": key, "peers": 0, "cells": len(cells)} for key, cells in self.documents.items()]
 
+    def metadata(self, notebook_id: str) -> dict[str, str]:
+        return self.metadata_of.get(notebook_id, {})
+
     def cells(self, notebook_id: str) -> list[dict[str, Any]]:
         return json.loads(json.dumps(self.documents[notebook_id]))
 
@@ -76,6 +85,9 @@ class FakeHost:
             if cell["id"] == cell_id:
                 return json.loads(json.dumps(cell))
         raise HostError(RTD_E_NOT_FOUND, f"Cell not found: {cell_id}")
+
+    def send(self, peer: int, broadcast: Any) -> None:
+        self.log.append(("sent", dict(json.loads(json.dumps(broadcast)), peer=peer)))
 
     def respond(self, token: int, response: Any) -> None:
         self.log.append(("response", dict(json.loads(json.dumps(response)), token=token)))
@@ -87,9 +99,12 @@ class FakeHost:
             if op["op"] in self.refuse_ops:
                 raise HostError(-4, "refused " + op["op"])
         self.publications += 1
+        cells = json.loads(json.dumps(self.documents.setdefault(notebook_id, [])))
         for op in json.loads(json.dumps(list(ops))):
             assert op.pop("if_present")
-            self._apply(self.documents.setdefault(notebook_id, []), op)
+            self._apply(cells, op)
+        # All or nothing; in place, because tests hold on to the list.
+        self.documents[notebook_id][:] = cells
         for broadcast in json.loads(json.dumps(list(broadcasts))):
             self.log.append(("broadcast", broadcast))
 
@@ -102,7 +117,14 @@ class FakeHost:
         if op["op"] == "append_outputs":
             cell["outputs"].extend(op["outputs"])
         elif op["op"] == "replace_output":
+            if cell["outputs"][op["index"] :][:1] != [op["expect"]]:
+                raise HostError(RTD_E_ARG, "not what was expected")
             cell["outputs"][op["index"]] = op["output"]
+        elif op["op"] == "splice_outputs":
+            end = op["index"] + op["delete"]
+            if cell["outputs"][op["index"] : end] != op["expect"]:
+                raise HostError(RTD_E_ARG, "not what was expected")
+            cell["outputs"][op["index"] : end] = op["outputs"]
         elif op["op"] == "clear_outputs":
             cell["outputs"], cell["execution_count"] = [], None
         elif op["op"] == "set_execution_count":
@@ -147,11 +169,21 @@ def _brief(kind: str, item: dict[str, Any]) -> str:
 
 
 class FakeBlobs:
+    full = False
+
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str:
         return "0" * 64
 
+    def get(self, name: str) -> bytes:
+        raise KeyError(name)
+
     def store_output(self, output: Any) -> str:
+        if self.full:
+            raise OSError("No space left on device")
         return json.dumps(output)
+
+    def resolve_output(self, element: str) -> Any:
+        return json.loads(element)
 
 
 class ScriptedKernel:
@@ -202,21 +234,67 @@ class ScriptedKernel:
 
 
 class KernelFactory:
-    """``StartKernel`` that gives scripted kernels when the test opens the gate."""
+    """``room.Launch`` that gives scripted kernels when the test opens the gate."""
 
     def __init__(self) -> None:
         self.kernels: list[ScriptedKernel] = []
+        self.requests: list[Any] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: str | None = None
 
-    async def __call__(self, plan: Any, listener: Any) -> ScriptedKernel:
+    async def __call__(self, request: Any, listener: Any) -> ScriptedKernel:
+        self.requests.append(request)
         await self.gate.wait()
         if self.failure is not None:
             raise LaunchError(self.failure)
         kernel = ScriptedKernel(listener)
         self.kernels.append(kernel)
         return kernel
+
+
+class FakeRecipe:
+    """Makes environments that are a directory with a program, when the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.packages = ["ipywidgets"]
+        self.made_paths: list[str] = []
+        self.background: list[bool] = []
+
+    def ingredients(self) -> dict[str, Any]:
+        return {"packages": list(self.packages)}
+
+    async def make(self, path: str, ingredients: Any, progress: Any, background: bool) -> Made:
+        self.background.append(background)
+        progress("creating the environment")
+        make_fake_environment(path)
+        self.made_paths.append(path)
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.made(path, {})
+
+    def made(self, path: str, mark: Any) -> Made:
+        return Made(os.path.join(path, "bin", "python"), {"VIRTUAL_ENV": path})
+
+
+def make_fake_environment(path: str) -> None:
+    os.makedirs(os.path.join(path, "bin"))
+    python = os.path.join(path, "bin", "python")
+    with open(python, "w", encoding="utf-8") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    os.chmod(python, 0o755)
+
+
+async def eventually(condition: Callable[[], bool], limit: float = 60.0) -> None:
+    """Wait for what threads and processes do; a busy machine may take its time."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.005)
 
 
 # -- messages

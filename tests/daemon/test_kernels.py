@@ -79,7 +79,8 @@ def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callab
 
 
 def plan(directory: Path) -> environments.LaunchPlan:
-    return environments.resolve("python", "uv:prewarmed", str(directory / "n.ipynb"))
+    request = environments.LaunchRequest("python", "uv:prewarmed", str(directory / "n.ipynb"))
+    return environments.default_plan(environments.resolve(request))
 
 
 @with_kernel
@@ -215,6 +216,28 @@ def start_and_fail(tmp_path: Path, argv: list[str], limit: float = LIMIT) -> str
 def test_a_kernel_that_ends_while_starting_says_why(tmp_path: Path) -> None:
     text = start_and_fail(tmp_path, [sys.executable, "-c", "import sys; sys.exit('no module named kernel')"])
     assert text == "Failed to launch kernel: Kernel died: exit code 1\nno module named kernel"
+
+
+def test_a_kernel_that_ends_the_moment_it_is_ready_is_never_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        context, ears = zmq.Context(), Ears()
+        plain = Kernel._until_ready
+
+        async def until_ready(self: Kernel, channels: Any) -> None:
+            await plain(self, channels)
+            os.kill(self.process_id or 0, signal.SIGKILL)
+            await asyncio.wait({self._exited}, timeout=LIMIT)
+
+        monkeypatch.setattr(Kernel, "_until_ready", until_ready)
+        with pytest.raises(LaunchError, match="Kernel died: killed by SIGKILL"):
+            await kernels.start(plan(tmp_path), ears, str(tmp_path), context)
+        assert ears.deaths == [], "who gets no kernel hears of no death"
+        context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(body(), LIMIT))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_does_not_exist(tmp_path: Path) -> None:

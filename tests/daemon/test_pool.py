@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from runtimed_ffi.daemon.diagnosis import BuildError
 from runtimed_ffi.daemon.pool import PoolRequests
+from runtimed_ffi.daemon.pools import Pools
 from runtimed_ffi.daemon.rooms import Rooms
 
-from .fakes import FakeBlobs, FakeHost, KernelFactory
-from .test_rooms import until
+from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
+from .test_rooms import by_default, until
 
 
 class Pool:
     def __init__(self, directory: Path) -> None:
         self.host = FakeHost()
-        self.rooms = Rooms(self.host, FakeBlobs(), KernelFactory(), str(directory))
+        self.announced: list[Any] = []
+        self.rooms = Rooms(self.host, FakeBlobs(), KernelFactory(), str(directory), automatic=by_default)
+        self.recipe = FakeRecipe()
+        recipes = {"uv": self.recipe, "conda": FakeRecipe()}
+        self.pools = Pools(str(directory / "envs"), {"uv": 1}, self.announced.append, recipes)
         self.stopped: list[str] = []
-        self.pool = PoolRequests(self.host, self.rooms, self.read, self.stopped.append)
+        self.pool = PoolRequests(self.host, self.rooms, self.pools, self.read, self.stopped.append)
 
     def read(self, data: bytes) -> list[Any]:
         return list(json.loads(data))
@@ -43,12 +50,104 @@ def test_requests(tmp_path: Path) -> None:
         assert await pool.ask(type="ping") == {"type": "pong"}
         assert await pool.ask(type="status") == {"type": "stats", "stats": counts}
         assert await pool.ask(type="take", env_type="uv") == {"type": "empty"}
+        assert await pool.ask(type="take", env_type="conda") == {"type": "empty"}
         assert await pool.ask(type="return", env=env) == {"type": "returned"}
+        assert await pool.ask(type="return", env=dict(env, venv_path="/")) == {"type": "returned"}
         assert kept.exists(), "what a peer names is never deleted"
         assert await pool.ask(type="flush_pool") == {"type": "flushed"}
         assert pool.stopped == []
         assert await pool.ask(type="shutdown") == {"type": "shutting_down"}
         assert len(pool.stopped) == 1
+
+    asyncio.run(body())
+
+
+def test_an_environment_is_taken_and_given_back(tmp_path: Path) -> None:
+    async def body() -> None:
+        pool = Pool(tmp_path)
+        await pool.pools.start()
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        answer = await pool.ask(type="take", env_type="uv")
+        env = answer["env"]
+        assert answer["type"] == "env"
+        assert env["env_type"] == "uv"
+        assert os.path.dirname(env["venv_path"]) == str(tmp_path / "envs")
+        assert os.access(env["python_path"], os.X_OK)
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        other = (await pool.ask(type="take", env_type="uv"))["env"]
+        assert other["venv_path"] != env["venv_path"]
+        pool.recipe.gate.clear()
+        assert await pool.ask(type="return", env=env) == {"type": "returned"}
+        assert (await pool.ask(type="take", env_type="uv"))["env"] == env
+        stats = (await pool.ask(type="status"))["stats"]
+        assert stats == {"uv_available": 0, "uv_warming": 1, "conda_available": 0, "conda_warming": 0}
+        await pool.pools.close(10)
+        assert Path(env["venv_path"]).exists() and Path(other["venv_path"]).exists(), "they are the client's"
+
+    asyncio.run(body())
+
+
+def test_what_nobody_has_taken_is_not_given_back(tmp_path: Path) -> None:
+    async def body() -> None:
+        pool = Pool(tmp_path)
+        await pool.pools.start()
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        env = (await pool.ask(type="take", env_type="uv"))["env"]
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        idle = next(path for path in (tmp_path / "envs").iterdir() if path.is_dir() and str(path) != env["venv_path"])
+        foreign = tmp_path / "envs" / ("runtimed-uv-" + "0" * 8 + "-0000" * 3 + "-" + "0" * 12)
+        foreign.mkdir()
+        link = tmp_path / "envs" / ("runtimed-uv-" + "1" * 8 + "-0000" * 3 + "-" + "0" * 12)
+        link.symlink_to(tmp_path)
+        tricks = [str(idle), str(foreign), str(link), env["venv_path"] + "/../..", "envs", "", "\0", str(tmp_path)]
+        for path in tricks:
+            request = {"type": "return", "env": dict(env, venv_path=path)}
+            assert await pool.ask(**request) == {"type": "returned"}, path
+        assert await pool.ask(type="return", env=dict(env, env_type="conda")) == {"type": "returned"}
+        assert idle.exists() and foreign.exists() and link.is_symlink() and tmp_path.exists()
+        assert pool.pools.stats()["uv_available"] == 1
+        await pool.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_flush_removes_the_idle_ones_and_builds_at_once(tmp_path: Path) -> None:
+    async def body() -> None:
+        pool = Pool(tmp_path)
+        await pool.pools.start()
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        before = [path for path in (tmp_path / "envs").iterdir() if path.is_dir()]
+        pool.recipe.gate.clear()
+        assert await pool.ask(type="flush_pool") == {"type": "flushed"}
+        assert not before[0].exists()
+        assert pool.pools.stats()["uv_warming"] == 1
+        pool.recipe.gate.set()
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        await pool.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_the_error_of_a_pool_is_in_the_statistics_and_announced(tmp_path: Path) -> None:
+    async def body() -> None:
+        pool = Pool(tmp_path)
+        pool.recipe.failure = BuildError("no space left: free some", "pandas")
+        await pool.pools.start()
+        await eventually(lambda: bool(pool.announced))
+        error = {"message": "no space left: free some", "failed_package": "pandas", "consecutive_failures": 1}
+        stats = (await pool.ask(type="status"))["stats"]
+        assert 25 <= stats["uv_error"].pop("retry_in_secs") <= 30
+        assert stats["uv_error"] == error
+        assert "conda_error" not in stats
+        state = pool.pools.state()
+        assert state["conda_error"] is None
+        assert state["uv_error"]["failed_package"] == "pandas"
+        assert list((tmp_path / "envs").iterdir()) == [], "a failed build leaves nothing behind"
+        pool.recipe.failure = None
+        pool.pools.settings_changed()
+        await eventually(lambda: pool.pools.stats()["uv_available"] == 1)
+        assert pool.announced[-1] == {"event": "pool_state", "uv_error": None, "conda_error": None}
+        await pool.pools.close(10)
 
     asyncio.run(body())
 

@@ -10,8 +10,9 @@ from typing import Any, Callable
 import pytest
 
 from runtimed_ffi.daemon import execution, requests
+from runtimed_ffi.daemon.environments import LaunchRequest, automatic
 from runtimed_ffi.daemon.files import set_aside
-from runtimed_ffi.daemon.ports import Message
+from runtimed_ffi.daemon.ports import DefaultSettings, Launching, Message
 from runtimed_ffi.daemon.requests import NotebookRequests
 from runtimed_ffi.daemon.rooms import Rooms
 
@@ -33,13 +34,18 @@ from .fakes import (
 LAUNCH = {"action": "launch_kernel", "kernel_type": "python", "env_source": "uv:prewarmed", "notebook_path": None}
 
 
+def by_default(notebook_id: str) -> LaunchRequest | None:
+    return automatic(notebook_id, DefaultSettings(), "/nonexistent")
+
+
 class Stage:
     """One room ``nb`` with cells ``a`` to ``e`` (code) and ``md``; peers 1 and 2."""
 
     def __init__(self, eviction_delay: float | None = None) -> None:
         self.host = FakeHost()
+        self.blobs = FakeBlobs()
         self.factory = KernelFactory()
-        self.rooms = Rooms(self.host, FakeBlobs(), self.factory, None, eviction_delay)
+        self.rooms = Rooms(self.host, self.blobs, self.factory, None, eviction_delay)
         self.requests = NotebookRequests(self.host, self.rooms)
         self.rooms.wanted("nb")
         self.rooms.joined("nb", 1, 1)
@@ -117,9 +123,6 @@ async def test_without_kernel_every_request_has_its_recorded_answer(s: Stage) ->
     s.ask("complete", code="pri", cursor_pos=3)
     s.ask("clear_outputs", cell_id="nope")
     s.ask("save_notebook", format_cells=False)
-    s.ask("launch_kernel", kernel_type="julia", env_source="conda:prewarmed", notebook_path=None)
-    s.ask("launch_kernel", kernel_type="julia", env_source="uv:prewarmed", notebook_path=None)
-    s.ask("launch_kernel", kernel_type="python", env_source="uv:inline")
     await turn()
     info, queue = s.host.responses()[:2]
     none = {"kernel_type": None, "env_source": None, "status": "not_started"}
@@ -140,10 +143,47 @@ async def test_without_kernel_every_request_has_its_recorded_answer(s: Stage) ->
         "no_kernel",
         "outputs_cleared",
         "Failed to save notebook: the room has no file: nb is no normalised absolute path that ends in .ipynb",
-        "Conda pool empty - no environment available",
-        "Failed to launch kernel: Unsupported kernel type: julia. Supported types: python, deno",
-        "Failed to launch kernel: uv:inline requires a prepared environment (was it created?)",
     ]
+
+
+@staged
+async def test_a_launch_has_the_wishes_of_the_document(s: Stage) -> None:
+    snapshot = {"runt": {"schema_version": "1", "uv": {"dependencies": ["pandas"]}}}
+    s.host.metadata_of["nb"] = {"runtime": "python", "notebook_metadata": json.dumps(snapshot)}
+    s.ask("launch_kernel", kernel_type="python", env_source="auto", notebook_path="/n/a.ipynb")
+    await until(lambda: bool(s.factory.requests))
+    assert s.factory.requests == [LaunchRequest("python", "auto", "/n/a.ipynb", "nb", snapshot)]
+
+
+@staged
+async def test_progress_of_a_launch_is_told_to_the_room(s: Stage) -> None:
+    s.factory.gate.clear()
+    s.ask(**dict(LAUNCH, env_source="auto"))
+    await turn()
+    s.rooms.get("nb").on_progress(Launching("python", "uv:inline"))
+    s.rooms.get("nb").on_progress(Launching("python", "uv:inline", "preparing environment: installing pandas"))
+    s.ask("get_kernel_info")
+    assert s.host.responses()[0]["env_source"] == "uv:inline"
+    s.factory.gate.set()
+    await until(lambda: len(s.host.take("kernel_status")) == 3)
+    assert s.host.brief() == [
+        "status starting -",
+        "status preparing environment: installing pandas -",
+        "-> kernel_info",
+        "-> kernel_launched",
+        "status idle -",
+    ]
+    s.rooms.get("nb").on_progress(Launching("python", "uv:inline", "late"))
+    assert s.host.brief() == []
+
+
+@staged
+async def test_an_unknown_kernel_type_is_an_answer_and_nothing_else(s: Stage) -> None:
+    s.factory.failure = "Failed to launch kernel: Unsupported kernel type: julia"
+    s.ask(**dict(LAUNCH, kernel_type="julia"))
+    await until(lambda: bool(s.host.responses()))
+    await turn()
+    assert s.host.brief() == ["-> error Failed to launch kernel: Unsupported kernel type: julia"]
 
 
 @staged
@@ -733,7 +773,7 @@ def test_who_returns_in_time_finds_the_room() -> None:
 def test_automatic_launch(notebook_id: str, launches: bool) -> None:
     async def body() -> None:
         host, factory = FakeHost(), KernelFactory()
-        rooms = Rooms(host, FakeBlobs(), factory)
+        rooms = Rooms(host, FakeBlobs(), factory, automatic=by_default)
         rooms.wanted(notebook_id)
         rooms.joined(notebook_id, 1, 1)
         if launches:
@@ -745,22 +785,6 @@ def test_automatic_launch(notebook_id: str, launches: bool) -> None:
         await rooms.close("end", 1)
 
     asyncio.run(body())
-
-
-def test_automatic_launch_of_files(tmp_path: Any) -> None:
-    from runtimed_ffi.daemon.environments import automatic
-
-    def plan(metadata: Any) -> Any:
-        path = tmp_path / "n.ipynb"
-        path.write_text(json.dumps({"cells": [], "metadata": metadata}))
-        return automatic(str(path))
-
-    assert plan({}).cwd == str(tmp_path)
-    assert plan({"kernelspec": {"name": "python3"}}) is not None
-    assert plan({"kernelspec": {"name": "deno"}}) is None
-    assert plan({"runt": {"uv": {"dependencies": ["x"]}}}) is None
-    assert plan({"conda": {"dependencies": ["x"]}}) is None
-    assert automatic(str(tmp_path)) is None
 
 
 def test_journals_and_corrupt_files(tmp_path: Any) -> None:

@@ -178,14 +178,20 @@ def test_the_first_shutdown_request_is_enough(running: Process, base: Path) -> N
     assert not (base / "s.sock").exists()
 
 
-def test_reference_command_line(tmp_path: Path) -> None:
+@pytest.mark.kernel
+def test_reference_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "runtimed.sock"
     line = ["run", "--socket", str(path), "--cache-dir", str(tmp_path / "envs"), "--blob-store-dir"]
     line += [str(tmp_path / "blobs"), "--uv-pool-size", "1", "--conda-pool-size", "0"]
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     daemon = Process(*line)
     client = runtimed_ffi.DaemonClient(socket_path=str(path))
     assert client.ping()
     assert client.status()["uv_available"] == 0
+    with runtimed_ffi.Session(socket_path=str(path)) as session:
+        session.start_kernel()  # No package index: the pool cannot build, the kernel starts all the same.
+        assert session.run("1 + 1").success
     client.shutdown()
     assert daemon.end(None) == 0
 

@@ -58,6 +58,41 @@ def test_a_kernel_that_leaves_by_itself(session: runtimed_ffi.Session) -> None:
         session.run("import os\nos._exit(3)")
 
 
+def test_the_last_words_of_a_kernel_reach_every_waiter(
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session
+) -> None:
+    code = (
+        "import os, sys\nprint('begun', flush=True)\nimport time; time.sleep(0.2)\n"
+        # ipykernel captures descriptor 2 and keeps the original beside it.
+        "os.write(getattr(sys.stderr, '_original_stdstream_copy', 2), b'the last words')\nos._exit(3)"
+    )
+    dying = session.submit_cell(session.create_cell(code))
+    first_output(dying)
+    waiting = other.submit_cell(other.create_cell("print('never')"))
+    for execution in (dying, waiting):
+        with pytest.raises(runtimed_ffi.KernelDiedError) as caught:
+            execution.result()
+        assert "exit code 3" in caught.value.reason
+        assert "the last words" in caught.value.reason
+    session.start_kernel()
+    assert other.run("print('again')").stdout == "again\n"
+
+
+def test_the_death_of_an_idle_kernel_is_told_to_every_session(
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session
+) -> None:
+    kernel = int(session.run("import os\nprint(os.getpid())").stdout)
+    other.sync()
+    with Ears(session) as mine, Ears(other) as theirs:
+        os.kill(kernel, signal.SIGKILL)
+        for ears in (mine, theirs):
+            ears.until(lambda ears=ears: any("SIGKILL" in str(message) for message in ears.broadcasts))
+    with pytest.raises(runtimed_ffi.NoKernelError):
+        other.run("1")
+    other.start_kernel()
+    assert session.run("print('again')").stdout == "again\n"
+
+
 def test_a_kernel_shut_down_by_another_session_cancels(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 
 import pytest
@@ -45,7 +44,8 @@ def test_five_thousand_flushed_prints_are_complete_and_in_order(session: runtime
     result = session.run("for i in range(5000):\n    print(i, flush=True)")
     assert result.success
     assert result.stdout == "".join(f"{i}\n" for i in range(5000))
-    assert {output.name for output in result.outputs} == {"stdout"}
+    assert [output.name for output in result.outputs] == ["stdout"]
+    assert session.get_outputs(result.cell_id) == result.outputs
 
 
 @pytest.mark.stress
@@ -94,9 +94,7 @@ def test_stdout_and_stderr_keep_their_order(session: runtimed_ffi.Session) -> No
     )
     assert result.stdout == "".join(f"out {i}\n" for i in range(50))
     assert result.stderr == "".join(f"err {i}\n" for i in range(50))
-    # The kernel may cut a line in two; what it never does is to swap pieces of the two streams.
-    order = [name for name, _ in itertools.groupby(output.name for output in result.outputs)]
-    assert order == ["stdout", "stderr"] * 50
+    assert [output.name for output in result.outputs] == ["stdout", "stderr"] * 50
 
 
 def test_outputs_of_all_kinds_keep_their_order(session: runtimed_ffi.Session) -> None:
@@ -118,9 +116,10 @@ def test_updates_of_a_display_replace_it(session: runtimed_ffi.Session, other: r
             on_output=seen.append,
         )
         assert texts(result.outputs) == ["'third'", "'next'"]
-        ears.until(lambda: ears.outputs and texts([ears.outputs[-1].output]) == ["'third'"])
-        assert [event.index for event in ears.outputs if event.replaced] in ([0, 0], [0])
-    assert texts(seen)[-1] == "'third'"
+        # Updates that were readable together with what they update are one change with it.
+        ears.until(lambda: "'third'" in texts([event.output for event in ears.outputs]))
+        assert [event.index for event in ears.outputs if event.replaced] in ([0, 0], [0], [])
+    assert "'third'" in texts(seen)
     assert session.get_outputs(result.cell_id) == result.outputs
 
 

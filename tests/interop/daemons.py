@@ -55,7 +55,8 @@ class DaemonProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(environment, RUST_LOG="info", HOME=str(directory)),
+                # The pool cannot fetch packages: these tests are not about environments, and need no network.
+                env=dict(environment, RUST_LOG="info", HOME=str(directory), UV_OFFLINE="1"),
             )
         try:
             until(lambda: self.socket.exists() or self.process.poll() is not None, START_SECONDS, "socket")

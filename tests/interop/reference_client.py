@@ -214,7 +214,7 @@ class Peer:
             content = parse(body, "result", RESPONSES)
         elif kind == BROADCAST:
             content = parse(body, "event", BROADCASTS)
-            known = content["event"] != "output" or content["output_json"] in self._known
+            known = content["event"] != "output" or self._holds(content["output_json"])
             if not known and self.document.cell(content["cell_id"]) is not None:
                 self.early.append(content)
         elif kind == REQUEST:
@@ -222,6 +222,16 @@ class Peer:
         name = ("sync", "request", "response", "broadcast")[kind]
         self.stream.append(("daemon", name, content))
         return kind, content
+
+    def _holds(self, element: str) -> bool:
+        """Whether the document has had an output: as it is, or its text merged with what was printed before it."""
+        if element in self._known:
+            return True
+        if not element.startswith('{"output_type":"stream"'):
+            return False
+        text = json.loads(element)["text"]
+        # A text that lies outside the document is not compared.
+        return any(known[:1] != "{" or text in json.loads(known).get("text", "") for known in self._known)
 
     def send(self, kind: int, body: bytes) -> None:
         self.stream.append(("client", NAMES[kind], body if kind == SYNC else json.loads(body)))

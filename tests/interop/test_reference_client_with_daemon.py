@@ -392,10 +392,9 @@ def test_requests_without_kernel(room: Room, tmp_path: Path) -> None:
         if action == "launch_kernel":
             # The reference asks its pools before it looks at the type (10.1 calls it a quirk).
             assert answer["result"] == "error"
-            assert answer["error"] in (
-                wanted["error"],
-                "Failed to launch kernel: Unsupported kernel type: julia. Supported types: python, deno",
-            )
+            # Ours goes on with the kernelspecs that are installed.
+            unsupported = "Failed to launch kernel: Unsupported kernel type: julia. Supported types: python, deno"
+            assert answer["error"] == wanted["error"] or answer["error"].startswith(unsupported)
         else:
             assert answer == wanted, action
     peer.settle()

@@ -186,8 +186,8 @@ pub unsafe extern "C" fn rtd_doc_metadata(doc: *const rtd_doc, out: *mut rtd_buf
 
 /// Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
 /// array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
-/// splice_source, set_cell_type, append_outputs, replace_output, clear_outputs, set_execution_count,
-/// set_metadata. Their members:
+/// splice_source, set_cell_type, append_outputs, replace_output, splice_outputs, clear_outputs,
+/// set_execution_count, set_metadata. Their members:
 ///
 /// - insert_cell: cell_id (new), cell_type, source, index (optional; the end when absent or past it)
 /// - delete_cell, clear_outputs: cell_id; clearing also takes the execution count away
@@ -196,7 +196,10 @@ pub unsafe extern "C" fn rtd_doc_metadata(doc: *const rtd_doc, out: *mut rtd_buf
 /// - splice_source: cell_id, index, delete, insert; text indices count Unicode code points
 /// - set_cell_type: cell_id, cell_type
 /// - append_outputs: cell_id, outputs (array of strings: elements of rtd_output_store())
-/// - replace_output: cell_id, index, output (string)
+/// - replace_output: cell_id, index, output (string), expect (optional: the string that must be there now)
+/// - splice_outputs: cell_id, index, delete, outputs (array of strings), expect (optional: the array of the strings
+///   that must be there now); made for merging stream text: sessions report a splice at the end of the list as
+///   RTD_OUTPUT_JOINED, any other as RTD_EV_CLEARED and the outputs again
 /// - set_execution_count: cell_id, execution_count (number or null)
 /// - set_metadata: key, value (strings)
 ///

@@ -125,6 +125,13 @@ pub enum rtd_output_change {
     RTD_OUTPUT_APPENDED = 0,
     /// Took the place of the one at the index.
     RTD_OUTPUT_REPLACED = 1,
+    /// Stream text that had come in pieces is one output now, at the index: it takes the place of the pieces, which
+    /// are all outputs from there on. Payload and text are only what it has more than they had together, so nothing
+    /// is told twice; often that is an empty text.
+    RTD_OUTPUT_JOINED = 2,
+    /// Takes the place of all outputs from the index on. So a merge is told if the library cannot compare the texts,
+    /// because a blob is not at hand; the payload is the whole output.
+    RTD_OUTPUT_REPLACED_ALL = 3,
 }
 
 /// Where a request came from.

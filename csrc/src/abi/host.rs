@@ -345,6 +345,32 @@ pub unsafe extern "C" fn rtd_host_publish(
     })
 }
 
+/// Sends one broadcast to one peer, behind the changes and broadcasts made before it. For what only a newcomer needs,
+/// such as the present state of widgets (comm_sync). A peer of protocol version 1 has no broadcasts: nothing is sent
+/// to it.
+///
+/// \param host the host
+/// \param peer number of the connection, as in RTD_EV_PEER_JOINED
+/// \param broadcast the broadcast (section 5.8), a JSON object
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND when no such peer is in a room; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_send(
+    host: *const rtd_host,
+    peer: u64,
+    broadcast: *const u8,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| {
+            let broadcast = object(bytes(broadcast, len, "broadcast")?, "broadcast")?;
+            Ok(host.send(peer, &Value::Object(broadcast))?)
+        })
+    })
+}
+
 /// Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
 /// answers are the library's work. A peer with 1024 requests without an answer is not read further.
 ///

@@ -229,6 +229,8 @@ impl Client {
             if !missing {
                 self.state = State::Live;
                 self.ready_events.push_back(ClientEvent::Ready);
+                // What the daemon says to a newcomer, such as the widgets that are open.
+                self.release_held();
             }
             return Ok(());
         }
@@ -243,9 +245,13 @@ impl Client {
             self.ready_events.push_back(ClientEvent::Changed(changes));
         }
         if !missing {
-            self.ready_events.extend(self.held.drain(..).map(ClientEvent::Broadcast));
+            self.release_held();
         }
         Ok(())
+    }
+
+    fn release_held(&mut self) {
+        self.ready_events.extend(self.held.drain(..).map(ClientEvent::Broadcast));
     }
 
     fn response(&mut self, body: &[u8]) -> Result<(), ConnectionError> {
@@ -334,5 +340,43 @@ impl Client {
     /// Moves the bytes to send to the end of `out`.
     pub fn take_output(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newcomer_is_told_while_it_joins_is_not_kept_back() {
+        let mut theirs = Notebook::create("n").unwrap();
+        let mut of_theirs = PeerSync::new();
+        let (mut ours, mut client) = (Notebook::empty(), Client::new("n").unwrap());
+        let mut wire = Vec::new();
+        frame::append(&mut wire, None, br#"{"protocol":"v2","rtd":1}"#).unwrap();
+        let first = of_theirs.generate(&theirs).unwrap();
+        frame::append(&mut wire, Some(FrameType::Sync), &first).unwrap();
+        frame::append(&mut wire, Some(FrameType::Broadcast), br#"{"event":"comm_sync","comms":[]}"#).unwrap();
+        client.push(&wire);
+        let mut events = Vec::new();
+        while let Some(event) = client.next(&mut ours, 0).unwrap() {
+            events.push(event);
+        }
+        assert!(matches!(events[..], [ClientEvent::Capabilities(_)]));
+        // Its answer asks for the document, and that is the last the daemon has to say.
+        let mut answers = Decoder::new(DATA_LIMIT);
+        let mut out = Vec::new();
+        client.take_output(&mut out);
+        answers.push(&out);
+        let handshake = answers.next_frame().unwrap().unwrap();
+        assert_eq!(handshake[0], b'{');
+        let answer = answers.next_frame().unwrap().unwrap();
+        of_theirs.receive(&mut theirs, split(&answer).unwrap().1).unwrap();
+        let second = of_theirs.generate(&theirs).unwrap();
+        wire.clear();
+        frame::append(&mut wire, Some(FrameType::Sync), &second).unwrap();
+        client.push(&wire);
+        assert!(matches!(client.next(&mut ours, 0).unwrap(), Some(ClientEvent::Ready)));
+        assert!(matches!(client.next(&mut ours, 0).unwrap(), Some(ClientEvent::Broadcast(_))));
     }
 }

@@ -13,7 +13,7 @@ mod server;
 pub use client::{Client, ClientEvent};
 pub use error::ConnectionError;
 pub use outbox::{Answer, Outbox};
-pub use run::{output_cell, output_event, Need, RunEvent, Runs, Strategy, Terminal};
+pub use run::{output_event, Need, OutputPlace, RunEvent, Runs, Strategy, Terminal};
 pub use server::{Server, ServerEvent};
 
 /// Milliseconds on the caller's monotonic clock.

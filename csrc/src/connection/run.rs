@@ -37,12 +37,23 @@ pub enum Terminal {
     Refused = 8,
 }
 
+/// Where an output came to stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputPlace {
+    /// At its index, normally the end.
+    Appended,
+    /// In the place of the one at its index.
+    Replaced,
+    /// In the place of these, from its index to the end: pieces of stream text were merged.
+    Joined(Vec<String>),
+}
+
 /// What an execution tells the one who waits for it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEvent {
     Queued { token: u64, cell_id: String, response: Vec<u8> },
     Started { token: u64, cell_id: String, count: Option<i64> },
-    Output { token: u64, cell_id: String, index: usize, element: String, replaced: bool },
+    Output { token: u64, cell_id: String, index: usize, element: String, place: OutputPlace },
     Cleared { token: u64, cell_id: String },
     Done { token: u64, cell_id: String, end: Terminal, count: Option<i64>, reason: String, payload: Vec<u8> },
 }
@@ -229,12 +240,12 @@ impl Runs {
     /// Changes of the outputs of a cell, in the order they were applied.
     pub fn outputs_changed(&mut self, changes: &[OutputChange]) {
         for change in changes {
-            let cell = output_cell(change);
+            let cell = change.cell_id();
             for run in self.runs.iter_mut().filter(|run| run.cell_id == cell) {
                 run.evidence |= matches!(change, OutputChange::Inserted { .. }) && run.phase >= Phase::Queued;
-                let event = output_event(change, run.token, run.cell_id.clone());
+                let event = output_event(change, run.token);
                 let early = self.strategy == Strategy::FinalEvent && run.phase < Phase::Started;
-                if early { &mut run.held } else { &mut self.events }.extend(event);
+                if early { &mut run.held } else { &mut self.events }.push(event);
             }
         }
     }
@@ -259,7 +270,7 @@ impl Runs {
             cell_id: cell_id.into(),
             index,
             element,
-            replaced: false,
+            place: OutputPlace::Appended,
         }));
     }
 
@@ -514,32 +525,16 @@ impl Runs {
     }
 }
 
-/// The cell whose outputs changed.
-pub fn output_cell(change: &OutputChange) -> &str {
-    match change {
-        OutputChange::Cleared { cell_id }
-        | OutputChange::Inserted { cell_id, .. }
-        | OutputChange::Replaced { cell_id, .. }
-        | OutputChange::Removed { cell_id, .. } => cell_id,
-    }
-}
-
 /// The event that a change of a cell's outputs means for one who follows them.
-pub fn output_event(change: &OutputChange, token: u64, cell_id: String) -> Option<RunEvent> {
-    match change {
-        OutputChange::Cleared { .. } => Some(RunEvent::Cleared { token, cell_id }),
-        OutputChange::Inserted { index, element, .. } => Some(RunEvent::Output {
-            token,
-            cell_id,
-            index: *index,
-            element: element.clone(),
-            replaced: false,
-        }),
-        OutputChange::Replaced { index, element, .. } => {
-            Some(RunEvent::Output { token, cell_id, index: *index, element: element.clone(), replaced: true })
+pub fn output_event(change: &OutputChange, token: u64) -> RunEvent {
+    let cell_id = change.cell_id().to_owned();
+    let (index, element, place) = match change {
+        OutputChange::Cleared { .. } => return RunEvent::Cleared { token, cell_id },
+        OutputChange::Inserted { index, element, .. } => (*index, element, OutputPlace::Appended),
+        OutputChange::Replaced { index, element, .. } => (*index, element, OutputPlace::Replaced),
+        OutputChange::Joined { index, element, covered, .. } => {
+            (*index, element, OutputPlace::Joined(covered.clone()))
         }
-        // Outputs are removed only by replacing the list; a foreign client's deletion shows in the
-        // document, and no event can undo what was delivered.
-        OutputChange::Removed { .. } => None,
-    }
+    };
+    RunEvent::Output { token, cell_id, index, element: element.clone(), place }
 }

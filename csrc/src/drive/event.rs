@@ -30,6 +30,15 @@ pub enum EventKind {
     RoomFailed = 25,
 }
 
+/// What an output did to the list of outputs; the numbers of the C ABI (`RTD_OUTPUT_*`).
+pub const APPENDED: i32 = 0;
+/// It took the place of the one at its index.
+pub const REPLACED: i32 = 1;
+/// The outputs from its index on are one now; the event carries what that one has more than they had.
+pub const JOINED: i32 = 2;
+/// It took the place of all outputs from its index on.
+pub const REPLACED_ALL: i32 = 3;
+
 /// One event. Members that do not apply are empty, zero, or -1 for `number`.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -45,6 +54,8 @@ pub struct Event {
     /// `payload` is an element of a cell's outputs, to be resolved when the event is taken: reading
     /// a blob is not the I/O thread's work.
     pub unresolved: bool,
+    /// Elements whose place an unresolved output takes: their text was delivered already.
+    pub covered: Option<Vec<String>>,
     /// Cells of a change hint; rendered into `payload` when the event is taken.
     pub hint: Option<Hint>,
 }
@@ -71,13 +82,15 @@ impl Event {
             payload: Vec::new(),
             text: String::new(),
             unresolved: false,
+            covered: None,
             hint: None,
         }
     }
 
     /// Bytes this event counts for at the bound of its queue.
     pub fn size(&self) -> usize {
-        std::mem::size_of::<Self>() + self.id.len() + self.payload.len() + self.text.len()
+        let covered: usize = self.covered.iter().flatten().map(String::len).sum();
+        std::mem::size_of::<Self>() + self.id.len() + self.payload.len() + self.text.len() + covered
     }
 
     /// Terminal events and those that need an answer are never dropped.

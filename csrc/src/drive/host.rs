@@ -1,29 +1,19 @@
 //! Rooms on a listening socket. Requests of peers become events that the host program answers.
 
-use std::collections::HashMap;
-use std::io;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
-use super::event::{Event, EventKind};
-use super::peer::{leave_code, ChannelKind, Peer};
-use super::queue::{Queue, Waited, Wakeup};
-use super::reactor::{Handler, Reactor, ReactorUse};
-use super::room::{Outcome, Room, RoomState};
-use super::{address, lock, DriveError};
-use crate::code::code;
-use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC};
+use super::event::Event;
+use super::queue::{Waited, Wakeup};
+use super::reactor::ReactorUse;
+use super::room::{Room, RoomState};
+use super::shared::HostShared;
+use super::{lock, DriveError};
 use crate::connection::Millis;
 use crate::notebook::{Cell, Op};
-
-/// When the system has no descriptor for a new connection, accepting pauses this long: the
-/// listening socket stays readable, and trying at once would spin.
-const ACCEPT_PAUSE: Millis = 100;
 
 /// How a host is opened.
 pub struct HostOptions {
@@ -48,33 +38,6 @@ impl Default for HostOptions {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Tables {
-    peers: HashMap<u64, Arc<Peer>>,
-    pub(super) rooms: HashMap<String, Arc<Room>>,
-    /// Rooms that nobody may enter yet.
-    pub(super) prepared: HashMap<String, Arc<Room>>,
-    /// Peers that wait for a room the host program has not opened yet.
-    pub(super) wanted: HashMap<String, Vec<Arc<Peer>>>,
-    tokens: HashMap<u64, Arc<Peer>>,
-    closed: bool,
-}
-
-/// What the I/O thread and the host program share.
-pub struct HostShared {
-    reactor: Arc<Reactor>,
-    key: usize,
-    pid: u32,
-    listener: UnixListener,
-    path: PathBuf,
-    options: HostOptions,
-    me: Weak<HostShared>,
-    pub(super) tables: Mutex<Tables>,
-    next_peer: AtomicU64,
-    next_token: AtomicU64,
-    queue: Queue,
-}
-
 /// Rooms on one socket. Every method may be called from any thread; one thread at a time takes events.
 pub struct Host {
     pub(super) shared: Arc<HostShared>,
@@ -90,25 +53,8 @@ impl Host {
     pub fn open(path: &Path, mut options: HostOptions) -> Result<Self, DriveError> {
         options.capabilities.insert("rtd".into(), json!(1));
         let guard = ReactorUse::acquire()?;
-        let reactor = guard.reactor();
-        let queue = Queue::new(usize::MAX)?;
-        let listener = address::listen(path)?;
-        let shared = Arc::new_cyclic(|me: &Weak<HostShared>| HostShared {
-            key: reactor.register(me.clone()),
-            reactor,
-            pid: std::process::id(),
-            listener,
-            path: path.into(),
-            options,
-            me: me.clone(),
-            tables: Mutex::new(Tables::default()),
-            next_peer: AtomicU64::new(1),
-            next_token: AtomicU64::new(1),
-            queue,
-        });
-        let host = Self { shared, _reactor: guard };
-        host.shared.reactor.watch(host.shared.key, &host.shared.listener, false)?;
-        Ok(host)
+        let shared = HostShared::listen(path, options, guard.reactor())?;
+        Ok(Self { shared, _reactor: guard })
     }
 
     /// Whether this is the process that opened the host.
@@ -205,6 +151,19 @@ impl Host {
         self.check_open()?;
         let room = self.shared.room(id)?;
         self.shared.step(&room, |state, outcome| state.publish(ops, broadcasts, cause, outcome))
+    }
+
+    /// One broadcast to one peer, behind the changes made before it. A peer of protocol version 1 has no
+    /// broadcasts and is left alone.
+    ///
+    /// # Errors
+    /// `NotFound` when no such peer is in a room; `Poisoned`.
+    pub fn send(&self, peer: u64, broadcast: &Value) -> Result<(), DriveError> {
+        self.check_open()?;
+        let gone = || DriveError::NotFound(format!("no such peer in a room: {peer}"));
+        let peer = self.shared.peer(peer).ok_or_else(gone)?;
+        let room = Arc::clone(peer.room().ok_or_else(gone)?);
+        self.shared.step(&room, |state, outcome| state.send(&peer, broadcast, outcome))
     }
 
     /// Answers a request. Order and identifiers are the library's work.
@@ -313,263 +272,5 @@ impl Drop for Host {
         if self.close().is_ok() {
             self.shared.queue.set_wakeup(None);
         }
-    }
-}
-
-impl HostShared {
-    /// A peer by its number.
-    pub fn peer(&self, id: u64) -> Option<Arc<Peer>> {
-        lock(&self.tables).peers.get(&id).cloned()
-    }
-
-    /// An open or prepared room.
-    pub(super) fn room(&self, id: &str) -> Result<Arc<Room>, DriveError> {
-        let tables = lock(&self.tables);
-        let room = tables.rooms.get(id).or_else(|| tables.prepared.get(id)).cloned();
-        room.ok_or_else(|| DriveError::NotFound(format!("no such room: {id}")))
-    }
-
-    pub(super) fn step<T>(
-        &self,
-        room: &Arc<Room>,
-        step: impl FnOnce(&mut RoomState, &mut Outcome) -> Result<T, DriveError>,
-    ) -> Result<T, DriveError> {
-        let mut outcome = Outcome::default();
-        let result = room.step(&mut outcome, step);
-        self.after(room, outcome);
-        if let Err(DriveError::Panic(reason)) = &result {
-            self.break_room(room, code(RTD_E_PANIC), reason);
-        }
-        result
-    }
-
-    /// Registers a request and makes its event.
-    pub fn expect(
-        &self,
-        peer: &Arc<Peer>,
-        channel: ChannelKind,
-        id: &str,
-        body: Vec<u8>,
-        request_id: Option<Value>,
-    ) -> Event {
-        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        lock(&peer.state).server.outbox.expect(token, request_id);
-        lock(&self.tables).tokens.insert(token, Arc::clone(peer));
-        let mut event = Event::new(EventKind::Request);
-        event.code = channel as i32;
-        event.token = token;
-        event.peer = peer.id;
-        event.id = id.into();
-        event.payload = body;
-        event
-    }
-
-    /// Queues events for the host program.
-    pub fn publish_events(&self, events: Vec<Event>) {
-        let _announcer = self.queue.announcer();
-        for event in events {
-            self.queue.push(event);
-        }
-    }
-
-    /// Tells what a step left: lost peers, a failed journal.
-    pub fn after(&self, room: &Arc<Room>, outcome: Outcome) {
-        if let Some(error) = outcome.unsaved {
-            self.room_failed(room, code(RTD_E_IO), &error.to_string());
-        }
-        for (peer, error) in outcome.lost {
-            self.drop_peer(&peer, &error);
-        }
-    }
-
-    fn room_failed(&self, room: &Room, reason_code: i32, reason: &str) {
-        let _announcer = self.queue.announcer();
-        let mut event = Event::new(EventKind::RoomFailed);
-        event.id.clone_from(&room.id);
-        event.code = reason_code;
-        event.text = reason.into();
-        self.queue.push(event);
-    }
-
-    /// Closes a room that cannot be used any more, and says so.
-    pub fn break_room(&self, room: &Arc<Room>, reason_code: i32, reason: &str) {
-        self.room_failed(room, reason_code, reason);
-        self.close_room(room);
-    }
-
-    fn close_room(&self, room: &Arc<Room>) {
-        {
-            let mut tables = lock(&self.tables);
-            tables.rooms.remove(&room.id);
-            tables.prepared.remove(&room.id);
-        }
-        for peer in room.shut() {
-            self.drop_peer(&peer, &DriveError::Closed("the room was closed".into()));
-        }
-    }
-
-    /// A peer finished its handshake for a room.
-    pub fn wants_room(&self, peer: &Arc<Peer>, id: String) {
-        let room = {
-            let mut tables = lock(&self.tables);
-            let room = tables.rooms.get(&id).cloned();
-            if room.is_none() {
-                let prepared = tables.prepared.contains_key(&id);
-                let waiting = tables.wanted.entry(id.clone()).or_default();
-                waiting.push(Arc::clone(peer));
-                if prepared || waiting.len() > 1 {
-                    return;
-                }
-            }
-            room
-        };
-        match room {
-            Some(room) => self.enter(peer, &room),
-            None => {
-                let _announcer = self.queue.announcer();
-                let mut event = Event::new(EventKind::RoomWanted);
-                event.id = id;
-                self.queue.push(event);
-            }
-        }
-    }
-
-    pub(super) fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
-        let _announcer = self.queue.announcer();
-        let entered = self.step(room, |state, _| {
-            if self.peer(peer.id).is_none() {
-                return Ok(());
-            }
-            peer.enter(room, &state.notebook, &self.options.capabilities)?;
-            state.peers.push(Arc::clone(peer));
-            // Under the room's lock, so that joins and leaves are told in the order they happened.
-            self.queue.push(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
-            Ok(())
-        });
-        if let Err(error) = entered {
-            self.drop_peer(peer, &error);
-        }
-    }
-
-    /// Ends a connection and tells who left. Idempotent.
-    pub fn drop_peer(&self, peer: &Arc<Peer>, error: &DriveError) {
-        {
-            let mut tables = lock(&self.tables);
-            if tables.peers.remove(&peer.id).is_none() {
-                return;
-            }
-            tables.tokens.retain(|_, other| other.id != peer.id);
-            for waiting in tables.wanted.values_mut() {
-                waiting.retain(|other| other.id != peer.id);
-            }
-        }
-        peer.hang_up();
-        let Some(room) = peer.room() else {
-            return;
-        };
-        let _announcer = self.queue.announcer();
-        let tell = |peers: usize| {
-            let mut event = room_event(EventKind::PeerLeft, room, peer, peers);
-            event.code = leave_code(error);
-            event.text = error.to_string();
-            self.queue.push(event);
-        };
-        let left = room.step(&mut Outcome::default(), |state, _| {
-            state.peers.retain(|other| other.id != peer.id);
-            tell(state.peers.len());
-            Ok(())
-        });
-        if left.is_err() {
-            tell(0);
-        }
-    }
-
-    fn accept(&self) {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => {
-                    if self.reactor.rewatch(self.key, &self.listener, false, false).is_ok() {
-                        self.reactor.set_timer(self.key, Some(self.reactor.now() + ACCEPT_PAUSE));
-                    }
-                    return;
-                }
-            };
-            if stream.set_nonblocking(true).is_err() {
-                continue;
-            }
-            let id = self.next_peer.fetch_add(1, Ordering::Relaxed);
-            let peer = Peer::new(id, stream, self.me.clone(), &self.reactor, self.options.peer_limit);
-            {
-                let mut tables = lock(&self.tables);
-                if tables.closed || tables.peers.len() >= self.options.max_peers {
-                    drop(tables);
-                    peer.hang_up();
-                    continue;
-                }
-                tables.peers.insert(id, Arc::clone(&peer));
-            }
-            let deadline =
-                self.options.handshake_timeout.map(|timeout| self.reactor.now().saturating_add(timeout));
-            if let Err(error) = peer.start(deadline) {
-                self.drop_peer(&peer, &error.into());
-            }
-        }
-    }
-
-    fn close(&self) {
-        let peers: Vec<Arc<Peer>> = {
-            let mut tables = lock(&self.tables);
-            if std::mem::replace(&mut tables.closed, true) {
-                return;
-            }
-            tables.peers.values().cloned().collect()
-        };
-        self.reactor.forget(self.key, Some(&self.listener));
-        let _removed_by_others = std::fs::remove_file(&self.path);
-        for peer in peers {
-            self.drop_peer(&peer, &DriveError::Closed("the host was closed".into()));
-        }
-        let mut tables = lock(&self.tables);
-        tables.rooms.clear();
-        tables.prepared.clear();
-        tables.wanted.clear();
-        drop(tables);
-        let _announcer = self.queue.announcer();
-        self.queue.push(Event::new(EventKind::Closed));
-    }
-}
-
-fn room_event(kind: EventKind, room: &Room, peer: &Peer, peers: usize) -> Event {
-    let mut event = Event::new(kind);
-    event.id.clone_from(&room.id);
-    event.peer = peer.id;
-    event.number = i64::try_from(peers).unwrap_or(i64::MAX);
-    event
-}
-
-impl Handler for HostShared {
-    fn ready(&self, readable: bool, _writable: bool) {
-        if readable {
-            self.accept();
-        }
-    }
-
-    fn timer(&self) {
-        // The pause after running out of descriptors is over.
-        if self.reactor.rewatch(self.key, &self.listener, true, false).is_ok() {
-            self.accept();
-        }
-    }
-
-    fn failed(&self, reason: String) {
-        let _announcer = self.queue.announcer();
-        let mut event = Event::new(EventKind::RoomFailed);
-        event.code = code(RTD_E_PANIC);
-        event.text = reason;
-        self.queue.push(event);
     }
 }

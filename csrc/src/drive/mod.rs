@@ -13,6 +13,7 @@ mod queue;
 mod reactor;
 mod room;
 mod session;
+mod shared;
 mod signal;
 
 pub use event::{Event, EventKind, Hint};

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use serde_json::{json, Value};
 
 use super::event::{Event, EventKind, Hint};
-use super::host::HostShared;
 use super::reactor::{Handler, Reactor};
 use super::room::{Outcome, Room};
+use super::shared::HostShared;
 use super::{address, lock, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_TIMEOUT, RTD_E_TOO_BIG};

@@ -144,6 +144,24 @@ impl RoomState {
         Ok(())
     }
 
+    /// Queues a broadcast for one peer, behind the changes before it, and sends what it can take now.
+    ///
+    /// # Errors
+    /// `NotFound` when the peer is not in this room any more.
+    pub fn send(
+        &mut self,
+        peer: &Arc<Peer>,
+        broadcast: &Value,
+        outcome: &mut Outcome,
+    ) -> Result<(), DriveError> {
+        if !self.peers.iter().any(|other| other.id == peer.id) {
+            return Err(DriveError::NotFound(format!("no such peer in a room: {}", peer.id)));
+        }
+        lock(&peer.state).server.outbox.broadcast(&broadcast.to_string().into_bytes().into(), 0);
+        self.flush_all(outcome);
+        Ok(())
+    }
+
     /// Sends every peer what it can take now.
     pub fn flush_all(&mut self, outcome: &mut Outcome) {
         let notebook = &self.notebook;

@@ -3,11 +3,12 @@
 //! The engine reports patches, grouped by object with parents first. [`digest`] reads them once: it
 //! updates the order of the cells and tells what happened in terms of cells and outputs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use automerge::{Automerge, ObjId, ObjType, Patch, PatchAction, Prop, ReadDoc, Value};
+use automerge::{Automerge, ChangeHash, ObjId, ObjType, Patch, PatchAction, Prop, ReadDoc, Value};
 
 use super::rows::{scalar_str, Row, Rows};
+use super::splice::Splice;
 
 /// What one received message changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,15 +60,30 @@ pub enum OutputChange {
         /// The stored string.
         element: String,
     },
-    /// Outputs were removed.
-    Removed {
+    /// The outputs from an index to the end became one: pieces of stream text were merged.
+    Joined {
         /// The cell.
         cell_id: String,
-        /// The first of them.
+        /// The first of them, and where the one is now.
         index: usize,
-        /// How many.
-        count: usize,
+        /// The stored strings that are gone. What was both added and merged since the last message is
+        /// not among them.
+        covered: Vec<String>,
+        /// The stored string.
+        element: String,
     },
+}
+
+impl OutputChange {
+    /// The cell whose outputs changed.
+    pub fn cell_id(&self) -> &str {
+        match self {
+            Self::Cleared { cell_id }
+            | Self::Inserted { cell_id, .. }
+            | Self::Replaced { cell_id, .. }
+            | Self::Joined { cell_id, .. } => cell_id,
+        }
+    }
 }
 
 /// What the arrival of a whole document means: everything is new. Its outputs are not reported one
@@ -81,17 +97,25 @@ pub(super) fn everything(rows: &Rows) -> Changes {
     }
 }
 
-/// Reads the patches of one message and brings the order of the cells up to date.
-pub(super) fn digest(doc: &Automerge, rows: &mut Rows, patches: &[Patch]) -> Changes {
+/// Reads the patches of one message and brings the order of the cells up to date. `before` are the
+/// heads before the message.
+pub(super) fn digest(doc: &Automerge, rows: &mut Rows, patches: &[Patch], before: &[ChangeHash]) -> Changes {
     let mut digest = Digest {
         doc,
         rows,
         changes: Changes::default(),
         fresh: HashSet::new(),
         removed: HashSet::new(),
+        spliced: HashMap::new(),
         rebuild: false,
     };
     patches.iter().for_each(|patch| digest.patch(patch));
+    for (list, cell_id) in std::mem::take(&mut digest.spliced) {
+        let actions = patches.iter().filter(|patch| patch.obj == list).map(|patch| &patch.action);
+        let steps = Splice::of(doc, &list, before, actions).steps(&cell_id);
+        digest.changes.outputs.retain(|change| change.cell_id() != cell_id);
+        digest.changes.outputs.extend(steps);
+    }
     let (changes, rebuild) = (digest.changes, digest.rebuild);
     let agrees = rows.list.as_ref().map_or(0, |list| doc.length(list)) == rows.rows.len();
     if rebuild || !agrees {
@@ -108,6 +132,8 @@ struct Digest<'a> {
     fresh: HashSet<ObjId>,
     /// Ids of cells that went with this message: one that comes back was moved.
     removed: HashSet<String>,
+    /// Lists of outputs from which something was removed, with their cells.
+    spliced: HashMap<ObjId, String>,
     /// True if the order must be read again because a patch does not tell it.
     rebuild: bool,
 }
@@ -126,7 +152,7 @@ impl Digest<'_> {
             ("cells", [_, (cell, Prop::Map(key)), rest @ ..]) => {
                 let id = self.touched(cell);
                 if let (Some(id), "outputs", []) = (id, key.as_str(), rest) {
-                    self.outputs(&id, &patch.action);
+                    self.outputs(&id, &patch.obj, &patch.action);
                 }
             }
             _ => {}
@@ -212,7 +238,7 @@ impl Digest<'_> {
     }
 
     /// A patch of a cell's list of outputs.
-    fn outputs(&mut self, id: &str, action: &PatchAction) {
+    fn outputs(&mut self, id: &str, list: &ObjId, action: &PatchAction) {
         let cell_id = || id.to_owned();
         let changes = &mut self.changes.outputs;
         match action {
@@ -236,8 +262,9 @@ impl Digest<'_> {
                     });
                 }
             }
-            PatchAction::DeleteSeq { index, length } => {
-                changes.push(OutputChange::Removed { cell_id: cell_id(), index: *index, count: *length })
+            // What this means only all patches of the list together tell.
+            PatchAction::DeleteSeq { .. } => {
+                self.spliced.insert(list.clone(), cell_id());
             }
             _ => {}
         }

@@ -116,7 +116,12 @@ impl Editor<'_, '_> {
                 self.set(&cell, "cell_type", cell_type)
             }
             Op::AppendOutputs { cell_id, outputs } => self.append_outputs(cell_id, outputs),
-            Op::ReplaceOutput { cell_id, index, output } => self.replace_output(cell_id, *index, output),
+            Op::ReplaceOutput { cell_id, index, output, expect } => {
+                self.replace_output(cell_id, *index, output, expect.as_deref())
+            }
+            Op::SpliceOutputs { cell_id, index, delete, outputs, expect } => {
+                self.splice_outputs(cell_id, *index, *delete, outputs, expect.as_deref())
+            }
             Op::ClearOutputs { cell_id } => self.clear_outputs(cell_id),
             Op::SetExecutionCount { cell_id, execution_count } => {
                 let cell = self.cell(cell_id)?;
@@ -217,24 +222,63 @@ impl Editor<'_, '_> {
         Ok(())
     }
 
-    fn replace_output(&mut self, id: &str, index: usize, output: &str) -> Done {
+    fn replace_output(&mut self, id: &str, index: usize, output: &str, expect: Option<&str>) -> Done {
         let cell = self.cell(id)?;
-        // Readers do not see elements that are not scalar strings, so they do not count them.
         let found = object(self.tx, &cell, "outputs", ObjType::List).and_then(|list| {
-            let (place, old) = self
-                .tx
-                .list_range(&list, ..)
-                .filter_map(|item| Some((item.index, ref_str(&item.value)?)))
-                .nth(index)?;
+            let (place, old) = self.visible(&list).nth(index)?;
             Some((list, place, old))
         });
         let Some((list, place, old)) = found else {
             return Err(NotebookError::BadOp(format!("no output {index} in {id}")));
         };
+        if expect.is_some_and(|expect| expect != old) {
+            return Err(NotebookError::BadOp(format!("output {index} of {id} is not what was expected")));
+        }
         if old != output {
             self.tx.put(&list, place, output)?;
         }
         Ok(())
+    }
+
+    fn splice_outputs(
+        &mut self,
+        id: &str,
+        index: usize,
+        delete: usize,
+        outputs: &[String],
+        expect: Option<&[String]>,
+    ) -> Done {
+        let cell = self.cell(id)?;
+        let list = self.outputs(&cell)?;
+        let mut visible = self.visible(&list).skip(index);
+        let gone: Vec<(usize, String)> = visible.by_ref().take(delete).collect();
+        let next = visible.next();
+        drop(visible);
+        let seen = || self.visible(&list).count();
+        if gone.len() < delete || (delete == 0 && next.is_none() && index != seen()) {
+            return Err(NotebookError::BadOp(format!("no {delete} outputs at {index} in {id}")));
+        }
+        if expect.is_some_and(|expect| !gone.iter().map(|(_, old)| old).eq(expect)) {
+            return Err(NotebookError::BadOp(format!(
+                "the outputs at {index} of {id} are not what was expected"
+            )));
+        }
+        if gone.iter().map(|(_, old)| old).eq(outputs) {
+            return Ok(());
+        }
+        let first = gone.first().or(next.as_ref()).map_or_else(|| self.tx.length(&list), |(place, _)| *place);
+        // What readers do not see stays where it is.
+        for (place, _) in gone.iter().rev() {
+            self.tx.delete(&list, *place)?;
+        }
+        self.tx.splice(&list, first, 0, outputs.iter().map(ScalarValue::from))?;
+        Ok(())
+    }
+
+    /// The outputs readers see, each with its place in the list: elements that are not scalar strings
+    /// are not counted.
+    fn visible(&self, list: &ObjId) -> impl Iterator<Item = (usize, String)> + '_ {
+        self.tx.list_range(list, ..).filter_map(|item| Some((item.index, ref_str(&item.value)?)))
     }
 
     fn clear_outputs(&mut self, id: &str) -> Done {

@@ -4,8 +4,9 @@
 //! sockets, no threads, no clocks and no kernels: everything here is a function of the document and
 //! of the bytes it is given.
 //!
-//! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by `edit`),
-//! [`PeerSync`] (`sync`), [`Changes`] (`changes`). Positions inside a source are Unicode code points.
+//! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by
+//! `edit`), [`PeerSync`] (`sync`), [`Changes`] (`changes`, with `splice` for lists that lost something). Positions
+//! inside a source are Unicode code points.
 
 mod cell;
 mod changes;
@@ -15,6 +16,7 @@ mod edit;
 mod fork;
 mod op;
 mod rows;
+mod splice;
 mod sync;
 mod text;
 

@@ -77,6 +77,27 @@ pub enum Op {
         index: usize,
         /// The string to store.
         output: String,
+        /// What is there now; if it is something else, the edit is refused.
+        #[serde(default)]
+        expect: Option<String>,
+    },
+    /// Replaces some outputs that stand side by side by others, which may be more or fewer.
+    ///
+    /// Made for stream text that is written in pieces and then merged: a session takes a splice that
+    /// reaches the end of the list for that, and does not deliver again what it has delivered. After any
+    /// other splice it tells the cell's outputs again from the start.
+    SpliceOutputs {
+        /// The cell.
+        cell_id: String,
+        /// The first of the outputs readers see that goes; the number of them to insert at the end.
+        index: usize,
+        /// How many go.
+        delete: usize,
+        /// The strings to store in their place.
+        outputs: Vec<String>,
+        /// The strings that go, as the writer knows them; if they are others, the edit is refused.
+        #[serde(default)]
+        expect: Option<Vec<String>>,
     },
     /// Gives a cell a new empty list of outputs and no execution count. What a peer appends to the
     /// old list at the same time is lost (protocol 2, section 7.3).
@@ -160,19 +181,20 @@ mod tests {
             {"op":"set_cell_type","cell_id":"a","cell_type":"raw"},
             {"op":"append_outputs","cell_id":"a","outputs":["1","2"],"if_present":true},
             {"op":"replace_output","cell_id":"a","index":0,"output":"3"},
+            {"op":"splice_outputs","cell_id":"a","index":0,"delete":1,"outputs":[],"expect":["1"]},
             {"op":"clear_outputs","cell_id":"a","if_present":false},
             {"op":"set_execution_count","cell_id":"a","execution_count":null},
             {"op":"set_metadata","key":"k","value":"v"}
         ]"#;
         let ops = parse_ops(json.as_bytes()).unwrap();
-        assert_eq!(ops.len(), 12);
+        assert_eq!(ops.len(), 13);
         assert_eq!(ops[1], Op::insert_cell("a", "code", "x", Some(2)));
         assert_eq!(
             ops[7],
             Op::AppendOutputs { cell_id: "a".into(), outputs: vec!["1".into(), "2".into()] }.if_present()
         );
         assert_eq!(ops[7].clone().if_present(), ops[7]);
-        assert_eq!(ops[9], Op::ClearOutputs { cell_id: "a".into() });
+        assert_eq!(ops[10], Op::ClearOutputs { cell_id: "a".into() });
     }
 
     #[test]
@@ -192,6 +214,8 @@ mod tests {
             r#"[{"op":"move_cell","cell_id":"a","index":1.5}]"#,
             r#"[{"op":"set_execution_count","cell_id":"a"}]"#,
             r#"[{"op":"append_outputs","cell_id":"a","outputs":[{}]}]"#,
+            r#"[{"op":"splice_outputs","cell_id":"a","index":0,"outputs":[]}]"#,
+            r#"[{"op":"splice_outputs","cell_id":"a","index":0,"delete":-1,"outputs":[]}]"#,
             r#"[{"op":"if_present"}]"#,
             r#"[] []"#,
         ] {

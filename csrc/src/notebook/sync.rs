@@ -69,7 +69,7 @@ impl PeerSync {
             return result.map(|()| Changes::default()).map_err(bad);
         }
         let patches = notebook.doc.make_patches(&mut log);
-        let changes = digest(&notebook.doc, &mut notebook.rows, &patches);
+        let changes = digest(&notebook.doc, &mut notebook.rows, &patches, &before);
         result.map(|()| changes).map_err(bad)
     }
 

@@ -8,10 +8,12 @@ pub mod hash;
 pub mod manifest;
 mod nbformat;
 pub mod store;
+mod stream;
 
 pub use manifest::{build, resolve, resolve_available};
 pub use nbformat::plain_text;
 pub use store::BlobStore;
+pub use stream::continuation;
 
 use std::{fmt, io};
 

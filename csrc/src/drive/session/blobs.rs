@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::core::Core;
 use super::io::Shared;
-use crate::drive::event::Event;
+use crate::drive::event::{Event, JOINED, REPLACED_ALL};
 use crate::drive::lock;
 use crate::outputs::{self, BlobStore};
 
@@ -30,15 +30,27 @@ impl Shared {
         blobs.clone()
     }
 
-    /// Turns the document's element of an output into the output, on the consumer's thread.
+    /// Turns the document's element of an output into the output, on the consumer's thread. Of stream
+    /// text that was merged, only what was not delivered in pieces before is left.
     pub(super) fn resolve(&self, mut event: Event) -> Event {
         if !std::mem::take(&mut event.unresolved) {
             return event;
         }
         let place = self.blobs_place(&lock(&self.core));
+        let blobs = self.blobs_now(place);
         let element = String::from_utf8_lossy(&event.payload).into_owned();
-        match outputs::resolve(&element, self.blobs_now(place).as_deref()) {
-            Ok(output) => {
+        let covered = event.covered.take();
+        if covered.is_some() {
+            event.code = REPLACED_ALL;
+        }
+        match outputs::resolve(&element, blobs.as_deref()) {
+            Ok(mut output) => {
+                if let Some(rest) =
+                    covered.and_then(|old| outputs::continuation(&output, &old, blobs.as_deref()))
+                {
+                    event.code = JOINED;
+                    output = rest;
+                }
                 event.text = outputs::plain_text(&output);
                 event.payload = output.to_string().into_bytes();
             }

@@ -6,8 +6,8 @@ use super::core::{Core, Purpose};
 use super::io::Shared;
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_TIMEOUT};
-use crate::connection::{output_cell, output_event, Millis, Need, RunEvent, Terminal};
-use crate::drive::event::{Event, EventKind, Hint};
+use crate::connection::{output_event, Millis, Need, OutputPlace, RunEvent, Terminal};
+use crate::drive::event::{Event, EventKind, Hint, APPENDED, JOINED, REPLACED};
 use crate::drive::DriveError;
 use crate::notebook::Changes;
 use crate::outputs::{self, BlobStore};
@@ -18,9 +18,8 @@ impl Shared {
         self.deliver_runs(core);
         if core.watch_all {
             for change in &changes.outputs {
-                let cell = output_cell(change);
-                if !core.runs.watches(cell) {
-                    self.queue_run_events(output_event(change, 0, cell.into()));
+                if !core.runs.watches(change.cell_id()) {
+                    self.queue_run_events([output_event(change, 0)]);
                 }
             }
         }
@@ -176,9 +175,13 @@ impl Shared {
             match run {
                 RunEvent::Queued { response, .. } => event.payload = response,
                 RunEvent::Started { count, .. } => event.number = count.unwrap_or(-1),
-                RunEvent::Output { index, element, replaced, .. } => {
+                RunEvent::Output { index, element, place, .. } => {
                     event.number = i64::try_from(index).unwrap_or(i64::MAX);
-                    event.code = i32::from(replaced);
+                    (event.code, event.covered) = match place {
+                        OutputPlace::Appended => (APPENDED, None),
+                        OutputPlace::Replaced => (REPLACED, None),
+                        OutputPlace::Joined(covered) => (JOINED, Some(covered)),
+                    };
                     event.payload = element.into_bytes();
                     event.unresolved = true;
                 }

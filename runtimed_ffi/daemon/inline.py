@@ -1,0 +1,158 @@
+"""Environments for the dependencies of notebooks: made once per content, shared by the kernels that want the same.
+
+Storey: daemon (7).  Source: protocol 2, section 10.5.  The directory is named by a hash of what is in it, so who asks
+for the same gets the same.  It is made in its final place, because neither virtual nor conda environments can be moved;
+what makes it appear at once is its mark, written last (``claims``).  One daemon builds, the others wait for its lock; a
+directory that a crash left incomplete is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable
+from typing import Callable
+
+from . import claims
+from .claims import Claim
+from .uv import Progress
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 14 * 86400.0
+"""Environments that nobody has used for so long are removed."""
+
+KEEP_COUNT = 32
+"""Environments kept at most; those longest unused go first."""
+
+_FOREIGN_LOCK_INTERVAL = 0.2
+"""Seconds between looks at an environment that another daemon is building: a file lock cannot be waited for on the
+loop, and a thread that waits cannot be cancelled."""
+
+Make = Callable[[str, Progress], Awaitable[None]]
+"""Makes an environment in a path that does not exist."""
+
+
+class _Build:
+    """A build of this daemon, and the launches that wait for it."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.listeners: list[Progress] = []
+
+    def say(self, text: str) -> None:
+        for listener in list(self.listeners):
+            listener(text)
+
+
+class InlineEnvironments:
+    """The cache of environments made for notebooks.  On the loop's thread."""
+
+    def __init__(self, directory: str, keep_seconds: float = KEEP_SECONDS, keep_count: int = KEEP_COUNT) -> None:
+        tag = f"{sys.implementation.cache_tag or sys.implementation.name}"
+        # uv environments depend on the daemon's interpreter; daemons with another one have their own.
+        self._directories = {
+            "uv": os.path.join(os.path.abspath(directory), "inline-envs", tag),
+            "conda": os.path.join(os.path.abspath(directory), "inline-envs", "conda"),
+        }
+        self._keep_seconds = keep_seconds
+        self._keep_count = keep_count
+        self._builds: dict[str, _Build] = {}
+
+    async def obtain(
+        self, kind: str, name: str, python_of: Callable[[str], str], make: Make, progress: Progress
+    ) -> Claim:
+        """The environment of this name, made if it is not there, held against removal until the claim is released.
+
+        The build goes on while anybody waits for it and is ended, and removed, with the last one who does.  Raises what
+        ``make`` raises, and ``OSError``.
+        """
+        path = os.path.join(self._directories[kind], name)
+        while True:
+            claim = _usable(path, python_of(path))
+            if claim is not None:
+                return claim
+            build = self._builds.get(path)
+            if build is None:
+                build = self._builds[path] = _Build()
+                build.task = asyncio.get_running_loop().create_task(self._build(build, path, python_of(path), make))
+            await self._join(build, path, progress)
+
+    async def _join(self, build: _Build, path: str, progress: Progress) -> None:
+        task = build.task
+        assert task is not None
+        build.listeners.append(progress)
+        try:
+            await asyncio.wait({task})
+        finally:
+            build.listeners.remove(progress)
+            if not build.listeners and not task.done():
+                if self._builds.get(path) is build:
+                    del self._builds[path]
+                task.cancel()
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    async def _build(self, build: _Build, path: str, python: str, make: Make) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            claim = claims.claim(path, create=True)
+            while claim is None:
+                build.say("waiting for another daemon that makes the same environment")
+                await asyncio.sleep(_FOREIGN_LOCK_INTERVAL)
+                claim = claims.claim(path, create=True)
+            try:
+                if claim.read().get("state") == claims.READY and os.access(python, os.X_OK):
+                    return  # Made by somebody else meanwhile.
+                await loop.run_in_executor(None, claims.remove_tree, path)
+                claim.write(claims.BUILDING)
+                await make(path, build.say)
+                claim.write(claims.READY, made=time.time())
+            except BaseException:
+                # Seen through even if cancelled again: the claim belongs to the removal from here on.
+                await asyncio.wait({loop.run_in_executor(None, claim.destroy)})
+                raise
+            finally:
+                claim.release()
+        finally:
+            if self._builds.get(path) is build:
+                del self._builds[path]
+
+    def prune(self) -> None:
+        """Remove what has not been used for long, and what is too much.  Blocks; for a thread."""
+        paths = [path for directory in self._directories.values() for path in claims.marked(directory, "")]
+        oldest_first = sorted(paths, key=claims.last_use)
+        now, surplus = time.time(), len(paths) - self._keep_count
+        for path in oldest_first:
+            if surplus <= 0 and now - claims.last_use(path) < self._keep_seconds:
+                continue
+            claim = claims.claim(path)
+            if claim is None:
+                continue  # In use.
+            if claims.inhabited(path):
+                claim.release()
+                continue
+            log.info("%s is removed: not used for long, or too many", path)
+            claim.destroy()
+            surplus -= 1
+
+
+def _usable(path: str, python: str) -> Claim | None:
+    """The environment, held together with its other users, if it is complete."""
+    claim = claims.claim(path, shared=True)
+    if claim is None:
+        return None
+    try:
+        if claim.read().get("state") == claims.READY and os.access(python, os.X_OK):
+            claim.touch()
+            return claim
+    except BaseException:
+        claim.release()
+        raise
+    claim.release()
+    return None

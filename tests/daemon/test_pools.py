@@ -1,0 +1,367 @@
+"""Pools on a real disk with a recipe that pretends: adoption, ownership, waiting launches, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed_ffi.daemon import claims
+from runtimed_ffi.daemon.diagnosis import BuildError
+from runtimed_ffi.daemon.inline import InlineEnvironments
+from runtimed_ffi.daemon.pools import Pools
+from runtimed_ffi.daemon.stock import MAXIMUM_AGE
+
+from .fakes import FakeRecipe, eventually, make_fake_environment
+
+
+class Scene:
+    def __init__(self, directory: Path, uv: int = 1, conda: int = 0) -> None:
+        self.directory = directory / "envs"
+        self.uv, self.conda = FakeRecipe(), FakeRecipe()
+        self.said: list[str] = []
+        self.states: list[Any] = []
+        self.pools = Pools(
+            str(self.directory), {"uv": uv, "conda": conda}, self.states.append, {"uv": self.uv, "conda": self.conda}
+        )
+
+    def available(self, kind: str = "uv") -> int:
+        return int(self.pools.stats()[f"{kind}_available"])
+
+    @property
+    def names(self) -> list[str]:
+        """Environments on disk, without their marks."""
+        return sorted(entry.name for entry in self.directory.iterdir() if entry.is_dir())
+
+    @property
+    def left(self) -> list[str]:
+        return sorted(os.listdir(self.directory)) if self.directory.exists() else []
+
+
+def forge(directory: Path, number: int, state: str, **facts: Any) -> Path:
+    """An environment on disk, as a daemon that is dead left it."""
+    path = directory / f"runtimed-uv-{number:08x}-0000-4000-8000-000000000000"
+    make_fake_environment(str(path))
+    claim = claims.claim(str(path), create=True)
+    assert claim is not None
+    claim.write(state, **{"kind": "uv", "made": time.time(), "ingredients": {"packages": ["ipywidgets"]}, **facts})
+    claim.release()
+    return path
+
+
+def test_what_was_left_on_disk(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=2)
+        scene.uv.gate.clear()
+        directory = scene.directory
+        good = forge(directory, 1, claims.READY)
+        incomplete = forge(directory, 2, claims.BUILDING)
+        used = forge(directory, 3, claims.USED)
+        old = forge(directory, 4, claims.READY, made=time.time() - MAXIMUM_AGE - 1)
+        outdated = forge(directory, 5, claims.READY, ingredients={"packages": ["x"]})
+        broken = forge(directory, 6, claims.READY)
+        (broken / "bin" / "python").unlink()
+        given = forge(directory, 7, claims.GIVEN)
+        held = forge(directory, 8, claims.READY)
+        holder = claims.claim(str(held))  # As another living daemon has it: locks belong to the open file.
+        inhabited = forge(directory, 9, claims.USED)
+        os.unlink(inhabited / "bin" / "python")
+        os.symlink(sys.executable, inhabited / "bin" / "python")
+        command = [str(inhabited / "bin" / "python"), "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+        foreign = directory / "runtimed-uv-reference"
+        foreign.mkdir()
+        unmarked = directory / "runtimed-uv-0000000a-0000-4000-8000-000000000000"
+        unmarked.mkdir()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tenant:
+            assert tenant.stdout is not None and tenant.stdin is not None
+            assert tenant.stdout.readline() == b"up\n"
+            await scene.pools.start()
+            assert scene.available() == 1
+            for path in (good, given, held, inhabited, foreign, unmarked):
+                assert path.exists(), path.name
+            for path in (incomplete, used, outdated, broken):
+                assert not path.exists(), path.name
+            await eventually(lambda: not old.exists())
+            taken = scene.pools.take("uv")
+            assert taken is not None and taken["venv_path"] == str(good)
+            tenant.stdin.close()
+        assert holder is not None
+        holder.release()
+        await scene.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_more_than_the_target_is_not_kept(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=1)
+        for number in range(3):
+            forge(scene.directory, number, claims.READY)
+        await scene.pools.start()
+        assert scene.available() == 1
+        assert len(scene.names) == 1
+        assert scene.uv.made_paths == []
+        await scene.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_what_is_ready_stays_for_the_next_daemon(tmp_path: Path) -> None:
+    async def body() -> None:
+        first = Scene(tmp_path)
+        await first.pools.start()
+        await eventually(lambda: first.available() == 1)
+        await first.pools.close(10)
+        second = Scene(tmp_path)
+        await second.pools.start()
+        assert second.available() == 1
+        assert second.uv.made_paths == []
+        await second.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
+    async def body() -> None:
+        first, second = Scene(tmp_path), Scene(tmp_path)
+        await first.pools.start()
+        await eventually(lambda: first.available() == 1)
+        await second.pools.start()
+        await eventually(lambda: second.available() == 1)
+        assert len(first.names) == 2
+        await second.pools.flush()
+        assert first.pools.take("uv") is not None
+        await first.pools.close(10)
+        await second.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=0, conda=0)
+        scene.conda.gate.clear()
+        await scene.pools.start()
+        said: list[str] = []
+        launch = asyncio.ensure_future(scene.pools.acquire("conda", said.append))
+        await eventually(lambda: "creating the environment" in said)
+        scene.conda.gate.set()
+        environment = await launch
+        assert scene.conda.background == [False], "somebody waits: no low priority"
+        mark = claims.marked(str(scene.directory), "")
+        assert mark == [environment.path]
+        assert claims.claim(environment.path) is None, "it is held"
+        environment.end()
+        environment.end()
+        await scene.pools.close(10)
+        assert scene.left == []
+
+    asyncio.run(body())
+
+
+def test_a_cancelled_launch_leaves_the_environment_to_the_pool(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=1)
+        scene.uv.gate.clear()
+        await scene.pools.start()
+        launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
+        await eventually(lambda: bool(scene.said))
+        launch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await launch
+        scene.uv.gate.set()
+        await eventually(lambda: scene.available() == 1)
+        # Cancelled in the moment it gets one.
+        launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
+        await asyncio.sleep(0)
+        launch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await launch
+        await eventually(lambda: scene.available() == 1)
+        await scene.pools.close(10)
+        assert len(scene.names) == 1
+
+    asyncio.run(body())
+
+
+def test_failures_reach_the_launch_and_patience_ends(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=1)
+        scene.uv.gate.clear()
+        await scene.pools.start()
+        with pytest.raises(BuildError, match="still being built"):
+            await scene.pools.acquire("uv", scene.said.append, 0.01)
+        scene.uv.failure = BuildError("no space left")
+        launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
+        await eventually(lambda: len(scene.said) == 2)
+        scene.uv.gate.set()
+        with pytest.raises(BuildError, match=r"no space left \(tried again in \d+ s\)"):
+            await launch
+        with pytest.raises(BuildError, match="no space left"):
+            await scene.pools.acquire("uv", scene.said.append)
+        assert scene.left == []
+        await scene.pools.close(10)
+
+    asyncio.run(body())
+
+
+def test_the_end_of_the_daemon_ends_builds_and_removes_them(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=1)
+        scene.uv.gate.clear()
+        await scene.pools.start()
+        await eventually(lambda: bool(scene.uv.made_paths))
+        launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
+        await eventually(lambda: bool(scene.said))
+        await scene.pools.close(10)
+        with pytest.raises(BuildError, match="shutting down"):
+            await launch
+        assert scene.left == []
+
+    asyncio.run(body())
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "envs").write_text("in the way")
+
+    async def body() -> None:
+        scene = Scene(tmp_path)
+        await scene.pools.start()
+        await eventually(lambda: bool(scene.states))
+        assert "--cache-dir" in scene.states[0]["uv_error"]["message"]
+        await scene.pools.close(10)
+
+    asyncio.run(body())
+
+
+# -- environments by content
+
+
+class Maker:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.paths: list[str] = []
+        self.failure: Exception | None = None
+
+    async def __call__(self, path: str, say: Any) -> None:
+        self.paths.append(path)
+        make_fake_environment(path)
+        say("installing x")
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+def python_of(path: str) -> str:
+    return os.path.join(path, "bin", "python")
+
+
+def test_the_same_content_is_made_once(tmp_path: Path) -> None:
+    async def body() -> None:
+        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        make.gate.clear()
+        launches = [
+            asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(3)
+        ]
+        await eventually(lambda: len(said) == 3)
+        make.gate.set()
+        held = await asyncio.gather(*launches)
+        again = await cache.obtain("uv", "inline-1", python_of, make, said.append)
+        assert len(make.paths) == 1
+        assert {claim.path for claim in [*held, again]} == {make.paths[0]}
+        assert claims.claim(make.paths[0]) is None, "kernels use it"
+        for claim in [*held, again]:
+            claim.release()
+        os.unlink(python_of(make.paths[0]))
+        (await cache.obtain("uv", "inline-1", python_of, make, said.append)).release()
+        assert len(make.paths) == 2, "a broken one is made anew"
+
+    asyncio.run(body())
+
+
+def test_a_build_ends_with_the_last_who_waits_for_it(tmp_path: Path) -> None:
+    async def body() -> None:
+        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        make.gate.clear()
+        one, two = (
+            asyncio.ensure_future(cache.obtain("conda", "conda-inline-1", python_of, make, said.append))
+            for _ in range(2)
+        )
+        await eventually(lambda: len(said) == 2)
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        assert Path(make.paths[0]).exists(), "the other still waits"
+        two.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await two
+        assert os.listdir(os.path.dirname(make.paths[0])) == [], "nothing is left behind"
+        make.gate.set()
+        (await cache.obtain("conda", "conda-inline-1", python_of, make, said.append)).release()
+
+    asyncio.run(body())
+
+
+def test_a_failed_build_is_told_to_all_and_leaves_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        make.gate.clear()
+        make.failure = BuildError("no package x")
+        launches = [
+            asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(2)
+        ]
+        await eventually(lambda: len(said) == 2)
+        make.gate.set()
+        for launch in launches:
+            with pytest.raises(BuildError, match="no package x"):
+                await launch
+        assert os.listdir(os.path.dirname(make.paths[0])) == []
+
+    asyncio.run(body())
+
+
+def test_two_daemons_make_the_same_content_once(tmp_path: Path) -> None:
+    async def body() -> None:
+        make, said = Maker(), list[str]()
+        make.gate.clear()
+        first, second = (
+            asyncio.ensure_future(
+                InlineEnvironments(str(tmp_path)).obtain("uv", "inline-1", python_of, make, said.append)
+            )
+            for _ in range(2)
+        )
+        await eventually(lambda: any("another daemon" in text for text in said))
+        make.gate.set()
+        (await first).release()
+        (await second).release()
+        assert len(make.paths) == 1
+
+    asyncio.run(body())
+
+
+def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
+    async def body() -> None:
+        cache, make = InlineEnvironments(str(tmp_path), keep_seconds=100, keep_count=3), Maker()
+        now, held = time.time(), []
+        for number in range(6):
+            claim = await cache.obtain("uv", f"inline-{number}", python_of, make, lambda text: None)
+            os.utime(claim.path + claims.MARK_SUFFIX, (now, now - 50 - number))
+            held.append(claim)
+        os.utime(make.paths[2] + claims.MARK_SUFFIX, (now, now - 200))
+        for number, claim in enumerate(held):
+            if number != 5:
+                claim.release()
+        cache.prune()
+        left = sorted(name for name in os.listdir(os.path.dirname(make.paths[0])) if not name.endswith(".json"))
+        # 2 is too old, 5 is in use, 4 and 3 were the longest unused of what is too much.
+        assert left == ["inline-0", "inline-1", "inline-5"]
+        held[5].release()
+
+    asyncio.run(body())

@@ -1,0 +1,290 @@
+"""The machine of a pool: against a plain model with random orders of events, and the figures of the specification."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runtimed_ffi.daemon.stock import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, Stock
+
+
+class Clock:
+    """Time that passes when it is told to, and timers that are due then."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[Timer] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        assert delay >= 0
+        timer = Timer(self.now + delay, callback, self)
+        self.timers.append(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.timers:
+            timer = min(self.timers, key=lambda timer: timer.due)
+            if timer.due > end:
+                break
+            self.timers.remove(timer)
+            self.now = timer.due
+            timer.callback()
+        self.now = end
+
+
+class Timer:
+    def __init__(self, due: float, callback: Callable[[], None], clock: Clock) -> None:
+        self.due, self.callback, self.clock = due, callback, clock
+
+    def cancel(self) -> None:
+        if self in self.clock.timers:
+            self.clock.timers.remove(self)
+
+
+class Item:
+    def __init__(self, born: float) -> None:
+        self.born = born
+        self.usable = True
+        self.place = "made"
+
+
+class Hands:
+    def __init__(self) -> None:
+        self.builds: list[int] = []
+        self.changes = 0
+
+    def build(self, generation: int) -> None:
+        self.builds.append(generation)
+
+    def discard(self, item: Item) -> None:
+        assert item.place == "made", "discarded twice, or although somebody has it"
+        item.place = "discarded"
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
+class Scene:
+    def __init__(self, target: int) -> None:
+        self.clock, self.hands = Clock(), Hands()
+        self.stock: Stock[Item] = Stock(target, self.hands, self.clock, self.clock.call_later)
+
+    def built(self) -> Item:
+        item = Item(self.clock.now)
+        self.stock.built(item, self.hands.builds.pop(0))
+        return item
+
+    def failed(self) -> None:
+        self.stock.failed("no", None, self.hands.builds.pop(0))
+
+    def wait(self) -> list[Any]:
+        answers: list[Any] = []
+        self.stock.wait(lambda item, error: answers.append(item or error))
+        return answers
+
+
+def test_a_launch_that_finds_it_empty_gets_the_next_one() -> None:
+    scene = Scene(1)
+    scene.stock.start([])
+    first, second = scene.wait(), scene.wait()
+    assert first == second == []
+    one, two = scene.built(), scene.built()
+    assert (first, second) == ([one], [two]), "in the order they came"
+    three = scene.built()
+    assert list(scene.stock.available) == [three]
+    assert scene.hands.builds == []
+
+
+def test_without_a_target_it_builds_on_demand_only() -> None:
+    scene = Scene(0)
+    scene.stock.start([])
+    assert scene.hands.builds == []
+    answers = scene.wait()
+    assert len(scene.hands.builds) == 1
+    item = scene.built()
+    assert answers == [item]
+    assert scene.hands.builds == []
+
+
+def test_backoff_is_that_of_the_specification() -> None:
+    scene = Scene(1)
+    scene.stock.start([])
+    for failures, delay in enumerate((*BACKOFF, BACKOFF[-1]), 1):
+        scene.failed()
+        error = scene.stock.error
+        assert error is not None
+        assert error.as_json(scene.clock.now) == {
+            "message": "no",
+            "consecutive_failures": failures,
+            "retry_in_secs": int(delay),
+        }
+        scene.clock.advance(delay - 1)
+        assert scene.hands.builds == []
+        assert error.as_json(scene.clock.now)["retry_in_secs"] == 1
+        scene.clock.advance(1)
+        assert len(scene.hands.builds) == 1
+        assert error.as_json(scene.clock.now)["retry_in_secs"] == 0
+    assert BACKOFF == (30, 60, 120, 240, 300)
+    scene.built()
+    assert scene.stock.error is None
+    assert scene.hands.changes == len(BACKOFF) + 2
+
+
+def test_a_failure_is_told_to_whoever_waits_and_at_once_to_the_next() -> None:
+    scene = Scene(1)
+    scene.stock.start([])
+    waiting = scene.wait()
+    scene.failed()
+    late = scene.wait()
+    assert isinstance(waiting[0], PoolError)
+    assert isinstance(late[0], PoolError)
+    scene.stock.retry_now()
+    assert scene.stock.error is None
+    again = scene.wait()
+    assert again == [] and len(scene.hands.builds) == 1
+
+
+def test_old_environments_are_replaced_when_they_are_old_and_not_before() -> None:
+    scene = Scene(1)
+    scene.stock.start([])
+    item = scene.built()
+    scene.clock.advance(MAXIMUM_AGE - 1)
+    assert item.place == "made"
+    assert scene.hands.builds == []
+    scene.clock.advance(1)
+    assert item.place == "discarded"
+    assert len(scene.hands.builds) == 1
+
+
+def test_what_was_built_with_old_ingredients_is_not_handed_out() -> None:
+    scene = Scene(1)
+    scene.stock.start([])
+    answers = scene.wait()
+    assert scene.stock.flush() == []
+    stale = scene.built()
+    assert (answers, stale.place) == ([], "discarded")
+    fresh = scene.built()
+    assert answers == [fresh]
+
+
+class StockMachine(RuleBasedStateMachine):
+    """Every environment is in one place at any time, the target is kept, nobody waits in vain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scene = Scene(2)
+        self.items: list[Item] = []
+        self.waiting: list[Any] = []
+        self.closed = False
+        adopted = [Item(self.scene.clock.now - 5) for _ in range(3)]
+        self.items += adopted
+        self.scene.stock.start(adopted)
+
+    @property
+    def stock(self) -> Stock[Item]:
+        return self.scene.stock
+
+    @precondition(lambda self: self.scene.hands.builds)
+    @rule(number=st.integers(0, 3))
+    def build_ends_well(self, number: int) -> None:
+        builds = self.scene.hands.builds
+        item = Item(self.scene.clock.now)
+        self.items.append(item)
+        self.stock.built(item, builds.pop(number % len(builds)))
+
+    @precondition(lambda self: self.scene.hands.builds)
+    @rule()
+    def build_fails(self) -> None:
+        self.scene.failed()
+
+    @rule()
+    def take(self) -> None:
+        item = self.stock.take()
+        if item is not None:
+            assert item.usable and self.scene.clock.now - item.born < MAXIMUM_AGE
+            assert item.place == "made"
+            item.place = "taken"
+
+    @rule()
+    def launch(self) -> None:
+        record: dict[str, Any] = {"answers": 0}
+
+        def waiter(item: Item | None, error: PoolError | None) -> None:
+            record["answers"] += 1
+            assert (item is None) != (error is None)
+            if item is not None:
+                assert item.place == "made"
+                item.place = "taken"
+
+        record["waiter"] = waiter
+        self.waiting.append(record)
+        self.stock.wait(waiter)
+
+    @precondition(lambda self: self.waiting)
+    @rule(number=st.integers(0, 5))
+    def give_up(self, number: int) -> None:
+        record = self.waiting.pop(number % len(self.waiting))
+        before = record["answers"]
+        self.stock.withdraw(record["waiter"])
+        record["withdrawn"] = before
+
+    @precondition(lambda self: any(item.place == "taken" for item in self.items))
+    @rule()
+    def give_back(self) -> None:
+        item = next(item for item in self.items if item.place == "taken")
+        item.place = "made"
+        self.stock.give_back(item)
+
+    @precondition(lambda self: self.stock.available)
+    @rule()
+    def break_one(self) -> None:
+        self.stock.available[0].usable = False
+
+    @rule()
+    def flush(self) -> None:
+        for item in self.stock.flush():
+            assert item.place == "made"
+            item.place = "flushed"
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 300.0, MAXIMUM_AGE / 2, MAXIMUM_AGE]))
+    def time_passes(self, seconds: float) -> None:
+        self.scene.clock.advance(seconds)
+
+    @precondition(lambda self: not self.closed)
+    @rule(really=st.integers(0, 20))
+    def close(self, really: int) -> None:
+        if really == 0:
+            self.closed = True
+            for item in self.stock.close():
+                item.place = "kept"
+
+    @invariant()
+    def every_environment_is_in_one_place(self) -> None:
+        made = [item for item in self.items if item.place == "made"]
+        assert sorted(map(id, made)) == sorted(map(id, self.stock.available)), "lost, or in two places"
+        assert len(made) <= self.stock.target
+        assert len(self.scene.hands.builds) == self.stock.building <= CONCURRENT_BUILDS
+
+    @invariant()
+    def nobody_waits_in_vain(self) -> None:
+        for record in self.waiting:
+            assert record["answers"] <= 1
+        open_ends = [record for record in self.waiting if record["answers"] == 0]
+        if self.closed:
+            assert not open_ends
+            assert not self.scene.clock.timers
+        elif self.stock.missing or open_ends:
+            assert self.stock.building or self.scene.clock.timers, "nothing will ever happen"
+        if open_ends:
+            assert not self.stock.available
+
+
+StockMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStockMachine = StockMachine.TestCase
