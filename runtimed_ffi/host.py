@@ -51,6 +51,10 @@ class EventKind(IntEnum):
     ROOM_CHANGED = 24
     ROOM_FAILED = 25
     """``code`` and ``text`` say why; the room goes on only if its journal could not be written."""
+    SETTINGS_CHANGED = 26
+    """Peers changed the settings.  Not told again until :meth:`Host.settings` was called."""
+    SETTINGS_FAILED = 27
+    """As ``ROOM_FAILED``, for the settings."""
 
 
 class ChannelKind(IntEnum):
@@ -59,7 +63,6 @@ class ChannelKind(IntEnum):
     NOTEBOOK = 1
     POOL = 2
     BLOB = 3
-    POOL_STATE = 4
 
 
 def _text(value: str | bytes) -> bytes:
@@ -241,6 +244,45 @@ class Host:
         """Answer a request, once.  Raises (code ``RTD_E_NOT_FOUND``) if it was answered or its peer has gone."""
         data = _json(dict(response))
         check(lib.rtd_host_respond(self._live(), token, data, len(data)))
+
+    def announce_pool_state(self, state: Mapping[str, Any]) -> None:
+        """Tell all subscribers the state of the pools, unless it is what they know (protocol 2, section 11.2).
+
+        ``state`` has the members ``uv_error`` and ``conda_error``, each ``None`` or a pool error (section 4.2).  The
+        host remembers it for new subscribers; until the first call the pools are well.  Raises (code ``RTD_E_ARG``)
+        for anything else.
+        """
+        data = _json(dict(state))
+        check(lib.rtd_host_announce_pool_state(self._live(), data, len(data)))
+
+    # -- settings
+
+    def open_settings(self, journal: str | None = None) -> None:
+        """Serve the settings (protocol 2, section 11.1); before this, the settings channel is closed.
+
+        ``journal`` is the file that receives every change; ``None`` keeps them in memory only.  Raises an error with
+        code ``RTD_E_CORRUPT`` and leaves the file as it is if it cannot be read.
+        """
+        path = os.fsencode(journal) if journal is not None else ffi.NULL
+        check(lib.rtd_host_open_settings(self._live(), path, 0 if journal is None else len(path)))
+
+    def settings(self) -> Json:
+        """The settings: ``theme``, ``default_runtime``, ``default_python_env``, ``uv`` and ``conda`` with their
+        ``default_packages``, each with its default where nothing usable is set, then what peers added."""
+        out = ffi.new("rtd_buf *")
+        check(lib.rtd_host_settings(self._live(), out))
+        return dict(json.loads(take_buf(out)))
+
+    def change_settings(self, members: Mapping[str, Any]) -> None:
+        """Change the settings and tell the peers.  What is not given or not different stays as it is.
+
+        Objects are gone through member by member, a list is replaced as a whole.  Raises (code ``RTD_E_ARG``) for a
+        member of the wrong type; nothing changed then.
+        """
+        data = _json(dict(members))
+        check(lib.rtd_host_change_settings(self._live(), data, len(data)))
+
+    # -- documents
 
     def cells(self, notebook_id: str) -> list[Json]:
         """The cells of a room in order: ``{"id", "cell_type", "source", "execution_count", "outputs"}`` each."""

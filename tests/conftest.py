@@ -41,7 +41,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.setenv(name, path)
         patch.setenv("HOME", str(directory))
         patch.setenv("IPYTHONDIR", str(directory / ".ipython"))
-        patch.delenv("XDG_CACHE_HOME", raising=False)
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+            patch.delenv(name, raising=False)
         # Daemons start no kernels ahead of time unless the test is about that: two cores have enough to do.
         patch.setenv("RUNTIMED_FFI_KERNEL_POOL_SIZE", "0")
         yield

@@ -229,6 +229,14 @@ typedef enum rtd_event_kind {
    * any other code: the room failed and was closed.
    */
   RTD_EV_ROOM_FAILED = 25,
+  /**
+   * Peers changed the settings: rtd_host_settings(). Not told again until they were read.
+   */
+  RTD_EV_SETTINGS_CHANGED = 26,
+  /**
+   * As RTD_EV_ROOM_FAILED, for the settings.
+   */
+  RTD_EV_SETTINGS_FAILED = 27,
 } rtd_event_kind;
 
 /**
@@ -315,9 +323,15 @@ typedef enum rtd_channel {
    */
   RTD_CHANNEL_BLOB = 3,
   /**
-   * A subscription of the pool state (section 11.2); the answer is its first message.
+   * The pool state (section 11.2). Only from rtd_conn_next_event(): a host answers by itself,
+   * see rtd_host_announce_pool_state().
    */
   RTD_CHANNEL_POOL_STATE = 4,
+  /**
+   * The settings (section 11.1). Only from rtd_conn_next_event(): a host answers by itself, see
+   * rtd_host_open_settings().
+   */
+  RTD_CHANNEL_SETTINGS = 5,
 } rtd_channel;
 
 /**
@@ -1166,6 +1180,21 @@ rtd_result rtd_host_send(const struct rtd_host *host,
                          size_t len);
 
 /**
+ * Tells the state of the pools to all subscribers of it (section 11.2), unless it is what they know. A new
+ * subscriber gets the last one announced first; before any was, that the pools are well. A subscriber that
+ * does not read gets the newest state when it does, and nothing in between.
+ *
+ * \param host the host
+ * \param state JSON object with the members uv_error and conda_error, each null or a pool error (section 4.2)
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_ARG; RTD_E_CLOSED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_announce_pool_state(const struct rtd_host *host,
+                                        const uint8_t *state,
+                                        size_t len);
+
+/**
  * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
  * answers are the library's work. A peer with 1024 requests without an answer is not read further.
  *
@@ -1333,6 +1362,49 @@ rtd_result rtd_host_merge(const struct rtd_host *host,
                           const char *notebook_id,
                           size_t id_len,
                           const struct rtd_doc *doc);
+
+/**
+ * Opens the settings (protocol 2, section 11.1) for the peers of the settings channel. Before this their
+ * connections are closed. With a journal, the document is loaded from it and every change is appended to it before
+ * anybody gets an acknowledgement; a new one has the defaults. Members of older programs are moved to their place.
+ *
+ * \param host the host
+ * \param journal_path file of the document in UTF-8; NULL: kept in memory only
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_STATE when they are open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it
+ *   is left as it is); RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_open_settings(const struct rtd_host *host,
+                                  const char *journal_path,
+                                  size_t len);
+
+/**
+ * The settings, as a JSON object: theme, default_runtime, default_python_env, uv.default_packages,
+ * conda.default_packages (with their default where nothing usable is set), then what peers added.
+ *
+ * \param host the host
+ * \param out receives the JSON; release with rtd_buf_free()
+ * \return RTD_OK; RTD_E_STATE when they are not open or in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_settings(const struct rtd_host *host,
+                             struct rtd_buf *out);
+
+/**
+ * Changes the settings and tells the peers. Members that are not given, or not different, stay as they are; an
+ * object is gone through member by member, a list is replaced as a whole; `$schema` is no setting.
+ *
+ * \param host the host
+ * \param members JSON object as rtd_host_settings() gives it, or part of it
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_ARG when a member has another type than its own (nothing changed then); RTD_E_STATE when
+ *   they are not open or in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_change_settings(const struct rtd_host *host,
+                                    const uint8_t *members,
+                                    size_t len);
 
 /**
  * Makes one frame: length, type byte if any, payload. Write it in one piece.
@@ -1787,7 +1859,7 @@ rtd_result rtd_conn_eof(const struct rtd_conn *conn);
  * Takes the next event. Client side: RTD_EV_READY, RTD_EV_CHANGED, RTD_EV_RESPONSE, RTD_EV_BROADCAST.
  * Server side: RTD_EV_ROOM_WANTED (id: the room; then call rtd_conn_join()), RTD_EV_REQUEST,
  * RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0 (payload: the
- * handshake), which is not answered.
+ * handshake), which is not answered; for the settings call rtd_conn_join() as for a room.
  *
  * \param conn the connection
  * \param doc the document; on the server side NULL until the room is known

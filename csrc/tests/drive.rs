@@ -7,7 +7,7 @@ use std::time::Instant;
 use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::{json, Value};
-use support::{until, Place, PATIENCE};
+use support::{until, Place, Source, PATIENCE};
 
 fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();

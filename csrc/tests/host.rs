@@ -2,11 +2,15 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
 use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
 use runtimed_ffi::wire::FrameType;
-use serde_json::{json, Value};
-use support::{until, Place, Raw};
+use serde_json::{json, Map, Value};
+use support::{until, Place, Raw, PATIENCE};
 
 const V2: &str = r#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
 const V1: &str = r#"{"channel":"notebook_sync","notebook_id":"n"}"#;
@@ -68,4 +72,182 @@ fn nothing_can_be_sent_to_a_peer_that_is_in_no_room() {
     let _old = Raw::open(&place.socket(), V1);
     let number = until(&host, EventKind::PeerJoined).peer;
     host.send(number, &json!({"event": "x"})).unwrap();
+}
+
+const SUBSCRIBE: &str = r#"{"channel":"pool_state_subscribe"}"#;
+
+fn failing(text: &str) -> Map<String, Value> {
+    let error =
+        json!({"message": text, "failed_package": null, "consecutive_failures": 1, "retry_in_secs": 30});
+    Map::from_iter([("uv_error".to_owned(), error), ("conda_error".to_owned(), Value::Null)])
+}
+
+fn uv_error(frame: &[u8]) -> Option<String> {
+    let state: Value = serde_json::from_slice(frame).unwrap();
+    assert_eq!(state["event"], "pool_state");
+    assert!(state.as_object().unwrap().contains_key("conda_error"));
+    state["uv_error"]["message"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_subscriber_gets_the_present_pool_state_and_then_each_change() {
+    let place = Place::new();
+    let host = open(&place);
+    let mut early = Raw::open(&place.socket(), SUBSCRIBE);
+    assert_eq!(uv_error(&early.frame()), None, "nothing was announced: all is well");
+    host.announce_pool_state(&failing("no network")).unwrap();
+    host.announce_pool_state(&failing("no network")).unwrap();
+    host.announce_pool_state(&failing("disk full")).unwrap();
+    assert_eq!(uv_error(&early.frame()).unwrap(), "no network");
+    assert_eq!(uv_error(&early.frame()).unwrap(), "disk full", "what is no change is not told");
+    let mut late = Raw::open(&place.socket(), SUBSCRIBE);
+    assert_eq!(uv_error(&late.frame()).unwrap(), "disk full");
+    let wrong = Map::from_iter([("uv_error".to_owned(), json!(5))]);
+    assert!(host.announce_pool_state(&wrong).is_err());
+    assert!(host.announce_pool_state(&Map::from_iter([("event".to_owned(), json!("other"))])).is_err());
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_gets_the_newest_state_and_no_backlog() {
+    let place = Place::new();
+    let host = open(&place);
+    let mut deaf = Raw::open(&place.socket(), SUBSCRIBE);
+    assert_eq!(uv_error(&deaf.frame()), None);
+    let filler = "x".repeat(20_000);
+    for number in 0..1000 {
+        host.announce_pool_state(&failing(&format!("{number} {filler}"))).unwrap();
+    }
+    let (mut last, mut count) = (String::new(), 0);
+    while !last.starts_with("999 ") {
+        last = uv_error(&deaf.frame()).unwrap();
+        count += 1;
+    }
+    assert!(count < 500, "{count} states were kept for it");
+}
+
+#[test]
+fn a_vanished_subscriber_is_noticed_without_sending_to_it() {
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions { max_peers: 1, ..HostOptions::default() }).unwrap();
+    let mut first = Raw::open(&place.socket(), SUBSCRIBE);
+    first.frame();
+    drop(first);
+    let deadline = Instant::now() + PATIENCE;
+    // There is place for one connection only: the next gets in when the host knows that the first has gone.
+    loop {
+        let mut next = Raw::connect(&place.socket());
+        let hello = runtimed_ffi::wire::frame::encode(SUBSCRIBE.as_bytes()).unwrap();
+        if next.stream.write_all(&hello).is_ok() && next.next().is_some() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the host still counts a subscriber that has gone");
+    }
+    drop(host);
+}
+
+#[test]
+fn a_subscriber_that_talks_is_not_listened_to_without_a_bound() {
+    let place = Place::new();
+    let _host = open(&place);
+    let mut peer = Raw::open(&place.socket(), SUBSCRIBE);
+    peer.frame();
+    peer.stream.write_all(&100_000_u32.to_be_bytes()).unwrap();
+    peer.closed();
+}
+
+#[test]
+fn a_connection_without_a_handshake_ends_at_its_time_limit_however_it_dribbles() {
+    let place = Place::new();
+    let options = HostOptions { handshake_timeout: Some(50), ..HostOptions::default() };
+    let host = Host::open(&place.socket(), options).unwrap();
+    let mut silent = Raw::connect(&place.socket());
+    let mut slow = Raw::connect(&place.socket());
+    slow.stream.write_all(&[0, 0]).unwrap();
+    slow.stream.write_all(&[0, 30, b'{']).unwrap();
+    silent.closed();
+    slow.closed();
+    drop(host);
+}
+
+#[test]
+fn idle_newcomers_make_room_for_others_and_peers_stay() {
+    let place = Place::new();
+    let options = HostOptions { handshake_timeout: None, ..HostOptions::default() };
+    let _host = Host::open(&place.socket(), options).unwrap();
+    let mut subscriber = Raw::open(&place.socket(), SUBSCRIBE);
+    subscriber.frame();
+    let mut idle: Vec<Raw> = (0..300).map(|_| Raw::connect(&place.socket())).collect();
+    // Among so many a client still gets in at once.
+    let mut client = Raw::open(&place.socket(), SUBSCRIBE);
+    client.frame();
+    idle[0].closed();
+    subscriber.stream.set_nonblocking(true).unwrap();
+    let stays = subscriber.stream.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(stays.kind(), std::io::ErrorKind::WouldBlock, "whoever has said hello is no newcomer");
+    let newest = idle.last_mut().unwrap();
+    newest.send(SUBSCRIBE.as_bytes());
+    newest.frame();
+}
+
+/// Connects as another user and says what became of it: 0 when the host has closed the connection, 1 when it answers.
+fn as_user(user: u32, socket: &std::path::Path) -> i32 {
+    use std::os::unix::ffi::OsStrExt;
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (place, byte) in address.sun_path.iter_mut().zip(socket.as_os_str().as_bytes()) {
+        *place = *byte as libc::c_char;
+    }
+    let hello = runtimed_ffi::wire::frame::encode(SUBSCRIBE.as_bytes()).unwrap();
+    // The child does nothing but system calls.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            let socket = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+            let length = std::mem::size_of::<libc::sockaddr_un>() as libc::socklen_t;
+            if libc::setuid(user) != 0 {
+                libc::_exit(3);
+            }
+            if libc::connect(socket, std::ptr::from_ref(&address).cast(), length) != 0 {
+                libc::_exit(2);
+            }
+            libc::send(socket, hello.as_ptr().cast(), hello.len(), libc::MSG_NOSIGNAL);
+            let mut byte = 0_u8;
+            let got = libc::recv(socket, std::ptr::from_mut(&mut byte).cast(), 1, 0);
+            libc::_exit(i32::from(got == 1));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert!(libc::WIFEXITED(status));
+        libc::WEXITSTATUS(status)
+    }
+}
+
+#[test]
+fn another_user_is_not_let_in_even_where_the_file_system_does() {
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: only root can connect as another user");
+        return;
+    }
+    let place = Place::new();
+    let _host = open(&place);
+    std::fs::set_permissions(&place.0, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(place.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(as_user(65_534, &place.socket()), 0, "closed at once, without an answer");
+    assert_eq!(as_user(0, &place.socket()), 1);
+}
+
+#[test]
+fn what_comes_together_with_the_handshake_is_heard() {
+    let place = Place::new();
+    let host = open(&place);
+    host.open_settings(None).unwrap();
+    for hello in [V2, r#"{"channel":"settings_sync"}"#] {
+        let mut peer = Raw::connect(&place.socket());
+        let frames = [hello.as_bytes(), b"\x09 nothing of the protocol"];
+        let bytes: Vec<u8> =
+            frames.iter().flat_map(|frame| runtimed_ffi::wire::frame::encode(frame).unwrap()).collect();
+        peer.stream.write_all(&bytes).unwrap();
+        // The greeting may come first; then the host refuses what it read, and nothing more has to arrive.
+        while peer.next().is_some() {}
+    }
 }

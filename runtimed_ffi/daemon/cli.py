@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         socket=arguments.socket,
         blobs=arguments.blob_store_dir,
         environments=arguments.cache_dir,
+        settings=arguments.settings_dir,
         dev=arguments.dev,
     )
     if arguments.command == "status":
@@ -67,6 +68,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--base-dir", metavar="DIR", help="directory for lock, documents, kernels and log")
     parser.add_argument("--blob-store-dir", metavar="DIR", help="directory for large outputs (default: <base>/blobs)")
     parser.add_argument("--cache-dir", metavar="DIR", help="directory for environments (default: <base>/envs)")
+    parser.add_argument(
+        "--settings-dir",
+        metavar="DIR",
+        help="directory of settings.json (default: the user's; with --base-dir or --socket: there)",
+    )
     parser.add_argument(
         "--uv-pool-size", metavar="N", type=int, default=0, help="uv environments kept ready (default: 0)"
     )

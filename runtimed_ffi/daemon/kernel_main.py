@@ -76,17 +76,28 @@ def _end_with_parent(app: Any) -> None:
             plain(self)
         else:
             # The application starts it together with its loop.
-            self.poller = threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True)
+            self.poller = _ParentWatch(parent)
 
     app.init_poller = init_poller
 
 
-def _watch(parent: int) -> None:
-    poll = select.poll()
-    poll.register(parent, select.POLLIN)
-    poll.poll()
-    # The daemon has made the group for this kernel; its children are in it.
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+class _ParentWatch(threading.Thread):
+    """Ends everything of this kernel when the process behind a descriptor ends.
+
+    A class with a ``run`` of its own: ipykernel 6 replaces that of ``Thread``, and the replacement fails in threads
+    that were made before it.
+    """
+
+    def __init__(self, parent: int) -> None:
+        super().__init__(name="parent-watch", daemon=True)
+        self._parent = parent
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._parent, select.POLLIN)
+        poll.poll()
+        # The daemon has made the group for this kernel; its children are in it.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _wait_for_handover(app: Any) -> None:

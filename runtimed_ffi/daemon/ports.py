@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 Json = dict[str, Any]
 
+RTD_E_ARG = -4
 RTD_E_IO = -8
 RTD_E_NOT_FOUND = -10
 RTD_E_CORRUPT = -15
@@ -180,15 +181,6 @@ class SettingsView(Protocol):
     @property
     def conda_packages(self) -> Sequence[str]:
         """What every pooled conda environment has."""
-
-
-class DefaultSettings(NamedTuple):
-    """The settings of somebody who has set nothing."""
-
-    default_runtime: str = "python"
-    default_python_env: str = "uv"
-    uv_packages: tuple[str, ...] = ()
-    conda_packages: tuple[str, ...] = ()
 
 
 class Timer(Protocol):

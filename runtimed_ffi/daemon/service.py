@@ -23,10 +23,11 @@ from .inline import InlineEnvironments
 from .launcher import Launcher
 from .pool import PoolRequests
 from .pools import Pools
-from .ports import DefaultSettings, HostEvent, Json, KernelListener, KernelPort
+from .ports import HostEvent, Json, KernelListener, KernelPort
 from .recipes import CondaRecipe, UvRecipe
 from .requests import NotebookRequests
 from .rooms import EVICTION_DELAY, Rooms
+from .settings import Settings
 from .state import Layout, State
 
 if TYPE_CHECKING:
@@ -107,13 +108,15 @@ class Service:
             "blobs": self._paths.blobs,
         }
         with hosting.Host(self._paths.socket, capabilities) as host:
-            settings = DefaultSettings()
+            settings = Settings(host, self._paths.settings_document, self._paths.settings)
+            settings.open()
             pools = Pools(
                 self._paths.environments,
                 {"uv": self._options.uv_pool_size, "conda": self._options.conda_pool_size},
-                _log_pool_state,
+                host.announce_pool_state,
                 {"uv": UvRecipe(settings), "conda": CondaRecipe(settings)},
             )
+            settings.on_change(lambda _: pools.settings_changed())
             inline = InlineEnvironments(self._paths.environments)
             launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
             # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
@@ -128,7 +131,7 @@ class Service:
             )
             notebook = NotebookRequests(host, rooms)
             pool = PoolRequests(host, rooms, pools, hosting.read_document, self.stop, self._kernel_pool)
-            dispatch = Dispatch(host, rooms, notebook, pool, blobs, pools.state)
+            dispatch = Dispatch(host, rooms, notebook, pool, blobs, settings)
             ended = loop.create_future()
 
             def readable() -> None:
@@ -152,6 +155,7 @@ class Service:
                 self._listen_for_signals(loop)
                 state.announce(self._version)
                 self._ready()
+                settings.watch()
                 log.info("listening on %s", self._paths.socket)
                 warm_up = loop.create_task(self._warm_up())
                 environments = loop.create_task(_prepare_environments(pools, inline))
@@ -162,6 +166,7 @@ class Service:
                 environments.cancel()
                 notebook.close()
                 waiting = loop.create_task(self._standby.close(KERNELS_END)) if self._standby is not None else None
+                await settings.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
                 await pools.close(ENVIRONMENTS_END)
                 if waiting is not None:
@@ -265,14 +270,14 @@ class Dispatch:
         notebook: NotebookRequests,
         pool: PoolRequests,
         blobs: Blobs,
-        pool_state: Callable[[], Json],
+        settings: Settings,
     ) -> None:
         self._host = host
         self._rooms = rooms
         self._notebook = notebook
         self._pool = pool
         self._blobs = blobs
-        self._pool_state = pool_state
+        self._settings = settings
 
     def __call__(self, event: HostEvent) -> None:
         try:
@@ -286,6 +291,10 @@ class Dispatch:
                 self._rooms.left(event.id, event.peer)
             elif event.kind == EventKind.ROOM_FAILED:
                 self._rooms.failed(event.id, event.code, event.text)
+            elif event.kind == EventKind.SETTINGS_CHANGED:
+                self._settings.changed()
+            elif event.kind == EventKind.SETTINGS_FAILED:
+                self._settings.failed(event.code, event.text)
         except Exception:
             log.exception("an event of kind %d failed", event.kind)
 
@@ -296,8 +305,6 @@ class Dispatch:
             self._pool.handle(event.token, event.peer, event.payload)
         elif event.code == ChannelKind.BLOB:
             self._host.respond(event.token, self._blob(event))
-        elif event.code == ChannelKind.POOL_STATE:
-            self._host.respond(event.token, self._pool_state())
         else:
             self._host.disconnect(event.peer)
 
@@ -318,10 +325,6 @@ async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> Non
         await asyncio.get_running_loop().run_in_executor(None, inline.prune)
     except Exception:
         log.exception("the environments of an earlier daemon cannot be looked at")
-
-
-def _log_pool_state(state: Json) -> None:
-    log.info("pools: %s", state)
 
 
 def _import_kernels() -> None:

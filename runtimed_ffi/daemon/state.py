@@ -35,6 +35,8 @@ class Layout(NamedTuple):
     socket: str
     blobs: str
     environments: str
+    settings: str
+    """Directory of ``settings.json``, which people edit."""
 
     @property
     def lock(self) -> str:
@@ -51,6 +53,10 @@ class Layout(NamedTuple):
     @property
     def documents(self) -> str:
         return os.path.join(self.base, "notebook-docs")
+
+    @property
+    def settings_document(self) -> str:
+        return os.path.join(self.base, "settings.automerge")
 
     @property
     def kernels(self) -> str:
@@ -70,15 +76,20 @@ def layout(
     socket: str | None = None,
     blobs: str | None = None,
     environments: str | None = None,
+    settings: str | None = None,
     dev: bool = False,
 ) -> Layout:
     """The paths from command line and environment.
 
     With a socket but no base directory everything lies beside the socket; with neither, in the user's cache
-    directory, in development mode (``RUNTIMED_DEV=1`` or ``dev``) once per workspace.
+    directory, in development mode (``RUNTIMED_DEV=1`` or ``dev``) once per workspace.  The settings are the user's
+    (1.4, never once per workspace), but a daemon with a place of its own has settings of its own.
     """
     if base is None and socket is not None:
         base = os.path.dirname(os.path.abspath(socket))
+    if settings is None:
+        at = base if base is not None else _config_directory(environ)
+        settings = os.path.join(at, "runt-notebook")
     if base is None:
         base = os.path.join(_cache_directory(environ), "runtimed-ffi")
         workspace = _workspace(environ, dev)
@@ -91,6 +102,7 @@ def layout(
         os.path.abspath(socket) if socket is not None else os.path.join(base, "runtimed.sock"),
         os.path.abspath(blobs) if blobs is not None else os.path.join(base, "blobs"),
         os.path.abspath(environments) if environments is not None else os.path.join(base, "envs"),
+        os.path.abspath(settings),
     )
 
 
@@ -102,6 +114,16 @@ def _cache_directory(environ: Mapping[str, str]) -> str:
     if os.uname().sysname == "Darwin":
         return os.path.join(home, "Library", "Caches")
     return os.path.join(home, ".cache")
+
+
+def _config_directory(environ: Mapping[str, str]) -> str:
+    chosen = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(chosen):
+        return chosen
+    home = environ.get("HOME") or os.path.expanduser("~")
+    if os.uname().sysname == "Darwin":
+        return os.path.join(home, "Library", "Application Support")
+    return os.path.join(home, ".config")
 
 
 def _workspace(environ: Mapping[str, str], dev: bool) -> str | None:

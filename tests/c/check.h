@@ -19,6 +19,6 @@
 #define BYTES(s) (const uint8_t *)(s), strlen(s)
 
 /* Milliseconds until a test gives up. */
-#define PATIENCE 30000
+#define PATIENCE 80000
 
 #endif

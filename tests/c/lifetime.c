@@ -12,12 +12,14 @@
 #include "runtimed_ffi.h"
 
 static struct {
+  void (*host_options_init)(rtd_host_options *, size_t);
   rtd_result (*host_open)(const char *, size_t, const rtd_host_options *, rtd_host **);
   rtd_result (*host_open_room)(const rtd_host *, const char *, size_t, const char *, size_t);
   rtd_result (*host_next_event)(const rtd_host *, rtd_event *);
   rtd_result (*host_wait)(const rtd_host *, int64_t);
   rtd_result (*host_respond)(const rtd_host *, uint64_t, const uint8_t *, size_t);
   void (*host_free)(rtd_host *);
+  void (*session_options_init)(rtd_session_options *, size_t);
   rtd_result (*session_open)(const char *, size_t, const char *, size_t, const rtd_session_options *, rtd_session **);
   rtd_result (*session_next_event)(const rtd_session *, rtd_event *);
   rtd_result (*session_wait)(const rtd_session *, int64_t);
@@ -51,14 +53,20 @@ static void on_session(rtd_session *session, rtd_event *event, int kind) {
 static void *use(void *unused) {
   rtd_host *host;
   rtd_session *session;
+  rtd_host_options host_options;
+  rtd_session_options session_options;
   rtd_event event = {0};
   rtd_buf cell = {0};
   size_t len;
+  api.host_options_init(&host_options, sizeof host_options);
+  api.session_options_init(&session_options, sizeof session_options);
+  /* under valgrind on a busy machine ten seconds are little */
+  host_options.handshake_timeout_ms = session_options.connect_timeout_ms = PATIENCE;
   event.struct_size = sizeof event;
   CHECK(api.session_open(TEXT(path), TEXT("n"), NULL, &session) == RTD_E_IO);
   CHECK(api.last_error(NULL, 0, &len) == RTD_OK && len > 0);
-  CHECK(api.host_open(TEXT(path), NULL, &host) == RTD_OK);
-  CHECK(api.session_open(TEXT(path), TEXT("n"), NULL, &session) == RTD_OK);
+  CHECK(api.host_open(TEXT(path), &host_options, &host) == RTD_OK);
+  CHECK(api.session_open(TEXT(path), TEXT("n"), &session_options, &session) == RTD_OK);
   on_host(host, &event, RTD_EV_ROOM_WANTED);
   CHECK(api.host_open_room(host, event.id, event.id_len, NULL, 0) == RTD_OK);
   on_session(session, &event, RTD_EV_READY);
@@ -83,12 +91,14 @@ int main(int argc, char **argv) {
     void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (!library) fprintf(stderr, "%s\n", dlerror());
     CHECK(library);
+    find(library, "rtd_host_options_init", &api.host_options_init);
     find(library, "rtd_host_open", &api.host_open);
     find(library, "rtd_host_open_room", &api.host_open_room);
     find(library, "rtd_host_next_event", &api.host_next_event);
     find(library, "rtd_host_wait", &api.host_wait);
     find(library, "rtd_host_respond", &api.host_respond);
     find(library, "rtd_host_free", &api.host_free);
+    find(library, "rtd_session_options_init", &api.session_options_init);
     find(library, "rtd_session_open", &api.session_open);
     find(library, "rtd_session_next_event", &api.session_next_event);
     find(library, "rtd_session_wait", &api.session_wait);

@@ -7,6 +7,9 @@
 
 #include "runtimed_ffi.h"
 
+/* Milliseconds until a test gives up. */
+#define PATIENCE 80000
+
 #define CHECK(condition)                                                     \
   do {                                                                       \
     if (!(condition)) {                                                      \
@@ -43,7 +46,7 @@ static void wait_session(rtd_session *session, rtd_event *event, int kind) {
     if (rc == RTD_OK && event->kind == kind) return;
     if (rc == RTD_E_AGAIN) {
       struct pollfd poll_fd = {rtd_session_fd(session), POLLIN, 0};
-      CHECK(poll(&poll_fd, 1, 20000) == 1);
+      CHECK(poll(&poll_fd, 1, PATIENCE) == 1);
     } else {
       CHECK(rc == RTD_OK);
     }
@@ -236,6 +239,7 @@ static void driven(const char *dir) {
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &none) == RTD_E_VERSION);
   rtd_session_options_init(&options, sizeof options);
   options.flags = RTD_SESSION_WATCH_ALL;
+  options.connect_timeout_ms = PATIENCE; /* under valgrind on a busy machine ten seconds are little */
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &session) == RTD_OK);
   CHECK(rtd_session_set_wakeup(session, on_wakeup, (void *)&woken, on_final) == RTD_OK);
   CHECK(rtd_session_cells(session, &out) == RTD_E_STATE);

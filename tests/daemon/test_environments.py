@@ -10,7 +10,8 @@ import pytest
 
 from runtimed_ffi.daemon import environments, trust, wishes
 from runtimed_ffi.daemon.environments import LaunchRequest, automatic, resolve
-from runtimed_ffi.daemon.ports import DefaultSettings, LaunchError
+from runtimed_ffi.daemon.ports import LaunchError
+from runtimed_ffi.daemon.settings import Values
 
 from .vectors import derived
 
@@ -49,7 +50,7 @@ def test_inline_directories(vector: Any) -> None:
 
 @pytest.mark.parametrize("vector", derived("uuid-room-"), ids=lambda vector: vector["id"])
 def test_rooms_without_a_file(vector: Any) -> None:
-    request = automatic(vector["input"]["notebook_id"], DefaultSettings(), "/nonexistent")
+    request = automatic(vector["input"]["notebook_id"], Values(), "/nonexistent")
     assert (request is not None) is vector["expect"]["auto_launch"]
 
 
@@ -151,7 +152,7 @@ def test_what_a_package_manager_must_not_get(name: Any) -> None:
 
 def test_automatic_launch_of_files(folder: Path) -> None:
     def launch(metadata: Any, settings: Any = None) -> tuple[str, str] | None:
-        request = automatic(notebook(folder, metadata), settings or DefaultSettings(), str(folder / "key"))
+        request = automatic(notebook(folder, metadata), settings or Values(), str(folder / "key"))
         return None if request is None else (request.kernel_type, request.env_source)
 
     python = ("python", "uv:prewarmed")
@@ -164,11 +165,11 @@ def test_automatic_launch_of_files(folder: Path) -> None:
     assert launch({"kernelspec": {"name": "x", "language": "deno"}}) == python, "no such language in a kernelspec"
     assert launch({"runt": {"deno": {}}}) == ("deno", "deno")
     assert launch({"runt": {"deno": {}}, "kernelspec": {"name": "python3"}}) == python
-    assert launch({}, DefaultSettings(default_runtime="deno")) == ("deno", "deno")
-    assert launch({}, DefaultSettings(default_python_env="conda")) == ("python", "conda:prewarmed")
+    assert launch({}, Values(default_runtime="deno")) == ("deno", "deno")
+    assert launch({}, Values(default_python_env="conda")) == ("python", "conda:prewarmed")
     assert launch({"kernelspec": {"name": "ir"}}) == ("ir", "ir"), "an installed kernelspec"
     assert launch({"kernelspec": {"name": "sas"}}) == python
-    assert automatic(str(folder), DefaultSettings(), "") is None
+    assert automatic(str(folder), Values(), "") is None
     (folder / "pyproject.toml").write_text("")
     assert launch({}) == ("python", "uv:pyproject")
 
@@ -177,7 +178,7 @@ def test_dependencies_start_a_kernel_by_themselves_only_if_trusted(folder: Path)
     key = str(folder / "key")
 
     def launch(metadata: Any) -> LaunchRequest | None:
-        return automatic(notebook(folder, metadata), DefaultSettings(), key)
+        return automatic(notebook(folder, metadata), Values(), key)
 
     assert launch(UV) is None
     assert launch({"conda": {"dependencies": ["x"]}}) is None

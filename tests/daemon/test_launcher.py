@@ -17,7 +17,8 @@ from runtimed_ffi.daemon.environments import LaunchPlan, LaunchRequest
 from runtimed_ffi.daemon.inline import InlineEnvironments
 from runtimed_ffi.daemon.launcher import Launcher
 from runtimed_ffi.daemon.pools import Pools
-from runtimed_ffi.daemon.ports import DefaultSettings, LaunchError, Launching
+from runtimed_ffi.daemon.ports import LaunchError, Launching
+from runtimed_ffi.daemon.settings import Values
 from runtimed_ffi.daemon.recipes import CondaRecipe, UvRecipe
 
 from .fakes import ScriptedKernel, eventually
@@ -63,7 +64,7 @@ class Scene:
         self.directory = directory
         self.envs = directory / "envs"
         self.monkeypatch = monkeypatch
-        self.settings = DefaultSettings(**settings)
+        self.settings = Values(**settings)
         self.plans: list[LaunchPlan] = []
         self.listener = Listener()
         self.failure: Exception | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi.daemon import merging
@@ -80,6 +80,7 @@ def notebooks(draw: st.DrawFn) -> list[Cell]:
     ]
 
 
+@settings(deadline=None)  # A loaded machine is no failure.
 @given(notebooks(), notebooks())
 def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell]) -> None:
     """Also in a room that nobody has touched, and nothing needs mending there."""
@@ -91,6 +92,7 @@ def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell])
     assert merging.mend(known, change, merged, after) == []
 
 
+@settings(deadline=None)  # A loaded machine is no failure.
 @given(notebooks(), notebooks())
 def test_nothing_is_lost_when_nobody_knows_the_base(room: list[Cell], file: list[Cell]) -> None:
     before = document(room)

@@ -24,6 +24,8 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
+from jupyter_client.provisioning.factory import KernelProvisionerFactory  # noqa: E402
+
 from runtimed_ffi.daemon import kernels, provisioned  # noqa: E402
 from runtimed_ffi.daemon.environments import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.kernels import Kernel  # noqa: E402
@@ -145,7 +147,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     monkeypatch.syspath_prepend(str(packages))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    # It remembers what was installed when it was made.
+    KernelProvisionerFactory.clear_instance()
+    monkeypatch.setattr(KernelProvisionerFactory, "provisioners", {})
     yield tmp_path
+    KernelProvisionerFactory.clear_instance()
     module = sys.modules.pop("rtd_provisioners", None)
     if module is not None:
         module.RELEASED.set()

@@ -12,7 +12,8 @@ import pytest
 from runtimed_ffi.daemon import execution, requests
 from runtimed_ffi.daemon.environments import LaunchRequest, automatic
 from runtimed_ffi.daemon.files import set_aside
-from runtimed_ffi.daemon.ports import DefaultSettings, Launching, Message
+from runtimed_ffi.daemon.ports import Launching, Message
+from runtimed_ffi.daemon.settings import Values
 from runtimed_ffi.daemon.requests import NotebookRequests
 from runtimed_ffi.daemon.rooms import Rooms
 
@@ -35,7 +36,7 @@ LAUNCH = {"action": "launch_kernel", "kernel_type": "python", "env_source": "uv:
 
 
 def by_default(notebook_id: str) -> LaunchRequest | None:
-    return automatic(notebook_id, DefaultSettings(), "/nonexistent")
+    return automatic(notebook_id, Values(), "/nonexistent")
 
 
 class Stage:

@@ -23,7 +23,6 @@ from runtimed_ffi.daemon.ports import KernelGone, LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears, gone, plan  # noqa: E402
 from .test_orphans import of_directory, until_gone  # noqa: E402
-from .test_service import pool as ask  # noqa: E402
 
 IDENTITY = """
 import json, os, random, sys, threading
@@ -457,6 +456,8 @@ def test_who_gets_a_pool() -> None:
 def test_a_session_gets_the_kernel_that_stood_by(tmp_path: Path) -> None:
     pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
     import runtimed_ffi
+
+    from .test_service import pool as ask
 
     def stands_by() -> dict[str, int]:
         (answer,) = ask(Path(daemon.socket_path), {"type": "status"})

@@ -145,7 +145,7 @@ def test_edits_made_just_before_the_exit_arrive_however_large(daemon, open_sessi
         session = runtimed_ffi.Session("large-exit", socket_path=sys.argv[1])
         session.create_cell(os.urandom(300_000).hex())
     """
-    subprocess.run([sys.executable, "-c", script, daemon.socket_path], check=True, timeout=SECONDS)
+    subprocess.run([sys.executable, "-c", script, daemon.socket_path], check=True, timeout=100)
     staying.sync()
     assert [len(cell.source) for cell in staying.get_cells()] == [600_000]
 

@@ -56,7 +56,7 @@ class House:
         """Start the daemon and wait until it listens, or has ended."""
         assert self.process is None
         reader, writer = os.pipe()
-        line = [sys.executable, str(_HERE / "launcher.py"), "run", "--socket", self.socket]
+        line = [sys.executable, "-m", "runtimed_ffi", "daemon", "run", "--socket", self.socket]
         line += ["--base-dir", str(self.base), "--uv-pool-size", "0", "--conda-pool-size", "0"]
         line += ["--exit-with-stdin", "--ready-fd", str(writer), *self.arguments]
         try:

@@ -14,7 +14,7 @@ use super::rtd_result;
 use crate::code::rtd_code;
 use crate::connection::{Client, ClientEvent, Server, ServerEvent};
 use crate::drive::{Event, EventKind};
-use crate::notebook::Notebook;
+use crate::notebook::{Notebook, Replica};
 use crate::wire::handshake::Channel;
 
 enum Side {
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
 /// Takes the next event. Client side: RTD_EV_READY, RTD_EV_CHANGED, RTD_EV_RESPONSE, RTD_EV_BROADCAST.
 /// Server side: RTD_EV_ROOM_WANTED (id: the room; then call rtd_conn_join()), RTD_EV_REQUEST,
 /// RTD_EV_ROOM_CHANGED; the handshake of another channel is an RTD_EV_REQUEST with token 0 (payload: the
-/// handshake), which is not answered.
+/// handshake), which is not answered; for the settings call rtd_conn_join() as for a room.
 ///
 /// \param conn the connection
 /// \param doc the document; on the server side NULL until the room is known
@@ -195,7 +195,9 @@ fn server_event(
     next_token: &mut u64,
     notebook: Option<&mut Notebook>,
 ) -> Result<Option<Event>, Failure> {
-    let Some(next) = server.next(notebook)? else { return Ok(None) };
+    let Some(next) = server.next(notebook.map(|notebook| notebook as &mut dyn Replica))? else {
+        return Ok(None);
+    };
     let (channel, id, payload, request_id) = match next {
         ServerEvent::Handshake(handshake) => {
             let mut event = Event::new(EventKind::Request);
@@ -208,7 +210,7 @@ fn server_event(
                 Channel::Pool => event.code = 2,
                 Channel::Blob => event.code = 3,
                 Channel::PoolState => event.code = 4,
-                Channel::SettingsSync => {}
+                Channel::SettingsSync => event.code = 5,
             }
             return Ok(Some(event));
         }
@@ -378,7 +380,7 @@ pub unsafe extern "C" fn rtd_conn_output(
                     server.outbox.document_moved();
                 }
                 loop {
-                    server.fill(notebook.as_deref())?;
+                    server.fill(notebook.as_deref().map(|notebook| notebook as &dyn Replica))?;
                     if !server.outbox.has_output() {
                         break;
                     }

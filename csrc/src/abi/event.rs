@@ -93,6 +93,10 @@ pub enum rtd_event_kind {
     /// code RTD_E_IO: the room's journal cannot be written at present (the room goes on, every change tries again);
     /// any other code: the room failed and was closed.
     RTD_EV_ROOM_FAILED = 25,
+    /// Peers changed the settings: rtd_host_settings(). Not told again until they were read.
+    RTD_EV_SETTINGS_CHANGED = 26,
+    /// As RTD_EV_ROOM_FAILED, for the settings.
+    RTD_EV_SETTINGS_FAILED = 27,
 }
 
 /// How an execution ended.
@@ -143,8 +147,12 @@ pub enum rtd_channel {
     RTD_CHANNEL_POOL = 2,
     /// The blob channel (section 8.6): with an id, payload holds bytes to store and id their media type.
     RTD_CHANNEL_BLOB = 3,
-    /// A subscription of the pool state (section 11.2); the answer is its first message.
+    /// The pool state (section 11.2). Only from rtd_conn_next_event(): a host answers by itself,
+    /// see rtd_host_announce_pool_state().
     RTD_CHANNEL_POOL_STATE = 4,
+    /// The settings (section 11.1). Only from rtd_conn_next_event(): a host answers by itself, see
+    /// rtd_host_open_settings().
+    RTD_CHANNEL_SETTINGS = 5,
 }
 
 /// Called by dispatch, on the thread that called dispatch. May call any function of this library but

@@ -115,7 +115,7 @@ unsafe fn read_options(options: *const rtd_host_options) -> Result<HostOptions, 
     })
 }
 
-fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
+pub(super) fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Failure> {
     serde_json::from_slice(json)
         .map_err(|error| Failure::new(rtd_code::RTD_E_ARG, format!("{name}: not a JSON object: {error}")))
 }
@@ -368,6 +368,27 @@ pub unsafe extern "C" fn rtd_host_send(
             let broadcast = object(bytes(broadcast, len, "broadcast")?, "broadcast")?;
             Ok(host.send(peer, &Value::Object(broadcast))?)
         })
+    })
+}
+
+/// Tells the state of the pools to all subscribers of it (section 11.2), unless it is what they know. A new
+/// subscriber gets the last one announced first; before any was, that the pools are well. A subscriber that
+/// does not read gets the newest state when it does, and nothing in between.
+///
+/// \param host the host
+/// \param state JSON object with the members uv_error and conda_error, each null or a pool error (section 4.2)
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_ARG; RTD_E_CLOSED; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_announce_pool_state(
+    host: *const rtd_host,
+    state: *const u8,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        with(host, |host| Ok(host.announce_pool_state(&object(bytes(state, len, "state")?, "state")?)?))
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::ConnectionError;
-use crate::notebook::{Notebook, PeerSync};
+use crate::notebook::{PeerSync, Replica};
 use crate::wire::frame;
 use crate::wire::handshake::Protocol;
 use crate::wire::FrameType;
@@ -44,6 +44,8 @@ pub struct Outbox {
     in_turn: VecDeque<InTurn>,
     queued: usize,
     document_moved: bool,
+    /// Replaced, not queued, while the peer does not read.
+    latest: Option<Arc<[u8]>>,
 }
 
 impl Outbox {
@@ -59,6 +61,7 @@ impl Outbox {
             in_turn: VecDeque::new(),
             queued: 0,
             document_moved: false,
+            latest: None,
         }
     }
 
@@ -136,6 +139,12 @@ impl Outbox {
         self.in_turn.push_back(InTurn { kind: FrameType::Response, json, cause: 0 });
     }
 
+    /// Sends a state when everything before it was taken. One that waits still is replaced: of a channel that
+    /// only tells the present state, a slow peer needs the newest message alone.
+    pub fn present(&mut self, json: &Arc<[u8]>) {
+        self.latest = Some(Arc::clone(json));
+    }
+
     /// The document changed, or an answer to a sync message is owed.
     pub fn document_moved(&mut self) {
         self.document_moved = true;
@@ -150,7 +159,10 @@ impl Outbox {
     ///
     /// # Errors
     /// A message does not fit a frame.
-    pub fn fill(&mut self, mut document: Option<(&mut PeerSync, &Notebook)>) -> Result<(), ConnectionError> {
+    pub fn fill(
+        &mut self,
+        mut document: Option<(&mut PeerSync, &dyn Replica)>,
+    ) -> Result<(), ConnectionError> {
         let response = self.typed.then_some(FrameType::Response);
         while self.wire.len() - self.sent < WIRE_MARK {
             if let Some(body) = self.ready.pop_front() {
@@ -159,8 +171,8 @@ impl Outbox {
                 continue;
             }
             if std::mem::take(&mut self.document_moved) {
-                if let Some((sync, notebook)) = document.as_mut() {
-                    if let Some(message) = sync.generate(notebook) {
+                if let Some((sync, replica)) = document.as_mut() {
+                    if let Some(message) = sync.generate(*replica) {
                         frame::append(&mut self.wire, self.typed.then_some(FrameType::Sync), &message)?;
                     }
                 }
@@ -175,6 +187,11 @@ impl Outbox {
                     self.in_turn.pop_front();
                 }
                 _ => break,
+            }
+        }
+        if !self.has_output() {
+            if let Some(json) = self.latest.take() {
+                frame::append(&mut self.wire, None, &json)?;
             }
         }
         Ok(())
@@ -204,7 +221,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notebook::Op;
+    use crate::notebook::{Notebook, Op};
     use crate::wire::frame::{Decoder, DATA_LIMIT};
     use crate::wire::typed::split;
     use serde_json::json;
@@ -219,7 +236,7 @@ mod tests {
     }
 
     /// The frames that leave now: "sync", or the result or event they carry.
-    fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &Notebook)>) -> Vec<String> {
+    fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &dyn Replica)>) -> Vec<String> {
         outbox.fill(document).unwrap();
         let mut decoder = Decoder::new(DATA_LIMIT);
         decoder.push(outbox.output());

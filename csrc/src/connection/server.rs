@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{json, Map, Value};
 
 use super::{ConnectionError, Outbox};
-use crate::notebook::{Changes, Notebook, PeerSync};
+use crate::notebook::{Changes, PeerSync, Replica};
 use crate::wire::frame::{Decoder, CONTROL_LIMIT, DATA_LIMIT};
 use crate::wire::handshake::{Capabilities, Channel, Handshake, Protocol};
 use crate::wire::typed::split;
@@ -36,9 +36,10 @@ pub enum ServerEvent {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Handshake,
-    /// The owner looks for the room; nothing is decoded meanwhile.
+    /// The owner looks for the document; nothing is decoded meanwhile.
     Waiting,
-    Notebook,
+    /// In a room, or at the settings.
+    Document,
     Pool,
     Blob,
     BlobBody(String),
@@ -124,7 +125,7 @@ impl Server {
     /// The peer broke the protocol; the connection stays failed.
     pub fn next(
         &mut self,
-        mut notebook: Option<&mut Notebook>,
+        mut document: Option<&mut dyn Replica>,
     ) -> Result<Option<ServerEvent>, ConnectionError> {
         loop {
             if self.deferred_rounds == 0 {
@@ -135,12 +136,15 @@ impl Server {
             if self.state == State::Failed {
                 return Err(ConnectionError::Unexpected("the connection has failed".into()));
             }
-            if self.state == State::Waiting || (self.state == State::Notebook && notebook.is_none()) {
+            if self.state == State::Waiting || (self.state == State::Document && document.is_none()) {
                 return Ok(None);
             }
             let result = match self.decoder.next_frame() {
                 Ok(None) => return Ok(None),
-                Ok(Some(payload)) => self.frame(payload, notebook.as_deref_mut()),
+                Ok(Some(payload)) => {
+                    let document = document.as_mut().map(|document| &mut **document as &mut dyn Replica);
+                    self.frame(payload, document)
+                }
                 Err(error) => Err(error.into()),
             };
             match result {
@@ -166,17 +170,17 @@ impl Server {
     fn frame(
         &mut self,
         payload: Vec<u8>,
-        notebook: Option<&mut Notebook>,
+        document: Option<&mut dyn Replica>,
     ) -> Result<Option<ServerEvent>, ConnectionError> {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Handshake => self.handshake(&payload).map(Some),
-            State::Notebook => {
-                self.state = State::Notebook;
-                match notebook {
-                    Some(notebook) if self.protocol == Protocol::V1 => {
-                        self.sync_frame(&payload, notebook).map(Some)
+            State::Document => {
+                self.state = State::Document;
+                match document {
+                    Some(document) if self.protocol == Protocol::V1 => {
+                        self.sync_frame(&payload, document).map(Some)
                     }
-                    Some(notebook) => self.typed_frame(&payload, notebook),
+                    Some(document) => self.typed_frame(&payload, document),
                     None => Ok(None),
                 }
             }
@@ -215,15 +219,18 @@ impl Server {
     fn handshake(&mut self, payload: &[u8]) -> Result<ServerEvent, ConnectionError> {
         let handshake =
             Handshake::parse(payload).map_err(|error| ConnectionError::Message("handshake", error))?;
-        self.decoder.set_limit(DATA_LIMIT);
         self.protocol = handshake.channel.protocol();
         self.answers_sync = handshake.extra.contains_key("rtd");
         self.state = match &handshake.channel {
-            Channel::Notebook { .. } => State::Waiting,
+            Channel::Notebook { .. } | Channel::SettingsSync => State::Waiting,
             Channel::Pool => State::Pool,
             Channel::Blob => State::Blob,
-            Channel::PoolState | Channel::SettingsSync => State::Push,
+            Channel::PoolState => State::Push,
         };
+        if self.state != State::Push {
+            // Nothing is expected there: what comes all the same is not collected.
+            self.decoder.set_limit(DATA_LIMIT);
+        }
         let typed = self.state == State::Waiting && self.protocol == Protocol::V2;
         self.outbox = Outbox::new(self.protocol, typed);
         Ok(ServerEvent::Handshake(handshake))
@@ -235,7 +242,7 @@ impl Server {
     /// # Errors
     /// The capabilities do not fit a frame.
     pub fn join(&mut self, capabilities: &Map<String, Value>) -> Result<(), ConnectionError> {
-        self.state = State::Notebook;
+        self.state = State::Document;
         if self.protocol == Protocol::V2 {
             let capabilities = Capabilities { protocol: "v2".into(), extra: capabilities.clone() };
             self.outbox.raw(&capabilities.to_json())?;
@@ -247,11 +254,11 @@ impl Server {
     fn typed_frame(
         &mut self,
         payload: &[u8],
-        notebook: &mut Notebook,
+        document: &mut dyn Replica,
     ) -> Result<Option<ServerEvent>, ConnectionError> {
         let (kind, body) = split(payload)?;
         match kind {
-            FrameType::Sync => self.sync_frame(body, notebook).map(Some),
+            FrameType::Sync => self.sync_frame(body, document).map(Some),
             FrameType::Request => {
                 let request = Message::<Request>::parse(body)
                     .map_err(|error| ConnectionError::Message("request", error))?;
@@ -265,7 +272,7 @@ impl Server {
                     body: body.to_vec(),
                     request_id: request.extra.get("request_id").cloned(),
                 };
-                if self.deferred.is_empty() && self.sync.missing(notebook) {
+                if self.deferred.is_empty() && self.sync.missing(document) {
                     self.deferred_rounds = DEFER_ROUNDS;
                 }
                 if self.deferred_rounds > 0 {
@@ -279,10 +286,14 @@ impl Server {
         }
     }
 
-    fn sync_frame(&mut self, body: &[u8], notebook: &mut Notebook) -> Result<ServerEvent, ConnectionError> {
-        let changes = self.sync.receive(notebook, body).map_err(ConnectionError::Sync)?;
+    fn sync_frame(
+        &mut self,
+        body: &[u8],
+        document: &mut dyn Replica,
+    ) -> Result<ServerEvent, ConnectionError> {
+        let changes = self.sync.receive(document, body).map_err(ConnectionError::Sync)?;
         if self.deferred_rounds > 0 {
-            self.deferred_rounds = if self.sync.missing(notebook) { self.deferred_rounds - 1 } else { 0 };
+            self.deferred_rounds = if self.sync.missing(document) { self.deferred_rounds - 1 } else { 0 };
         }
         // An answer is owed before any broadcast that follows (section 14.2 item 3).
         self.outbox.document_moved();
@@ -293,10 +304,10 @@ impl Server {
     ///
     /// # Errors
     /// A message does not fit a frame.
-    pub fn fill(&mut self, notebook: Option<&Notebook>) -> Result<(), ConnectionError> {
-        if self.state == State::Notebook {
-            match notebook {
-                Some(notebook) => self.outbox.fill(Some((&mut self.sync, notebook))),
+    pub fn fill(&mut self, document: Option<&dyn Replica>) -> Result<(), ConnectionError> {
+        if self.state == State::Document {
+            match document {
+                Some(document) => self.outbox.fill(Some((&mut self.sync, document))),
                 None => Ok(()),
             }
         } else {
@@ -309,7 +320,7 @@ impl Server {
 mod tests {
     use super::*;
     use crate::connection::{Client, ClientEvent};
-    use crate::notebook::Op;
+    use crate::notebook::{Notebook, Op};
     use crate::wire::frame;
 
     #[test]

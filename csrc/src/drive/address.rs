@@ -160,6 +160,36 @@ fn quiet(stream: &UnixStream) -> io::Result<()> {
     })
 }
 
+/// Whether a connection comes from this process's user, or from root, who can do as that user anyway. What the
+/// system does not tell is a no.
+pub fn is_friend(stream: &UnixStream) -> bool {
+    // SAFETY: a plain system call that cannot fail.
+    let own = unsafe { libc::geteuid() };
+    user_of(stream).is_ok_and(|user| user == own || user == 0)
+}
+
+/// The user who connected, as the system knows it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
+    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = std::mem::size_of::<libc::ucred>() as libc::socklen_t;
+    let place = std::ptr::from_mut(&mut who).cast();
+    // SAFETY: `place` is a structure of `length` bytes.
+    check(unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut length)
+    })?;
+    Ok(who.uid)
+}
+
+/// The user who connected, as the system knows it.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: both numbers are written to local variables.
+    check(unsafe { libc::getpeereid(stream.as_raw_fd(), &mut user, &mut group) })?;
+    Ok(user)
+}
+
 /// Whether the peer closed and nothing is left to read. Takes nothing from the stream.
 pub fn at_end(stream: &UnixStream) -> bool {
     let mut byte = 0_u8;

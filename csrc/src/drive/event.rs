@@ -28,6 +28,8 @@ pub enum EventKind {
     Request = 23,
     RoomChanged = 24,
     RoomFailed = 25,
+    SettingsChanged = 26,
+    SettingsFailed = 27,
 }
 
 /// What an output did to the list of outputs; the numbers of the C ABI (`RTD_OUTPUT_*`).

@@ -1,6 +1,7 @@
 //! Rooms on a listening socket. Requests of peers become events that the host program answers.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use super::shared::HostShared;
 use super::{lock, DriveError};
 use crate::connection::Millis;
 use crate::notebook::{Cell, Op};
+use crate::wire::v2::PoolState;
+use crate::wire::Message;
 
 /// How a host is opened.
 pub struct HostOptions {
@@ -166,6 +169,72 @@ impl Host {
         self.shared.step(&room, |state, outcome| state.send(&peer, broadcast, outcome))
     }
 
+    /// Tells the pool state to its subscribers, if it is another one. The member `event` is added.
+    ///
+    /// # Errors
+    /// `Argument` when it is no state of protocol 2, section 11.2.
+    pub fn announce_pool_state(&self, state: &Map<String, Value>) -> Result<(), DriveError> {
+        self.check_open()?;
+        let mut message = Map::from_iter([("event".to_owned(), json!("pool_state"))]);
+        message.extend(state.clone());
+        let message = Message::<PoolState>::parse(&Value::Object(message).to_string().into_bytes())
+            .map_err(|error| DriveError::Argument(format!("pool state: {error}")))?;
+        for (peer, error) in self.shared.pool_state.announce(message.to_json()) {
+            self.shared.drop_peer(&peer, &error);
+        }
+        Ok(())
+    }
+
+    /// Opens the settings; without a journal they are kept in memory only. Before this, connections to the
+    /// settings channel are closed.
+    ///
+    /// # Errors
+    /// `State` when they are open; `Corrupt` or `Io` from the journal.
+    pub fn open_settings(&self, journal: Option<&Path>) -> Result<(), DriveError> {
+        self.check_open()?;
+        let open = || DriveError::State("the settings are open".into());
+        if lock(&self.shared.tables).settings.is_some() {
+            return Err(open());
+        }
+        let room = Arc::new(Room::open_settings(journal)?);
+        let mut tables = lock(&self.shared.tables);
+        if tables.settings.is_some() {
+            return Err(open());
+        }
+        tables.settings = Some(room);
+        Ok(())
+    }
+
+    /// The settings. The next change of a peer makes an event again.
+    ///
+    /// # Errors
+    /// `State` when they are not open; `Poisoned`.
+    pub fn settings(&self) -> Result<Value, DriveError> {
+        self.check_open()?;
+        let room = self.shared.settings()?;
+        self.shared.step(&room, |state, _| {
+            self.shared.settings_unread.store(false, Ordering::Relaxed);
+            Ok(Value::Object(state.document.to_json()))
+        })
+    }
+
+    /// Changes the members of the settings that are given and different, as one change, and tells the peers.
+    ///
+    /// # Errors
+    /// `Argument` for a member of the wrong type (nothing changed then); `State` when they are not open;
+    /// `Poisoned`.
+    pub fn change_settings(&self, members: &Map<String, Value>) -> Result<(), DriveError> {
+        self.check_open()?;
+        let room = self.shared.settings()?;
+        self.shared.step(&room, |state, outcome| {
+            if state.document.change(members)? {
+                state.moved(outcome);
+                state.flush_all(outcome);
+            }
+            Ok(())
+        })
+    }
+
     /// Answers a request. Order and identifiers are the library's work.
     ///
     /// # Errors
@@ -180,7 +249,7 @@ impl Host {
         match peer.room() {
             Some(room) => self.shared.step(&Arc::clone(room), |state, _| {
                 // Through the document's lock: the flush may have a sync message to make as well.
-                peer.flush(Some(&state.notebook))
+                peer.flush(Some(&state.document))
             }),
             None => peer.flush(None),
         }
@@ -195,7 +264,7 @@ impl Host {
     /// # Errors
     /// `NotFound`; `Poisoned`.
     pub fn cells(&self, id: &str) -> Result<Vec<Cell>, DriveError> {
-        self.read(id, |state| Ok(state.notebook.cells()))
+        self.read(id, |state| Ok(state.document.cells()))
     }
 
     /// One cell of a room.
@@ -204,7 +273,7 @@ impl Host {
     /// `NotFound` for the room or the cell; `Poisoned`.
     pub fn cell(&self, id: &str, cell_id: &str) -> Result<Cell, DriveError> {
         self.read(id, |state| {
-            let cell = state.notebook.cell(cell_id);
+            let cell = state.document.cell(cell_id);
             cell.ok_or_else(|| DriveError::NotFound(format!("Cell not found: {cell_id}")))
         })
     }
@@ -214,7 +283,7 @@ impl Host {
     /// # Errors
     /// `NotFound`; `Poisoned`.
     pub fn metadata(&self, id: &str) -> Result<Value, DriveError> {
-        self.read(id, |state| Ok(json!(state.notebook.metadata())))
+        self.read(id, |state| Ok(json!(state.document.metadata())))
     }
 
     /// All rooms: id, number of peers.

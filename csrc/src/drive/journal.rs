@@ -1,4 +1,4 @@
-//! A room's document on disk: the saved document, then the changes since, appended.
+//! A document on disk: the saved document, then the changes since, appended.
 //!
 //! An edit costs its own size. A crash can tear only the last chunk, which was not acknowledged
 //! to anybody yet; the loader drops it. Rewriting is atomic (temporary file, then rename).
@@ -9,7 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::DriveError;
-use crate::notebook::{ChangeHash, Notebook};
+use crate::notebook::{ChangeHash, Notebook, NotebookError, Replica};
+use crate::settings::Settings;
 
 /// The appended part may grow to the size of the saved part, but at least to this many bytes,
 /// before the file is rewritten: rewriting then costs a constant factor.
@@ -32,43 +33,60 @@ impl Journal {
     /// `Corrupt` when the file is no document or belongs to another notebook (the file stays as it
     /// is); `Io` when it cannot be read or written.
     pub fn open(path: &Path, notebook_id: &str) -> Result<(Self, Notebook), DriveError> {
-        let (notebook, torn) = match fs::read(path) {
-            Ok(bytes) => {
-                let (notebook, torn) = Notebook::load_prefix(&bytes)?;
-                if notebook.notebook_id().is_some_and(|id| id != notebook_id) {
-                    let text = format!("{} belongs to another notebook", path.display());
-                    return Err(DriveError::Corrupt(text));
-                }
-                (notebook, torn || bytes.is_empty())
+        let load = |bytes: &[u8]| {
+            let (notebook, torn) = Notebook::load_prefix(bytes)?;
+            if notebook.notebook_id().is_some_and(|id| id != notebook_id) {
+                let text = format!("{} belongs to another notebook", path.display());
+                return Err(DriveError::Corrupt(text));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Notebook::create(notebook_id)?, true),
+            Ok((notebook, torn))
+        };
+        Self::open_with(path, load, || Notebook::create(notebook_id))
+    }
+
+    /// Opens the settings at `path`, or creates them there with their defaults.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_settings(path: &Path) -> Result<(Self, Settings), DriveError> {
+        Self::open_with(path, |bytes| Ok(Settings::load_prefix(bytes)?), Settings::create)
+    }
+
+    fn open_with<D: Replica>(
+        path: &Path,
+        load: impl FnOnce(&[u8]) -> Result<(D, bool), DriveError>,
+        create: impl FnOnce() -> Result<D, NotebookError>,
+    ) -> Result<(Self, D), DriveError> {
+        let (document, torn) = match fs::read(path) {
+            Ok(bytes) => load(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (create()?, true),
             Err(error) => return Err(error.into()),
         };
         let mut journal =
-            Self { path: path.into(), file: None, saved: 0, appended: 0, heads: notebook.heads() };
+            Self { path: path.into(), file: None, saved: 0, appended: 0, heads: document.doc().get_heads() };
         if torn {
-            journal.rewrite(&notebook)?;
+            journal.rewrite(&document)?;
         } else {
             let file = OpenOptions::new().append(true).open(path)?;
             journal.saved = file.metadata()?.len();
             journal.file = Some(file);
         }
-        Ok((journal, notebook))
+        Ok((journal, document))
     }
 
     /// Writes the changes since the last call.
     ///
     /// # Errors
     /// The disk refused. Nothing is lost: the next call writes the whole document.
-    pub fn record(&mut self, notebook: &Notebook) -> io::Result<()> {
-        let heads = notebook.heads();
+    pub fn record(&mut self, document: &dyn Replica) -> io::Result<()> {
+        let heads = document.doc().get_heads();
         if heads == self.heads && self.file.is_some() {
             return Ok(());
         }
         let Some(file) = self.file.as_mut().filter(|_| self.appended <= self.saved.max(REWRITE_MIN)) else {
-            return self.rewrite(notebook);
+            return self.rewrite(document);
         };
-        let bytes = notebook.save_since(&self.heads);
+        let bytes = document.doc().save_after(&self.heads);
         if let Err(error) = file.write_all(&bytes) {
             // Part of the chunk may be in the file; appending behind it would be unreadable.
             self.file = None;
@@ -79,8 +97,8 @@ impl Journal {
         Ok(())
     }
 
-    fn rewrite(&mut self, notebook: &Notebook) -> io::Result<()> {
-        let bytes = notebook.save();
+    fn rewrite(&mut self, document: &dyn Replica) -> io::Result<()> {
+        let bytes = document.doc().save();
         let temporary = self.path.with_extension(format!("tmp.{}", uuid::Uuid::new_v4().simple()));
         let written = (|| {
             let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -94,7 +112,7 @@ impl Journal {
                 self.file = Some(file);
                 self.saved = bytes.len() as u64;
                 self.appended = 0;
-                self.heads = notebook.heads();
+                self.heads = document.doc().get_heads();
                 Ok(())
             }
             Err(error) => {

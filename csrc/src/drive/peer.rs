@@ -2,19 +2,21 @@
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use serde_json::{json, Value};
 
 use super::event::{Event, EventKind, Hint};
 use super::reactor::{Handler, Reactor};
-use super::room::{Outcome, Room};
-use super::shared::HostShared;
+use super::room::{Home, Outcome, Room};
+use super::shared::{HostShared, Hosted};
 use super::{address, lock, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_TIMEOUT, RTD_E_TOO_BIG};
 use crate::connection::{Server, ServerEvent};
-use crate::notebook::Notebook;
+use crate::notebook::{Notebook, Replica};
+use crate::settings::Settings;
 use crate::wire::handshake::Channel;
 
 /// Bytes read before other sockets get their turn.
@@ -34,7 +36,6 @@ pub enum ChannelKind {
     Notebook = 1,
     Pool = 2,
     Blob = 3,
-    PoolState = 4,
 }
 
 /// One accepted connection.
@@ -45,7 +46,7 @@ pub struct Peer {
     reactor: Arc<Reactor>,
     stream: UnixStream,
     host: Weak<HostShared>,
-    room: OnceLock<Arc<Room>>,
+    home: OnceLock<Home>,
     pub state: Mutex<PeerState>,
     limit: usize,
 }
@@ -75,7 +76,7 @@ impl Peer {
             reactor: Arc::clone(reactor),
             stream,
             host,
-            room: OnceLock::new(),
+            home: OnceLock::new(),
             state: Mutex::new(PeerState {
                 server: Server::new(),
                 gone: false,
@@ -97,47 +98,61 @@ impl Peer {
         Ok(())
     }
 
-    /// The room this peer is in.
-    pub fn room(&self) -> Option<&Arc<Room>> {
-        self.room.get()
+    /// Where this peer is; nowhere before its handshake, and on channels without a document.
+    pub fn home(&self) -> Option<&Home> {
+        self.home.get()
     }
 
-    /// Puts the peer into its room: capabilities and the first sync message go out at once.
+    /// The room of a notebook this peer is in.
+    pub fn room(&self) -> Option<&Arc<Room>> {
+        match self.home() {
+            Some(Home::Room(room)) => Some(room),
+            _ => None,
+        }
+    }
+
+    /// Lets the peer share a document: capabilities (version 2) and the first sync message go out at once.
     ///
     /// # Errors
     /// The connection cannot be used.
-    pub fn enter(
+    pub fn enter<D: Hosted>(
         &self,
-        room: &Arc<Room>,
-        notebook: &Notebook,
+        room: &Arc<Room<D>>,
+        document: &D,
         capabilities: &serde_json::Map<String, Value>,
     ) -> Result<(), DriveError> {
         // Set once: a peer enters one room in its life.
-        let _entered_before = self.room.set(Arc::clone(room));
-        let sent_more = {
-            let mut state = lock(&self.state);
-            state.server.join(capabilities)?;
-            state.server.buffered() > 0
-        };
-        if sent_more {
-            // What came together with the handshake has left the socket and makes nothing readable any
-            // more. The I/O thread takes it, so that events keep their order.
+        let _entered_before = self.home.set(D::home(Arc::clone(room)));
+        let mut state = lock(&self.state);
+        state.server.join(capabilities)?;
+        if state.server.buffered() > 0 {
+            // What came together with the handshake makes the socket readable no more.
             self.reactor.set_timer(self.key, Some(self.reactor.now()));
         }
-        self.flush(Some(notebook))
+        drop(state);
+        self.flush(Some(document))
+    }
+
+    /// Sends a state, instead of the last one if that still waits.
+    ///
+    /// # Errors
+    /// As [`Peer::flush`].
+    pub fn present(&self, json: &Arc<[u8]>) -> Result<(), DriveError> {
+        lock(&self.state).server.outbox.present(json);
+        self.flush(None)
     }
 
     /// Sends what the socket takes now; the rest follows when it is writable.
     ///
     /// # Errors
     /// The peer is gone, too slow for its bound, or a message does not fit a frame.
-    pub fn flush(&self, notebook: Option<&Notebook>) -> Result<(), DriveError> {
+    pub fn flush(&self, document: Option<&dyn Replica>) -> Result<(), DriveError> {
         let mut state = lock(&self.state);
         if state.gone {
             return Ok(());
         }
         while !state.deaf {
-            state.server.fill(notebook)?;
+            state.server.fill(document)?;
             if !state.server.outbox.has_output() {
                 break;
             }
@@ -211,8 +226,8 @@ impl Peer {
         Ok(false)
     }
 
-    fn next(&self, notebook: Option<&mut Notebook>) -> Result<Option<ServerEvent>, DriveError> {
-        lock(&self.state).server.next(notebook).map_err(Into::into)
+    fn next(&self, document: Option<&mut dyn Replica>) -> Result<Option<ServerEvent>, DriveError> {
+        lock(&self.state).server.next(document).map_err(Into::into)
     }
 
     /// Sets or clears the time limit of requests that wait for changes.
@@ -226,20 +241,58 @@ impl Peer {
         }
     }
 
-    /// A step of a peer in a room, under the room's lock.
+    /// A step of a peer in the room of a notebook.
     fn step_in_room(self: &Arc<Self>, host: &Arc<HostShared>, room: &Arc<Room>, readable: bool) {
+        let request = |notebook: &Notebook, body: Vec<u8>, request_id| {
+            let body = with_sources(body, notebook);
+            host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
+        };
+        let changed = |hint| {
+            let mut event = Event::new(EventKind::RoomChanged);
+            event.id.clone_from(&room.id);
+            event.hint = Some(hint);
+            Some(event)
+        };
+        self.step_inside(host, room, readable, request, changed);
+    }
+
+    /// A step of a peer at the settings. There are no requests; a change is told once until it was read.
+    fn step_at_settings(
+        self: &Arc<Self>,
+        host: &Arc<HostShared>,
+        room: &Arc<Room<Settings>>,
+        readable: bool,
+    ) {
+        let request = |_: &Settings, body, request_id| {
+            host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
+        };
+        let changed = |_| {
+            let told = host.settings_unread.swap(true, Ordering::Relaxed);
+            (!told).then(|| Event::new(EventKind::SettingsChanged))
+        };
+        self.step_inside(host, room, readable, request, changed);
+    }
+
+    /// A step of a peer that shares a document, under the lock of that.
+    fn step_inside<D: Hosted>(
+        self: &Arc<Self>,
+        host: &Arc<HostShared>,
+        room: &Arc<Room<D>>,
+        readable: bool,
+        request: impl Fn(&D, Vec<u8>, Option<Value>) -> Event,
+        changed: impl FnOnce(Hint) -> Option<Event>,
+    ) {
         let mut outcome = Outcome::default();
         let mut events = Vec::new();
         let result = room.step(&mut outcome, |state, outcome| {
             let ended = if readable { self.read()? } else { false };
-            let before = state.notebook.heads();
+            let before = state.document.doc().get_heads();
             let mut hint = Hint::default();
             loop {
-                match self.next(Some(&mut state.notebook)) {
+                match self.next(Some(&mut state.document)) {
                     Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
                     Ok(Some(ServerEvent::Request { body, request_id })) => {
-                        let body = with_sources(body, &state.notebook);
-                        events.push(host.expect(self, ChannelKind::Notebook, &room.id, body, request_id));
+                        events.push(request(&state.document, body, request_id));
                     }
                     Ok(Some(_) | None) => {
                         self.time_deferral();
@@ -247,7 +300,7 @@ impl Peer {
                     }
                     Err(error) => {
                         // Frames before the bad one counted.
-                        if state.notebook.heads() != before {
+                        if state.document.doc().get_heads() != before {
                             state.moved(outcome);
                             state.flush_all(outcome);
                         }
@@ -255,15 +308,12 @@ impl Peer {
                     }
                 }
             }
-            if state.notebook.heads() != before {
-                let mut event = Event::new(EventKind::RoomChanged);
-                event.id.clone_from(&room.id);
-                event.hint = Some(hint);
-                events.insert(0, event);
+            if state.document.doc().get_heads() != before {
+                events.splice(0..0, changed(hint));
                 state.moved(outcome);
                 state.flush_all(outcome);
             } else {
-                self.flush(Some(&state.notebook))?;
+                self.flush(Some(&state.document))?;
             }
             if ended {
                 return Err(DriveError::Closed(String::new()));
@@ -286,19 +336,17 @@ impl Peer {
             match self.next(None)? {
                 Some(ServerEvent::Handshake(handshake)) => {
                     self.reactor.set_timer(self.key, None);
+                    host.greeted(self);
                     match handshake.channel {
                         Channel::Notebook { notebook_id, .. } => {
                             self.flush(None)?;
                             host.wants_room(self, notebook_id);
                             return Ok(());
                         }
-                        Channel::PoolState => {
-                            let body = json!({"event": "pool_state"}).to_string().into_bytes();
-                            let event = host.expect(self, ChannelKind::PoolState, "", body, None);
-                            host.publish_events(vec![event]);
-                        }
+                        Channel::PoolState => host.subscribe(self)?,
                         Channel::SettingsSync => {
-                            return Err(DriveError::State("the settings channel is not served".into()));
+                            host.enter_settings(self)?;
+                            return Ok(());
                         }
                         Channel::Pool | Channel::Blob => {}
                     }
@@ -378,10 +426,14 @@ impl Handler for Peer {
         if self.is_gone() {
             return;
         }
-        if let Some(room) = self.room() {
-            me.step_in_room(&host, room, readable);
-        } else if let Err(error) = me.step_outside(&host, readable) {
-            host.drop_peer(&me, &error);
+        match self.home() {
+            Some(Home::Room(room)) => me.step_in_room(&host, room, readable),
+            Some(Home::Settings(room)) => me.step_at_settings(&host, room, readable),
+            None => {
+                if let Err(error) = me.step_outside(&host, readable) {
+                    host.drop_peer(&me, &error);
+                }
+            }
         }
     }
 
@@ -390,11 +442,16 @@ impl Handler for Peer {
         else {
             return;
         };
-        if let Some(room) = self.room() {
-            lock(&self.state).server.stop_deferring();
-            me.step_in_room(&host, room, false);
-        } else if lock(&self.state).server.before_handshake() {
-            host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
+        match self.home() {
+            Some(Home::Room(room)) => {
+                lock(&self.state).server.stop_deferring();
+                me.step_in_room(&host, room, false);
+            }
+            Some(Home::Settings(room)) => me.step_at_settings(&host, room, false),
+            None if lock(&self.state).server.before_handshake() => {
+                host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
+            }
+            None => {}
         }
     }
 

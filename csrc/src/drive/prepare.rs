@@ -70,7 +70,7 @@ impl Host {
     pub fn fork(&self, id: &str) -> Result<Notebook, DriveError> {
         self.check_open()?;
         let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, _| Ok(state.notebook.fork()))
+        self.shared.step(&room, |state, _| Ok(state.document.fork()))
     }
 
     /// Takes what a copy of a room's document did meanwhile into the room, and tells the peers.
@@ -81,7 +81,7 @@ impl Host {
         self.check_open()?;
         let room = self.shared.room(id)?;
         self.shared.step(&room, |state, outcome| {
-            if state.notebook.merge(copy)? {
+            if state.document.merge(copy)? {
                 state.moved(outcome);
                 state.flush_all(outcome);
             }

@@ -1,4 +1,4 @@
-//! A room: one document, its journal, the peers that share it.
+//! A document, its journal, and the peers that share it: a room, or the settings.
 //!
 //! Lock order: room, then peer, then the host's tables.
 
@@ -11,25 +11,32 @@ use serde_json::Value;
 use super::journal::Journal;
 use super::peer::Peer;
 use super::{lock, panic_text, DriveError};
-use crate::notebook::{Notebook, Op};
+use crate::notebook::{Notebook, Op, Replica};
+use crate::settings::Settings;
 
 /// What a room shares between the I/O thread and the host program.
-pub struct Room {
-    /// The notebook id, byte for byte.
+pub struct Room<D = Notebook> {
+    /// The notebook id, byte for byte; empty for the settings.
     pub id: String,
-    state: Mutex<RoomState>,
+    state: Mutex<RoomState<D>>,
 }
 
 /// The document and who is there. Held locked for every step, so that each peer sees changes and
 /// broadcasts in one order.
-pub struct RoomState {
-    pub notebook: Notebook,
+pub struct RoomState<D = Notebook> {
+    pub document: D,
     journal: Option<Journal>,
     pub peers: Vec<Arc<Peer>>,
     /// Why the room cannot be used any more.
     pub broken: Option<String>,
     shut: bool,
     unsaved: bool,
+}
+
+/// Where a peer is.
+pub enum Home {
+    Room(Arc<Room>),
+    Settings(Arc<Room<Settings>>),
 }
 
 /// What a step left to tell the host program.
@@ -47,16 +54,38 @@ impl Room {
     /// # Errors
     /// As [`Journal::open`].
     pub fn open(id: &str, journal: Option<&Path>) -> Result<Self, DriveError> {
-        let (journal, notebook) = match journal {
+        let (journal, document) = match journal {
             Some(path) => {
                 let (journal, notebook) = Journal::open(path, id)?;
                 (Some(journal), notebook)
             }
             None => (None, Notebook::create(id)?),
         };
+        Ok(Self::over(id, document, journal))
+    }
+}
+
+impl Room<Settings> {
+    /// Opens the settings.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_settings(journal: Option<&Path>) -> Result<Self, DriveError> {
+        let Some(path) = journal else {
+            return Ok(Self::over("", Settings::create()?, None));
+        };
+        let (mut journal, settings) = Journal::open_settings(path)?;
+        // Loading may have moved what an older program wrote.
+        journal.record(&settings)?;
+        Ok(Self::over("", settings, Some(journal)))
+    }
+}
+
+impl<D: Replica> Room<D> {
+    fn over(id: &str, document: D, journal: Option<Journal>) -> Self {
         let state =
-            RoomState { notebook, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
-        Ok(Self { id: id.into(), state: Mutex::new(state) })
+            RoomState { document, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
+        Self { id: id.into(), state: Mutex::new(state) }
     }
 
     /// Runs one step under the room's lock. A panic breaks this room and nothing else.
@@ -67,7 +96,7 @@ impl Room {
     pub fn step<T>(
         &self,
         outcome: &mut Outcome,
-        step: impl FnOnce(&mut RoomState, &mut Outcome) -> Result<T, DriveError>,
+        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.broken {
@@ -100,12 +129,12 @@ impl Room {
     }
 }
 
-impl RoomState {
+impl<D: Replica> RoomState<D> {
     /// After the document moved: record it, then let every peer know. Recording comes first, so that
     /// nothing is acknowledged that a crash could lose.
     pub fn moved(&mut self, outcome: &mut Outcome) {
         if let Some(journal) = &mut self.journal {
-            match journal.record(&self.notebook) {
+            match journal.record(&self.document) {
                 Ok(()) => self.unsaved = false,
                 Err(error) => {
                     // Told once per outage; each further change tries again.
@@ -120,6 +149,21 @@ impl RoomState {
         }
     }
 
+    /// Sends every peer what it can take now.
+    pub fn flush_all(&mut self, outcome: &mut Outcome) {
+        let document: &dyn Replica = &self.document;
+        let lost = &mut outcome.lost;
+        self.peers.retain(|peer| match peer.flush(Some(document)) {
+            Ok(()) => true,
+            Err(error) => {
+                lost.push((Arc::clone(peer), error));
+                false
+            }
+        });
+    }
+}
+
+impl RoomState {
     /// Applies operations as one change, then queues the broadcasts behind it for every peer.
     ///
     /// # Errors
@@ -131,7 +175,7 @@ impl RoomState {
         cause: u64,
         outcome: &mut Outcome,
     ) -> Result<(), DriveError> {
-        if !ops.is_empty() && self.notebook.edit(ops)? {
+        if !ops.is_empty() && self.document.edit(ops)? {
             self.moved(outcome);
         }
         for broadcast in broadcasts {
@@ -161,19 +205,6 @@ impl RoomState {
         self.flush_all(outcome);
         Ok(())
     }
-
-    /// Sends every peer what it can take now.
-    pub fn flush_all(&mut self, outcome: &mut Outcome) {
-        let notebook = &self.notebook;
-        let lost = &mut outcome.lost;
-        self.peers.retain(|peer| match peer.flush(Some(notebook)) {
-            Ok(()) => true,
-            Err(error) => {
-                lost.push((Arc::clone(peer), error));
-                false
-            }
-        });
-    }
 }
 
 #[cfg(test)]
@@ -198,7 +229,7 @@ mod tests {
         let ops = [Op::insert_cell("a", "code", "", None), Op::DeleteCell { cell_id: "nowhere".into() }];
         let result = room.step(&mut outcome, |state, outcome| state.publish(&ops, &[], 0, outcome));
         assert!(matches!(result, Err(DriveError::NotFound(_))));
-        let cells = room.step(&mut outcome, |state, _| Ok(state.notebook.cells().len()));
+        let cells = room.step(&mut outcome, |state, _| Ok(state.document.cells().len()));
         assert_eq!(cells.unwrap(), 0);
     }
 

@@ -1,24 +1,33 @@
 //! What the I/O thread and the host program share of a host: its peers, rooms and requests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::Value;
 
+use super::bulletin::Bulletin;
 use super::event::{Event, EventKind};
 use super::host::HostOptions;
 use super::peer::{leave_code, ChannelKind, Peer};
 use super::queue::Queue;
 use super::reactor::{Handler, Reactor};
-use super::room::{Outcome, Room, RoomState};
+use super::room::{Home, Outcome, Room, RoomState};
 use super::{address, lock, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC};
 use crate::connection::Millis;
+use crate::notebook::{Notebook, Replica};
+use crate::settings::Settings;
+use crate::wire::v2::PoolState;
+use crate::wire::Message;
+
+/// Connections before their handshake. When more come, the one that has waited longest is closed: clients send
+/// theirs at once. More than the system keeps for us, so that a crowd of them is no harm.
+const NEWCOMERS: usize = 256;
 
 /// When the system has no descriptor for a new connection, accepting pauses this long: the
 /// listening socket stays readable, and trying at once would spin.
@@ -34,7 +43,41 @@ pub struct Tables {
     /// Peers that wait for a room the host program has not opened yet.
     pub wanted: HashMap<String, Vec<Arc<Peer>>>,
     pub tokens: HashMap<u64, Arc<Peer>>,
+    /// Connections before their handshake; numbers grow, so the first one has waited longest.
+    newcomers: BTreeSet<u64>,
+    pub settings: Option<Arc<Room<Settings>>>,
     pub closed: bool,
+}
+
+/// A document that a host has: what differs between a room and the settings.
+pub trait Hosted: Replica + Sized {
+    /// The event that tells a failure.
+    const FAILED: EventKind;
+    /// Takes it out of the tables, so that nobody finds it any more.
+    fn take_out(tables: &mut Tables, room: &Room<Self>);
+    /// The place of a peer that is in it.
+    fn home(room: Arc<Room<Self>>) -> Home;
+}
+
+impl Hosted for Notebook {
+    const FAILED: EventKind = EventKind::RoomFailed;
+    fn take_out(tables: &mut Tables, room: &Room) {
+        tables.rooms.remove(&room.id);
+        tables.prepared.remove(&room.id);
+    }
+    fn home(room: Arc<Room>) -> Home {
+        Home::Room(room)
+    }
+}
+
+impl Hosted for Settings {
+    const FAILED: EventKind = EventKind::SettingsFailed;
+    fn take_out(tables: &mut Tables, _room: &Room<Self>) {
+        tables.settings = None;
+    }
+    fn home(room: Arc<Room<Self>>) -> Home {
+        Home::Settings(room)
+    }
 }
 
 /// What the I/O thread and the host program share.
@@ -50,6 +93,9 @@ pub struct HostShared {
     pub tables: Mutex<Tables>,
     next_peer: AtomicU64,
     next_token: AtomicU64,
+    pub pool_state: Bulletin,
+    /// The event that tells a change of the settings waits, or was taken and the settings not read since.
+    pub settings_unread: AtomicBool,
     pub queue: Queue,
 }
 
@@ -61,6 +107,7 @@ impl HostShared {
     pub fn listen(path: &Path, options: HostOptions, reactor: Arc<Reactor>) -> Result<Arc<Self>, DriveError> {
         let queue = Queue::new(usize::MAX)?;
         let listener = address::listen(path)?;
+        let healthy = PoolState::PoolState { uv_error: None, conda_error: None };
         let shared = Arc::new_cyclic(|me: &Weak<HostShared>| HostShared {
             key: reactor.register(me.clone()),
             reactor,
@@ -72,6 +119,8 @@ impl HostShared {
             tables: Mutex::new(Tables::default()),
             next_peer: AtomicU64::new(1),
             next_token: AtomicU64::new(1),
+            pool_state: Bulletin::new(Message::from(healthy).to_json()),
+            settings_unread: AtomicBool::new(false),
             queue,
         });
         shared.reactor.watch(shared.key, &shared.listener, false)?;
@@ -97,10 +146,10 @@ impl HostShared {
     ///
     /// # Errors
     /// As [`Room::step`].
-    pub fn step<T>(
+    pub fn step<D: Hosted, T>(
         &self,
-        room: &Arc<Room>,
-        step: impl FnOnce(&mut RoomState, &mut Outcome) -> Result<T, DriveError>,
+        room: &Arc<Room<D>>,
+        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         let mut outcome = Outcome::default();
         let result = room.step(&mut outcome, step);
@@ -141,7 +190,7 @@ impl HostShared {
     }
 
     /// Tells what a step left: lost peers, a failed journal.
-    pub fn after(&self, room: &Arc<Room>, outcome: Outcome) {
+    pub fn after<D: Hosted>(&self, room: &Arc<Room<D>>, outcome: Outcome) {
         if let Some(error) = outcome.unsaved {
             self.room_failed(room, code(RTD_E_IO), &error.to_string());
         }
@@ -150,9 +199,9 @@ impl HostShared {
         }
     }
 
-    fn room_failed(&self, room: &Room, reason_code: i32, reason: &str) {
+    fn room_failed<D: Hosted>(&self, room: &Room<D>, reason_code: i32, reason: &str) {
         let _announcer = self.queue.announcer();
-        let mut event = Event::new(EventKind::RoomFailed);
+        let mut event = Event::new(D::FAILED);
         event.id.clone_from(&room.id);
         event.code = reason_code;
         event.text = reason.into();
@@ -160,21 +209,54 @@ impl HostShared {
     }
 
     /// Closes a room that cannot be used any more, and says so.
-    pub fn break_room(&self, room: &Arc<Room>, reason_code: i32, reason: &str) {
+    pub fn break_room<D: Hosted>(&self, room: &Arc<Room<D>>, reason_code: i32, reason: &str) {
         self.room_failed(room, reason_code, reason);
         self.close_room(room);
     }
 
     /// Closes a room and ends the connections of its peers.
-    pub fn close_room(&self, room: &Arc<Room>) {
-        {
-            let mut tables = lock(&self.tables);
-            tables.rooms.remove(&room.id);
-            tables.prepared.remove(&room.id);
-        }
+    pub fn close_room<D: Hosted>(&self, room: &Arc<Room<D>>) {
+        D::take_out(&mut lock(&self.tables), room);
         for peer in room.shut() {
             self.drop_peer(&peer, &DriveError::Closed("the room was closed".into()));
         }
+    }
+
+    /// The settings, if they are open.
+    ///
+    /// # Errors
+    /// `State`.
+    pub fn settings(&self) -> Result<Arc<Room<Settings>>, DriveError> {
+        let settings = lock(&self.tables).settings.clone();
+        settings.ok_or_else(|| DriveError::State("the settings are not open".into()))
+    }
+
+    /// A peer finished its handshake.
+    pub fn greeted(&self, peer: &Peer) {
+        lock(&self.tables).newcomers.remove(&peer.id);
+    }
+
+    /// Lets a peer share the settings.
+    ///
+    /// # Errors
+    /// `State` when they are not open; else the connection cannot be used.
+    pub fn enter_settings(&self, peer: &Arc<Peer>) -> Result<(), DriveError> {
+        let room = self.settings()?;
+        self.step(&room, |state, _| {
+            if self.peer(peer.id).is_some() {
+                peer.enter(&room, &state.document, &self.options.capabilities)?;
+                state.peers.push(Arc::clone(peer));
+            }
+            Ok(())
+        })
+    }
+
+    /// A peer subscribes to the pool state.
+    ///
+    /// # Errors
+    /// The connection cannot be used.
+    pub fn subscribe(&self, peer: &Arc<Peer>) -> Result<(), DriveError> {
+        self.pool_state.subscribe(peer, || self.peer(peer.id).is_some())
     }
 
     /// A peer finished its handshake for a room.
@@ -210,7 +292,7 @@ impl HostShared {
             if self.peer(peer.id).is_none() {
                 return Ok(());
             }
-            peer.enter(room, &state.notebook, &self.options.capabilities)?;
+            peer.enter(room, &state.document, &self.options.capabilities)?;
             state.peers.push(Arc::clone(peer));
             // Under the room's lock, so that joins and leaves are told in the order they happened.
             self.queue.push(room_event(EventKind::PeerJoined, room, peer, state.peers.len()));
@@ -228,14 +310,24 @@ impl HostShared {
             if tables.peers.remove(&peer.id).is_none() {
                 return;
             }
+            tables.newcomers.remove(&peer.id);
             tables.tokens.retain(|_, other| other.id != peer.id);
             for waiting in tables.wanted.values_mut() {
                 waiting.retain(|other| other.id != peer.id);
             }
         }
         peer.hang_up();
-        let Some(room) = peer.room() else {
-            return;
+        let room = match peer.home() {
+            Some(Home::Room(room)) => room,
+            Some(Home::Settings(room)) => {
+                // A document that failed or was closed has forgotten its peers.
+                let _gone = room.step(&mut Outcome::default(), |state, _| {
+                    state.peers.retain(|other| other.id != peer.id);
+                    Ok(())
+                });
+                return;
+            }
+            None => return self.pool_state.leave(peer.id),
         };
         let _announcer = self.queue.announcer();
         let tell = |peers: usize| {
@@ -268,7 +360,8 @@ impl HostShared {
                     return;
                 }
             };
-            if stream.set_nonblocking(true).is_err() {
+            // A stranger learns nothing, not even why.
+            if !address::is_friend(&stream) || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let id = self.next_peer.fetch_add(1, Ordering::Relaxed);
@@ -281,11 +374,28 @@ impl HostShared {
                     continue;
                 }
                 tables.peers.insert(id, Arc::clone(&peer));
+                tables.newcomers.insert(id);
             }
             let deadline =
                 self.options.handshake_timeout.map(|timeout| self.reactor.now().saturating_add(timeout));
             if let Err(error) = peer.start(deadline) {
                 self.drop_peer(&peer, &error.into());
+            }
+            self.limit_newcomers();
+        }
+    }
+
+    fn limit_newcomers(&self) {
+        let oldest = {
+            let tables = lock(&self.tables);
+            let oldest = tables.newcomers.first().filter(|_| tables.newcomers.len() > NEWCOMERS);
+            oldest.and_then(|id| tables.peers.get(id).cloned())
+        };
+        if let Some(peer) = oldest {
+            // Its handshake may have come and only not been read yet.
+            peer.ready(true, false);
+            if lock(&peer.state).server.before_handshake() {
+                self.drop_peer(&peer, &DriveError::Timeout("no handshake".into()));
             }
         }
     }
@@ -307,6 +417,7 @@ impl HostShared {
         let mut tables = lock(&self.tables);
         tables.rooms.clear();
         tables.prepared.clear();
+        tables.settings = None;
         tables.wanted.clear();
         drop(tables);
         let _announcer = self.queue.announcer();

@@ -10,7 +10,7 @@ use super::rows::{object, ref_str, scalar_str, Rows};
 use super::NotebookError;
 
 /// Positions in a text are Unicode code points, whatever the platform prefers.
-pub(super) const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
+pub(crate) const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
 
 /// A replica of a notebook document (protocol 2, section 7).
 ///
@@ -60,27 +60,8 @@ impl Notebook {
     /// unreadable chunk is dropped with it, because an append is only ever written after the one
     /// before it. A damaged first chunk leaves nothing to stand on and is an error.
     pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), NotebookError> {
-        let (_, mut at) = chunks::first(bytes)
-            .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
-        let mut doc = load_strictly(&bytes[..at])?;
-        let mut changes = Vec::new();
-        while at < bytes.len() {
-            let Some(length) = chunks::first(&bytes[at..])
-                .filter(|(kind, _)| *kind == Kind::Change)
-                .map(|(_, length)| length)
-            else {
-                break;
-            };
-            let chunk = &bytes[at..at + length];
-            // Decoding a change does not look at the checksum stored before it.
-            match Change::try_from(chunk) {
-                Ok(change) if change.hash().0[..4] == chunk[4..8] => changes.push(change),
-                _ => break,
-            }
-            at += length;
-        }
-        doc.apply_changes(changes).map_err(corrupt)?;
-        Ok((Self::over(doc), at < bytes.len()))
+        let (doc, torn) = load_prefix(bytes)?;
+        Ok((Self::over(doc), torn))
     }
 
     fn over(doc: Automerge) -> Self {
@@ -130,6 +111,30 @@ impl Notebook {
             .filter_map(|item| Some((item.key.to_string(), ref_str(&item.value)?)))
             .collect()
     }
+}
+
+/// As [`Notebook::load_prefix`], for any document.
+pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookError> {
+    let (_, mut at) = chunks::first(bytes)
+        .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
+    let mut doc = load_strictly(&bytes[..at])?;
+    let mut changes = Vec::new();
+    while at < bytes.len() {
+        let Some(length) =
+            chunks::first(&bytes[at..]).filter(|(kind, _)| *kind == Kind::Change).map(|(_, length)| length)
+        else {
+            break;
+        };
+        let chunk = &bytes[at..at + length];
+        // Decoding a change does not look at the checksum stored before it.
+        match Change::try_from(chunk) {
+            Ok(change) if change.hash().0[..4] == chunk[4..8] => changes.push(change),
+            _ => break,
+        }
+        at += length;
+    }
+    doc.apply_changes(changes).map_err(corrupt)?;
+    Ok((doc, at < bytes.len()))
 }
 
 fn load_strictly(bytes: &[u8]) -> Result<Automerge, NotebookError> {

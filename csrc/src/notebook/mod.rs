@@ -25,7 +25,9 @@ pub use cell::Cell;
 pub use changes::{Changes, OutputChange};
 pub use document::Notebook;
 pub use op::{parse_ops, Op};
-pub use sync::{barrier, PeerSync};
+pub use sync::{barrier, PeerSync, Replica};
+
+pub(crate) use document::{load_prefix, ENCODING};
 
 use std::fmt;
 

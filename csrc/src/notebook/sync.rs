@@ -1,7 +1,7 @@
 //! Storey 1: the sync state of one peer.
 
 use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
-use automerge::{ChangeHash, PatchLog};
+use automerge::{Automerge, ChangeHash, PatchLog};
 
 use super::changes::{digest, everything, Changes};
 use super::rows::Rows;
@@ -18,6 +18,18 @@ pub struct PeerSync {
     state: State,
 }
 
+/// A document that peers keep equal by the sync protocol: a notebook, the settings.
+pub trait Replica {
+    /// The document itself.
+    fn doc(&self) -> &Automerge;
+
+    /// Applies a message that was decoded and found sane.
+    ///
+    /// # Errors
+    /// Its changes cannot be applied.
+    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError>;
+}
+
 impl PeerSync {
     /// The state at the start of a connection.
     pub fn new() -> Self {
@@ -28,8 +40,8 @@ impl PeerSync {
     ///
     /// All changes made since the last message go into one. Call it again after each received
     /// message and after each change.
-    pub fn generate(&mut self, notebook: &Notebook) -> Option<Vec<u8>> {
-        let message = notebook.doc.generate_sync_message(&mut self.state)?;
+    pub fn generate(&mut self, replica: &dyn Replica) -> Option<Vec<u8>> {
+        let message = replica.doc().generate_sync_message(&mut self.state)?;
         Some(message.encode())
     }
 
@@ -37,10 +49,10 @@ impl PeerSync {
     ///
     /// A message that cannot be decoded leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
-    pub fn receive(&mut self, notebook: &mut Notebook, message: &[u8]) -> Result<Changes, NotebookError> {
+    pub fn receive(&mut self, replica: &mut dyn Replica, message: &[u8]) -> Result<Changes, NotebookError> {
         let message = decode(message)?;
         let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
-        let result = self.apply(notebook, message);
+        let result = replica.apply(&mut self.state, message);
         // A peer with our heads makes the engine believe that we announced them as well. If we did
         // not (the changes came in one message, the heads in the next), the peer still waits for our
         // word that we have its changes.
@@ -50,29 +62,6 @@ impl PeerSync {
         result
     }
 
-    fn apply(&mut self, notebook: &mut Notebook, message: Message) -> Result<Changes, NotebookError> {
-        if !message.changes.is_empty() && notebook.is_empty() {
-            // Making patches of a whole document would cost as much again as loading it.
-            let result = notebook.doc.receive_sync_message(&mut self.state, message).map_err(bad);
-            notebook.rows = Rows::build(&notebook.doc);
-            result?;
-            return Ok(if notebook.heads().is_empty() {
-                Changes::default()
-            } else {
-                everything(&notebook.rows)
-            });
-        }
-        let before = notebook.heads();
-        let mut log = PatchLog::active();
-        let result = notebook.doc.receive_sync_message_log_patches(&mut self.state, message, &mut log);
-        if notebook.heads() == before {
-            return result.map(|()| Changes::default()).map_err(bad);
-        }
-        let patches = notebook.doc.make_patches(&mut log);
-        let changes = digest(&notebook.doc, &mut notebook.rows, &patches, &before);
-        result.map(|()| changes).map_err(bad)
-    }
-
     /// The heads the peer announced last; none before its first message.
     pub fn their_heads(&self) -> Option<&[ChangeHash]> {
         self.state.their_heads.as_deref()
@@ -80,10 +69,12 @@ impl PeerSync {
 
     /// True if the peer announced heads we do not have: it has changes we lack, and the exchange must
     /// go on until this is false (protocol 2, section 5.5: a Bloom filter can withhold a change).
-    pub fn missing(&self, notebook: &Notebook) -> bool {
+    pub fn missing(&self, replica: &dyn Replica) -> bool {
         self.their_heads().is_some_and(|theirs| {
-            let ours = notebook.heads();
-            theirs.iter().any(|head| !ours.contains(head) && !notebook.has_change(head))
+            let ours = replica.doc().get_heads();
+            theirs
+                .iter()
+                .any(|head| !ours.contains(head) && replica.doc().get_change_meta_by_hash(head).is_none())
         })
     }
 
@@ -104,6 +95,31 @@ impl PeerSync {
     pub fn converged(&self, notebook: &Notebook) -> bool {
         let heads = notebook.heads();
         self.state.have_responded && self.their_heads() == Some(&heads) && self.state.last_sent_heads == heads
+    }
+}
+
+impl Replica for Notebook {
+    fn doc(&self) -> &Automerge {
+        &self.doc
+    }
+
+    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError> {
+        if !message.changes.is_empty() && self.is_empty() {
+            // Making patches of a whole document would cost as much again as loading it.
+            let result = self.doc.receive_sync_message(state, message).map_err(bad);
+            self.rows = Rows::build(&self.doc);
+            result?;
+            return Ok(if self.heads().is_empty() { Changes::default() } else { everything(&self.rows) });
+        }
+        let before = self.heads();
+        let mut log = PatchLog::active();
+        let result = self.doc.receive_sync_message_log_patches(state, message, &mut log);
+        if self.heads() == before {
+            return result.map(|()| Changes::default()).map_err(bad);
+        }
+        let patches = self.doc.make_patches(&mut log);
+        let changes = digest(&self.doc, &mut self.rows, &patches, &before);
+        result.map(|()| changes).map_err(bad)
     }
 }
 
