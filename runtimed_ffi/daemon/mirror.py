@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from .files import set_aside
 from .ports import Json
-from .rooms import set_aside
 
 log = logging.getLogger(__name__)
 

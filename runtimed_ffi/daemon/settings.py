@@ -11,9 +11,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Protocol
 
+from .files import set_aside
 from .mirror import Mirror
 from .ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
-from .rooms import set_aside
 
 log = logging.getLogger(__name__)
 

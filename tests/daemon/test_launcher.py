@@ -18,8 +18,8 @@ from runtimed_ffi.daemon.inline import InlineEnvironments
 from runtimed_ffi.daemon.launcher import Launcher
 from runtimed_ffi.daemon.pools import Pools
 from runtimed_ffi.daemon.ports import LaunchError, Launching
-from runtimed_ffi.daemon.settings import Values
 from runtimed_ffi.daemon.recipes import CondaRecipe, UvRecipe
+from runtimed_ffi.daemon.settings import Values
 
 from .fakes import ScriptedKernel, eventually
 
