@@ -1,6 +1,8 @@
 """What holds for all tests.
 
 A home of their own: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
+
+And the options of the tests that can be run longer; see docs/testing.md.
 """
 
 from __future__ import annotations
@@ -44,3 +46,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Daemons start no kernels ahead of time unless the test is about that: two cores have enough to do.
         patch.setenv("RUNTIMED_FFI_KERNEL_POOL_SIZE", "0")
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("runtimed_ffi: longer runs")
+    group.addoption("--crash-runs", type=int, default=20, metavar="N", help="crash test: kill the daemon N times")
+    group.addoption("--crash-seed", type=int, default=1, metavar="SEED", help="crash test: where and when")
+    group.addoption("--soak-rounds", type=int, default=4, metavar="N", help="soak: rounds that are compared")
+    group.addoption(
+        "--real-kernels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="scale: so many kernels of ipykernel beside scripted ones",
+    )

@@ -340,6 +340,37 @@ fn wakeup_callbacks_run_without_locks_of_the_library() {
 }
 
 #[test]
+fn what_comes_together_with_the_handshake_is_not_forgotten() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let framed =
+        |payload: &[u8]| [&u32::try_from(payload.len()).unwrap().to_be_bytes()[..], payload].concat();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    for open_first in [false, true] {
+        let id = format!("n{open_first}");
+        let _session = open_first.then(|| {
+            let session = Session::open(&place.socket(), &id, SessionOptions::default()).unwrap();
+            until(&host, EventKind::RoomWanted);
+            host.open_room(&id, None).unwrap();
+            session
+        });
+        let hello = json!({"channel": "notebook_sync", "notebook_id": id, "protocol": "v2"}).to_string();
+        let request_frame = framed(b"\x01{\"action\":\"get_kernel_info\"}");
+        let mut peer = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer.write_all(&[framed(hello.as_bytes()), request_frame, framed(b"\x07")].concat()).unwrap();
+        if !open_first {
+            until(&host, EventKind::RoomWanted);
+            host.open_room(&id, None).unwrap();
+        }
+        assert_eq!(request(&host).1["action"], "get_kernel_info");
+        // The last frame is of no known type and ends the connection.
+        let mut rest = Vec::new();
+        assert!(peer.read_to_end(&mut rest).is_ok_and(|count| count > 0) || rest.starts_with(b"\0\0"));
+    }
+}
+
+#[test]
 fn a_refused_room_and_a_missing_daemon_are_told() {
     let place = Place::new();
     let missing = Session::open(&place.socket(), "n", SessionOptions::default()).err().unwrap();

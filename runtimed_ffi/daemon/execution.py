@@ -243,7 +243,8 @@ class ExecutionQueue:
         elif kind == "status":
             self._on_status(message, run, publication)
         elif kind == "execute_input":
-            if run is not None and run is self._executing:
+            # Told once, however often a kernel says it.
+            if run is not None and run is self._executing and not run.started:
                 self._on_started(run, content.get("execution_count"), publication)
         elif kind in COMM_MESSAGES:
             self._writer.flush(publication)

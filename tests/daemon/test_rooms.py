@@ -296,6 +296,16 @@ async def test_order_of_a_successful_execution(s: Stage) -> None:
 
 
 @staged
+async def test_a_kernel_that_says_twice_that_it_begins_is_told_once(s: Stage) -> None:
+    await s.launch()
+    s.execute("a")
+    s.kernel.say(busy("m1"), started("m1", 1), started("m1", 1))
+    s.kernel.say(started("m1", 2), reply("m1"), idle("m1"))
+    assert [told["execution_count"] for told in s.host.take("execution_started")] == [1]
+    assert len(s.host.take("execution_done")) == 1
+
+
+@staged
 async def test_done_needs_reply_and_idle_in_any_order(s: Stage) -> None:
     await s.launch()
     for number, first, second in ((1, reply("m1"), idle("m1")), (2, idle("m2"), reply("m2"))):

@@ -56,6 +56,7 @@ pub struct Server {
     sync: PeerSync,
     deferred: VecDeque<ServerEvent>,
     deferred_rounds: u32,
+    answers_sync: bool,
     /// What is to be sent.
     pub outbox: Outbox,
 }
@@ -76,6 +77,7 @@ impl Server {
             sync: PeerSync::new(),
             deferred: VecDeque::new(),
             deferred_rounds: 0,
+            answers_sync: false,
             outbox: Outbox::new(Protocol::V1, false),
         }
     }
@@ -94,6 +96,12 @@ impl Server {
     /// (the reference's, section 5.4) would wait for ever. The request sees the document as it is.
     pub fn stop_deferring(&mut self) {
         self.deferred_rounds = 0;
+    }
+
+    /// Whether the client announced that it is one of ours: it answers sync frames also while it waits
+    /// for a response, so its requests need not fear to wait for a change.
+    pub fn answers_sync(&self) -> bool {
+        self.answers_sync
     }
 
     /// Bytes received but not yet decoded.
@@ -212,6 +220,7 @@ impl Server {
         let handshake =
             Handshake::parse(payload).map_err(|error| ConnectionError::Message("handshake", error))?;
         self.protocol = handshake.channel.protocol();
+        self.answers_sync = handshake.extra.contains_key("rtd");
         self.state = match &handshake.channel {
             Channel::Notebook { .. } | Channel::SettingsSync => State::Waiting,
             Channel::Pool => State::Pool,
@@ -284,7 +293,10 @@ impl Server {
     ) -> Result<ServerEvent, ConnectionError> {
         let changes = self.sync.receive(document, body).map_err(ConnectionError::Sync)?;
         if self.deferred_rounds > 0 {
-            self.deferred_rounds = if self.sync.missing(document) { self.deferred_rounds - 1 } else { 0 };
+            // A frame of a client that answers at any time may be a later edit and no answer; only the time
+            // limit ends its waiting.
+            let round = u32::from(!self.answers_sync);
+            self.deferred_rounds = if self.sync.missing(document) { self.deferred_rounds - round } else { 0 };
         }
         // An answer is owed before any broadcast that follows (section 14.2 item 3).
         self.outbox.document_moved();
@@ -313,6 +325,20 @@ mod tests {
     use crate::connection::{Client, ClientEvent};
     use crate::notebook::{Notebook, Op};
     use crate::wire::frame;
+
+    #[test]
+    fn a_client_of_ours_is_known_by_its_announcement() {
+        for (extra, ours) in [(json!({"rtd": 1}), true), (json!({}), false)] {
+            let mut hello = json!({"channel": "notebook_sync", "notebook_id": "n", "protocol": "v2"});
+            hello.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let mut server = Server::new();
+            let mut bytes = Vec::new();
+            frame::append(&mut bytes, None, hello.to_string().as_bytes()).unwrap();
+            server.push(&bytes);
+            assert!(matches!(server.next(None), Ok(Some(ServerEvent::Handshake(_)))));
+            assert_eq!(server.answers_sync(), ours);
+        }
+    }
 
     /// Moves bytes both ways until nobody has anything to say; gives what each side saw.
     fn settle(

@@ -27,6 +27,9 @@ const UNANSWERED_LIMIT: usize = 1024;
 const DEFER_LIMIT: u64 = 250;
 /// The media type of a blob whose sender names none.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
+/// The same for a sender that answers sync frames at any time: only a machine that is very busy, or a
+/// client that is broken, comes near it.
+const DEFER_LIMIT_EXTENDED: u64 = 15_000;
 
 /// Channels a request can come from; the numbers are those of the C ABI (`RTD_CHANNEL_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +237,8 @@ impl Peer {
         let mut state = lock(&self.state);
         let deferring = state.server.is_deferring();
         if std::mem::replace(&mut state.deferring, deferring) != deferring {
-            let deadline = deferring.then(|| self.reactor.now() + DEFER_LIMIT);
+            let limit = if state.server.answers_sync() { DEFER_LIMIT_EXTENDED } else { DEFER_LIMIT };
+            let deadline = deferring.then(|| self.reactor.now() + limit);
             self.reactor.set_timer(self.key, deadline);
         }
     }

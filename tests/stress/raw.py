@@ -1,0 +1,253 @@
+"""Peers that share no code with `Session`: plain sockets, and replicas of the library's pure tier.
+
+Nothing here blocks but `pump`, which reads for all peers that are not told to be slow, and ends with the condition it
+was given or fails at its deadline. Source: protocol 2, sections 2, 3 and 5; additional members: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from typing import Any, Callable
+
+from interop.peer import BROADCAST, REQUEST, RESPONSE, SYNC, Document, Json, SyncState, encode, frame, read_frame
+
+LIMIT = 60.0
+"""Seconds until a wait for something that must come is a failure."""
+
+_CHUNK = 1 << 18
+
+
+class Peer:
+    """One connection to a room.
+
+    `broadcasts` are all broadcasts in the order they came, `responses` the responses by the number that `post` gave.
+    `document` may be a replica of an earlier connection; the sync state is always fresh.
+    """
+
+    def __init__(self, path: str, notebook_id: str, document: Document | None = None) -> None:
+        self.notebook_id = notebook_id
+        self.document = document or Document()
+        self.sync = SyncState()
+        self.broadcasts: list[Json] = []
+        self.responses: dict[int, Json] = {}
+        self.posted = 0
+        self.frames = 0
+        """Frames that have come."""
+        self.ready = False
+        """Whether the first sync message has come."""
+        self.ended = ""
+        """Why the connection has ended; empty while it has not."""
+        self.slow = False
+        """A slow peer is not read from by `pump`."""
+        self._in = bytearray()
+        self._out = bytearray()
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.settimeout(5)
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.setblocking(False)
+        hello = {"channel": "notebook_sync", "notebook_id": notebook_id, "protocol": "v2", "rtd": 1}
+        self.send_raw(frame(encode(hello)))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hang up without a word."""
+        self.ended = self.ended or "closed"
+        self._socket.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- writing
+
+    def send_raw(self, data: bytes) -> None:
+        """Any bytes; what the socket does not take at once goes out with the next `pump`."""
+        self._out += data
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._out and not self.ended:
+                sent = self._socket.send(self._out[:_CHUNK])
+                del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # What the daemon had sent before is still to be read; the end shows there.
+            self._out.clear()
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._out)
+
+    def edit(self, *ops: Json) -> None:
+        """Edit the replica and send the change."""
+        self.document.edit(*ops)
+        self.answer()
+
+    def answer(self) -> None:
+        """Send what the sync state has to say, if anything."""
+        if not self.ready:
+            return  # A client must not speak of its document before the first message (7.2).
+        message = self.sync.generate(self.document)
+        if message is not None:
+            self.send_raw(frame(bytes([SYNC]) + message))
+
+    def post(self, action: str, **members: Any) -> int:
+        """Send a request and return its number."""
+        self.posted += 1
+        body = encode({"action": action, **members, "request_id": self.posted})
+        self.send_raw(frame(bytes([REQUEST]) + body))
+        return self.posted
+
+    def post_barrier(self) -> int:
+        """Ask for everything up to here: the response comes behind all changes and broadcasts before it."""
+        return self.post("get_queue_state", sync=True)
+
+    # -- reading
+
+    def read(self) -> None:
+        """Take what is there now."""
+        while not self.ended:
+            try:
+                data = self._socket.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self.ended = "the daemon hung up"
+                return
+            self._in += data
+            if self._frames():
+                self.answer()
+            if len(data) < _CHUNK:
+                return
+
+    def _frames(self) -> bool:
+        synced = False
+        while len(self._in) >= 4:
+            (length,) = struct.unpack_from(">I", self._in)
+            if len(self._in) < 4 + length:
+                break
+            payload = bytes(self._in[4 : 4 + length])
+            del self._in[: 4 + length]
+            self.frames += 1
+            if not self._take_first(payload):
+                synced = self._take(payload) or synced
+        return synced
+
+    _capabilities: Json | None = None
+
+    def _take_first(self, payload: bytes) -> bool:
+        if self._capabilities is not None:
+            return False
+        self._capabilities = json.loads(payload)
+        assert self._capabilities["protocol"] == "v2", payload
+        return True
+
+    def _take(self, payload: bytes) -> bool:
+        kind, body = payload[0], payload[1:]
+        if kind == SYNC:
+            self.sync.receive(self.document, body)
+            self.ready = True
+            return True
+        content = json.loads(body)
+        if kind == RESPONSE:
+            number = content["request_id"]
+            assert number not in self.responses, f"two responses to one request: {content}"
+            self.responses[number] = content
+        else:
+            assert kind == BROADCAST, f"frame type {kind}"
+            self.broadcasts.append(content)
+        return False
+
+    def converged(self) -> bool:
+        return self.ready and self.sync.converged(self.document)
+
+    def of(self, event: str, **members: Any) -> list[Json]:
+        """The broadcasts of this shape."""
+        wanted = {"event": event, **members}
+        return [b for b in self.broadcasts if all(b.get(name) == value for name, value in wanted.items())]
+
+
+def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = LIMIT, what: str = "") -> None:
+    """Read and write for all peers until the condition holds; a peer that is slow is not read."""
+    peers = list(peers)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        left = deadline - time.monotonic()
+        alive = [peer for peer in peers if not peer.ended]
+        reads = [peer for peer in alive if not peer.slow]
+        writes = [peer for peer in alive if peer.unsent]
+        if left <= 0 or not (reads or writes):
+            ends = [(peer.notebook_id, peer.ended, peer.broadcasts[-3:]) for peer in peers]
+            raise AssertionError(f"not within {seconds:g} seconds: {what or condition}; {ends}")
+        readable, writable, _ = select.select(reads, writes, [], left)
+        for peer in writable:
+            peer.flush()
+        for peer in readable:
+            peer.read()
+
+
+def ask(peer: Peer, action: str, *, others: Iterable[Peer] = (), **members: Any) -> Json:
+    """A request and its response."""
+    number = peer.post(action, **members)
+    pump([peer, *others], lambda: number in peer.responses or peer.ended, what=action)
+    assert number in peer.responses, f"{action}: {peer.ended}"
+    return peer.responses[number]
+
+
+def join(path: str, notebook_id: str, document: Document | None = None) -> Peer:
+    """A peer that has what the room has."""
+    peer = Peer(path, notebook_id, document)
+    try:
+        pump([peer], lambda: peer.converged() or peer.ended, what="joining")
+        assert not peer.ended, f"joining {notebook_id!r}: {peer.ended}"
+    except BaseException:
+        peer.close()
+        raise
+    return peer
+
+
+def settle(peers: Iterable[Peer]) -> None:
+    """Until every peer that is connected has every change of every other, and all broadcasts up to here.
+
+    First each one's changes reach the daemon, then each gets what the daemon has by then.
+    """
+    peers = [peer for peer in peers if not peer.ended]
+    for _ in range(2):
+        barriers = {}
+        for peer in peers:
+            peer.answer()
+            barriers[peer] = peer.post_barrier()
+
+        def settled(barriers: dict[Peer, int] = barriers) -> bool:
+            done = (number in peer.responses and peer.converged() for peer, number in barriers.items())
+            return all(one or peer.ended for one, peer in zip(done, barriers))
+
+        pump(peers, settled, what="settling")
+
+
+def pool(path: str, request: Json) -> Json:
+    """One request on the pool channel."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.settimeout(LIMIT)
+        connection.connect(path)
+        connection.sendall(frame(encode({"channel": "pool"})) + frame(encode(request)))
+        answer: Json = json.loads(read_frame(connection))
+        return answer
