@@ -191,11 +191,11 @@ def test_reference_command_line(tmp_path: Path) -> None:
 
 
 def test_status_and_stop(running: Process, base: Path) -> None:
-    def command(name: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "runtimed_ffi", "daemon", name, "--socket", str(base / "s.sock")]
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "runtimed_ffi", "daemon", *words, "--socket", str(base / "s.sock")]
         return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
 
-    assert json.loads(command("status").stdout)["pid"] == running.process.pid
+    assert json.loads(command("status", "--json").stdout)["pid"] == running.process.pid
     assert command("stop").returncode == 0
     assert running.end(None) == 0
     assert command("status").returncode == 1
