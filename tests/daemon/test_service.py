@@ -198,7 +198,7 @@ def test_status_and_stop(running: Process, base: Path) -> None:
     assert json.loads(command("status", "--json").stdout)["pid"] == running.process.pid
     assert command("stop").returncode == 0
     assert running.end(None) == 0
-    assert command("status").returncode == 1
+    assert command("status").returncode == 3
 
 
 def test_it_ends_with_standard_input(base: Path) -> None:
