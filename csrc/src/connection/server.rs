@@ -411,16 +411,31 @@ mod tests {
 
     #[test]
     fn a_peer_that_never_delivers_cannot_hold_its_request_back_for_ever() {
-        let (_, mut replica, mut server, mut notebook) = joined();
-        replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
-        let announcement = frame::encode_typed(FrameType::Sync, &crate::notebook::barrier(&replica)).unwrap();
-        server.push(&announcement);
-        server.push(&frame::encode_typed(FrameType::Request, br#"{"action":"get_queue_state"}"#).unwrap());
-        server.push(&announcement);
-        server.push(&announcement);
-        let events: Vec<ServerEvent> =
-            std::iter::from_fn(|| server.next(Some(&mut notebook)).unwrap()).collect();
-        assert!(matches!(events.last(), Some(ServerEvent::Request { .. })));
+        for ours in [false, true] {
+            let (_, mut replica, mut server, mut notebook) = joined();
+            server.answers_sync = ours;
+            replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+            let announcement =
+                frame::encode_typed(FrameType::Sync, &crate::notebook::barrier(&replica)).unwrap();
+            let request =
+                frame::encode_typed(FrameType::Request, br#"{"action":"get_queue_state"}"#).unwrap();
+            for bytes in [&announcement, &request, &announcement, &announcement] {
+                server.push(bytes);
+            }
+            let mut events = || -> Vec<ServerEvent> {
+                std::iter::from_fn(|| server.next(Some(&mut notebook)).unwrap()).collect()
+            };
+            let is_request = |event: &ServerEvent| matches!(event, ServerEvent::Request { .. });
+            // A client of ours may have sent edits meanwhile: frames say nothing, the time limit does.
+            assert_eq!(events().iter().any(is_request), !ours);
+            if ours {
+                server.stop_deferring();
+                let mut events = || -> Vec<ServerEvent> {
+                    std::iter::from_fn(|| server.next(Some(&mut notebook)).unwrap()).collect()
+                };
+                assert!(events().iter().any(is_request));
+            }
+        }
     }
 
     #[test]

@@ -59,7 +59,28 @@ impl PeerSync {
         if self.state.last_sent_heads == announced {
             self.state.last_sent_heads = sent;
         }
+        self.settle_filter(replica.doc());
         result
+    }
+
+    /// Forgets the filter of the peer's last message if it lacks nothing of what we have.
+    ///
+    /// The filter speaks of the changes that are there when it comes. About one later change in a hundred looks
+    /// as if the filter had it, and would be withheld until the peer notices and asks. If the peer lacks something,
+    /// later changes depend on that and are sent with it, whatever the filter says of them.
+    fn settle_filter(&mut self, doc: &Automerge) {
+        let Some([have]) = self.state.their_have.as_deref_mut() else { return };
+        let heads = doc.get_heads();
+        let known = |hash: &ChangeHash| have.bloom.contains_hash(hash);
+        // Most often one look is enough: the peer lacks a head, or was told so far.
+        if !heads.iter().all(|head| known(head) || have.last_sync.contains(head)) {
+            return;
+        }
+        if have.last_sync.iter().all(|hash| doc.get_change_meta_by_hash(hash).is_some())
+            && doc.get_changes_meta(&have.last_sync).iter().all(|change| known(&change.hash))
+        {
+            *have = Have { last_sync: heads, ..Have::default() };
+        }
     }
 
     /// The heads the peer announced last; none before its first message.
