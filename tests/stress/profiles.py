@@ -11,7 +11,7 @@ _BASE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_b
 # In ci every run makes the same examples: what fails there fails here as well. The others look for new ones each time
 # and say how to repeat what they found (--hypothesis-seed, or the blob that is printed).
 PROFILES = {
-    "ci": settings(_BASE, derandomize=True, database=None, max_examples=40, stateful_step_count=30),
+    "ci": settings(_BASE, derandomize=True, database=None, max_examples=80, stateful_step_count=30),
     "dev": settings(_BASE, max_examples=10, stateful_step_count=25),
     "deep": settings(_BASE, max_examples=2000, stateful_step_count=60),
 }
