@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("runtimed_ffi: longer runs")
-    group.addoption("--crash-runs", type=int, default=20, metavar="N", help="crash test: kill the daemon N times")
+    group.addoption("--crash-runs", type=int, default=60, metavar="N", help="crash test: kill the daemon N times")
     group.addoption("--crash-seed", type=int, default=1, metavar="SEED", help="crash test: where and when")
     group.addoption("--soak-rounds", type=int, default=4, metavar="N", help="soak: rounds that are compared")
     group.addoption(

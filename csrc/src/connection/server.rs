@@ -293,10 +293,7 @@ impl Server {
     ) -> Result<ServerEvent, ConnectionError> {
         let changes = self.sync.receive(document, body).map_err(ConnectionError::Sync)?;
         if self.deferred_rounds > 0 {
-            // A frame of a client that answers at any time may be a later edit and no answer; only the time
-            // limit ends its waiting.
-            let round = u32::from(!self.answers_sync);
-            self.deferred_rounds = if self.sync.missing(document) { self.deferred_rounds - round } else { 0 };
+            self.deferred_rounds = if self.sync.missing(document) { self.deferred_rounds - 1 } else { 0 };
         }
         // An answer is owed before any broadcast that follows (section 14.2 item 3).
         self.outbox.document_moved();
