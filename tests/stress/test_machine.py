@@ -394,6 +394,16 @@ class DaemonMachine(RuleBasedStateMachine):
         self.post(member, "execute_cell", list(self.cells.values())[-1])
 
     @precondition(lambda self: self.members)
+    @rule(who=WHO, how=st.sampled_from(["exit", "die"]), rarely=st.integers(0, 3))
+    def end_the_kernel(self, who: int, how: str, rarely: int) -> None:
+        """By a cell of its own: in the scripts of others it would be too rare."""
+        if rarely == 0:
+            self.launch(who)
+            member = self.member(who)
+            self.add(member, "code", 9, ["out", how])
+            self.post(member, "execute_cell", list(self.cells.values())[-1])
+
+    @precondition(lambda self: self.members)
     @rule(who=WHO, launch=st.booleans())
     def run_all(self, who: int, launch: bool) -> None:
         if launch:
