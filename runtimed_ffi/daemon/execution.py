@@ -294,11 +294,6 @@ class ExecutionQueue:
         run.reply = message.content
         if run.target.execution_count is None:
             self._count(run, message.content.get("execution_count"), publication)
-        payloads = message.content.get("payload")
-        for payload in payloads if isinstance(payloads, list) else ():
-            if as_dict(payload).get("source") == "page":
-                page = {"output_type": "display_data", "data": bundle(payload.get("data")), "metadata": {}}
-                self._writer.output(run.target, page, publication)
         if message.content.get("status") != "ok":
             self._stop_on_error(run, publication)
         self._settle(run, publication)
@@ -344,10 +339,19 @@ class ExecutionQueue:
             return
         self._disarm()
         self._executing = None
+        self._write_pages(run, publication)
         status, reason = _outcome(run)
         self._done(run, status, reason, publication)
         self._queue_changed(publication)
         self._start_next(publication)
+
+    def _write_pages(self, run: Run, publication: Publication) -> None:
+        """What the shell reply says is to be shown.  Only now: the reply may have overtaken outputs on iopub."""
+        payloads = (run.reply or {}).get("payload")
+        for payload in payloads if isinstance(payloads, list) else ():
+            if as_dict(payload).get("source") == "page":
+                page = {"output_type": "display_data", "data": bundle(payload.get("data")), "metadata": {}}
+                self._writer.output(run.target, page, publication)
 
     def _done(self, run: Run, status: str, reason: str, publication: Publication) -> None:
         members: Json = {"cell_id": run.cell_id, "execution_id": run.execution_id, "status": status}
