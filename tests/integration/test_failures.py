@@ -13,7 +13,7 @@ import pytest
 
 import runtimed_ffi
 
-from .tools import FOREVER, Ears, Thread, finish, first_output, launch, python
+from .tools import FOREVER, Ears, Gate, Thread, finish, first_output, launch, python
 
 AT_ONCE = 15.0
 """Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
@@ -24,18 +24,20 @@ AT_ONCE = 15.0
 
 @pytest.mark.parametrize("whence", ["inside", "outside"])
 def test_a_killed_kernel_ends_every_waiter_with_the_reason(
-    session: runtimed_ffi.Session, other: runtimed_ffi.Session, whence: str
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session, directory: str, whence: str
 ) -> None:
+    gate = Gate(directory)
     kernel = int(session.run("import os\nprint(os.getpid())").stdout)
     kept = session.create_cell("kept = 1", "markdown")
-    code = "print('begun', flush=True)\n" + (
-        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)" if whence == "inside" else FOREVER
-    )
+    code = gate.code + "import signal\nos.kill(os.getpid(), signal.SIGKILL)" if whence == "inside" else FOREVER
     execution = session.submit_cell(session.create_cell(code))
     first_output(execution)
     waiting = other.submit_cell(other.create_cell("print('never')"))
+    other.sync()  # The daemon has queued it.
     if whence == "outside":
         os.kill(kernel, signal.SIGKILL)
+    else:
+        gate.open()
     begin = time.monotonic()
     with pytest.raises(runtimed_ffi.KernelDiedError, match="SIGKILL") as caught:
         execution.result()
@@ -59,16 +61,19 @@ def test_a_kernel_that_leaves_by_itself(session: runtimed_ffi.Session) -> None:
 
 
 def test_the_last_words_of_a_kernel_reach_every_waiter(
-    session: runtimed_ffi.Session, other: runtimed_ffi.Session
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session, directory: str
 ) -> None:
-    code = (
-        "import os, sys\nprint('begun', flush=True)\nimport time; time.sleep(0.2)\n"
+    gate = Gate(directory)
+    code = gate.code + (
+        "import sys\n"
         # ipykernel captures descriptor 2 and keeps the original beside it.
         "os.write(getattr(sys.stderr, '_original_stdstream_copy', 2), b'the last words')\nos._exit(3)"
     )
     dying = session.submit_cell(session.create_cell(code))
     first_output(dying)
     waiting = other.submit_cell(other.create_cell("print('never')"))
+    other.sync()
+    gate.open()
     for execution in (dying, waiting):
         with pytest.raises(runtimed_ffi.KernelDiedError) as caught:
             execution.result()
