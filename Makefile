@@ -129,8 +129,9 @@ test-python: dev ## Python tests (PYTEST_ARGS=... for a selection)
 test-c: dev ## The tests that compile and run C programs
 	$(PY) -m pytest -m c $(PYTEST_ARGS)
 
+# Without those that attack a daemon for minutes: hundreds of starts of a daemon take too long there.
 test-pypy: $(PYPY_VENV)/.native ## Python tests on PyPy
-	$(PYPY_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(PYPY_VENV)/bin/python -m pytest --ignore=tests/stress $(PYTEST_ARGS)
 
 # --- the rest
 

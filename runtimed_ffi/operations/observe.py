@@ -19,6 +19,9 @@ from runtimed_ffi._wire import Deadline, WireConnection, accepts
 from runtimed_ffi.daemon.state import Layout, is_locked, read_info
 from runtimed_ffi.errors import RuntimedError
 
+# PyPy has no name for it; this is its number on Linux.
+_PEER_CREDENTIALS = getattr(socket, "SO_PEERCRED", 17)
+
 ANSWER_SECONDS = 5.0
 """How long a daemon may take to tell about itself."""
 
@@ -101,7 +104,7 @@ def _listener(path: str) -> int | None:
         probe.settimeout(ANSWER_SECONDS)
         try:
             probe.connect(path)
-            pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, _PEER_CREDENTIALS, 12))
         except OSError:
             return None
     return int(pid) or None
