@@ -143,14 +143,15 @@ LISTENER = """
 import os, socket, sys
 listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen(64)
 with open(sys.argv[1] + ".starts", "a") as file: file.write("x")
-os.write(int(sys.argv[2]), b"ready\\n"); os.close(int(sys.argv[2]))
+ready = int(sys.argv[sys.argv.index("--ready-fd") + 1])
+os.write(ready, b"ready\\n"); os.close(ready)
 while listener.accept()[0].recv(1) != b"q": pass
 """
 
 
 def stand_in(program):
-    """A daemon command that runs a small program with the socket and the descriptor of the readiness pipe."""
-    return lambda path, *options: [sys.executable, "-c", program, path, options[options.index("--ready-fd") + 1]]
+    """A daemon command that runs a small program with the socket; the start adds `--ready-fd` and a descriptor."""
+    return lambda path, *options: [sys.executable, "-c", program, path]
 
 
 def test_one_start_for_many(home, monkeypatch):
