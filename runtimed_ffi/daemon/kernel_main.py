@@ -6,8 +6,8 @@ Its publishing socket does not drop what the daemon is slow to take: ZeroMQ lets
 subscriber that is 1,000 of them behind; a cell that prints quickly on a busy machine would lose outputs, and even the
 word that it has ended.
 
-It ends at once when its daemon has ended, with what it has started, where the system can tell (Linux); elsewhere it
-looks once a second, as every ipykernel does.
+It ends when its daemon has ended, with what it has started: at once where the system can tell (Linux, but PyPy has no
+way to ask), elsewhere it looks once a second, as every ipykernel does.
 
 With ``--stand-by`` as its last argument it starts, but does nothing yet that depends on where and for whom: what
 IPython does last in a start (matplotlib, extensions, startup files and lines of the user's profile) waits for the
@@ -15,11 +15,13 @@ IPython does last in a start (matplotlib, extensions, startup files and lines of
 empty, its counters are at one, and its random numbers were seeded from the system for it alone.
 """
 
+import functools
 import os
 import select
 import signal
 import sys
 import threading
+import time
 from importlib import import_module
 from typing import Any, Callable
 
@@ -65,39 +67,51 @@ def _keep_all_messages(app: Any) -> None:
 
 
 def _end_with_parent(app: Any) -> None:
-    plain = app.init_poller
-
     def init_poller(self: Any) -> None:
+        parent = self.parent_handle
         try:
-            parent = os.pidfd_open(self.parent_handle)  # type: ignore[attr-defined,unused-ignore]
+            descriptor = os.pidfd_open(parent)  # type: ignore[attr-defined,unused-ignore]
+            wait = functools.partial(_wait_for, descriptor)
         except ProcessLookupError:
             os._exit(1)
         except (AttributeError, OSError):
-            plain(self)
-        else:
-            # The application starts it together with its loop.
-            self.poller = _ParentWatch(parent)
+            wait = functools.partial(_look_for, parent)
+        # The application starts it together with its loop.
+        self.poller = _ParentWatch(wait)
 
     app.init_poller = init_poller
 
 
 class _ParentWatch(threading.Thread):
-    """Ends everything of this kernel when the process behind a descriptor ends.
+    """Ends everything of this kernel when a wait for the end of its parent is over.
 
     A class with a ``run`` of its own: ipykernel 6 replaces that of ``Thread``, and the replacement fails in threads
     that were made before it.
     """
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, wait: Callable[[], None]) -> None:
         super().__init__(name="parent-watch", daemon=True)
-        self._parent = parent
+        self._wait = wait
 
     def run(self) -> None:
-        poll = select.poll()
-        poll.register(self._parent, select.POLLIN)
-        poll.poll()
+        self._wait()
         # The daemon has made the group for this kernel; its children are in it.
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _wait_for(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+
+
+def _look_for(process: int) -> None:
+    while True:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(1.0)
 
 
 def _wait_for_handover(app: Any) -> None:
