@@ -16,7 +16,10 @@ import runtimed_ffi
 LIMIT = 30.0
 """Seconds until a wait for something that must come is a failure."""
 
-FOREVER = "import time\nprint('begun', flush=True)\nwhile True:\n    time.sleep(0.01)"
+_BEGUN = "import sys, time\nsys.stdout.write('begun\\n')\nsys.stdout.flush()\n"
+"""Says so in one piece; ``print`` writes the end of the line by itself, so that PyPy may deliver two."""
+
+FOREVER = _BEGUN + "while True:\n    time.sleep(0.01)"
 """A cell that says so when it runs, and never ends by itself."""
 
 
@@ -26,7 +29,7 @@ class Gate:
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, f"gate-{uuid.uuid4().hex}")
         closed = f"not os.path.exists({self._path!r})"
-        self.code = f"import os, time\nprint('begun', flush=True)\nwhile {closed}: time.sleep(0.005)\n"
+        self.code = f"import os\n{_BEGUN}while {closed}: time.sleep(0.005)\n"
         """Prints ``begun`` and goes on when the gate is open."""
 
     def open(self) -> None:
