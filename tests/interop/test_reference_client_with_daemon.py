@@ -31,7 +31,14 @@ LAUNCH = {"kernel_type": "python", "env_source": "uv:prewarmed", "notebook_path"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     with daemon(tmp_path_factory.mktemp("ref")) as process:
+        # Until the pool knows whether it can have an environment a launch waits for it, on PyPy longer than the client.
+        until(lambda: _pool_has_tried(process), 110)
         yield process
+
+
+def _pool_has_tried(process: DaemonProcess) -> bool:
+    stats = json.loads(pool(str(process.socket), {"type": "status"})[0])["stats"]
+    return stats["uv_available"] > 0 or "uv_error" in stats
 
 
 class Room:
