@@ -120,8 +120,8 @@ def _outputs(outputs: list[Json]) -> list[Json]:
             continue
         if output["output_type"] == "error":
             output["evalue"] = re.sub(r"[0-9]+", "#", output["evalue"])
-            assert output["evalue"]
             if output["ename"] == "SyntaxError":
+                assert output["evalue"]
                 output["evalue"] = None
             assert output["traceback"]
             output["traceback"] = None
