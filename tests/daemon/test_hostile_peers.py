@@ -135,7 +135,7 @@ def test_numbers_and_names_without_end_are_answered_with_errors(daemon: runtimed
 
 def test_a_peer_that_never_reads_is_alone_with_that(daemon: runtimed_ffi.Daemon, attacker: socket.socket) -> None:
     with daemon.session("large") as session:
-        session.create_cell("#" * 20_000)
+        session.create_cell("#" * 300_000)
         try:
             attacker.sendall(POOL + _frame(b'{"type":"inspect_notebook","notebook_id":"large"}') * 100)
         except ConnectionError:

@@ -104,9 +104,9 @@ impl Server {
         self.answers_sync
     }
 
-    /// Bytes received but not yet decoded.
-    pub fn buffered(&self) -> usize {
-        self.decoder.buffered()
+    /// What was received but not yet decoded.
+    pub fn pending(&self) -> &[u8] {
+        self.decoder.pending()
     }
 
     /// Whether the peer waits for its room.

@@ -340,6 +340,7 @@ impl Drop for Host {
         // The C layer never drops a handle of the parent in a forked child.
         if self.close().is_ok() {
             self.shared.queue.set_wakeup(None);
+            self.shared.crew.join();
         }
     }
 }

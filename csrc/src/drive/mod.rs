@@ -4,6 +4,7 @@
 //! Nothing here knows what a kernel is.
 
 mod address;
+mod aside;
 mod bulletin;
 mod event;
 mod host;

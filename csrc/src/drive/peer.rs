@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use serde_json::{json, Value};
 
+use super::aside::{guarded, may_take_long, Aside};
 use super::event::{Event, EventKind, Hint};
 use super::reactor::{Handler, Reactor};
-use super::room::{Home, Outcome, Room};
+use super::room::{Home, Outcome, Room, RoomState};
 use super::shared::{HostShared, Hosted};
 use super::{address, lock, DriveError};
 use crate::code::code;
@@ -50,6 +51,7 @@ pub struct Peer {
     host: Weak<HostShared>,
     home: OnceLock<Home>,
     pub state: Mutex<PeerState>,
+    watch: Mutex<Watch>,
     limit: usize,
 }
 
@@ -59,9 +61,37 @@ pub struct PeerState {
     gone: bool,
     /// It takes nothing any more; what it wrote before it left is still to be read.
     deaf: bool,
-    watched: (bool, bool),
     deferring: bool,
 }
+
+/// What the socket is watched for. A lock of its own, held for a moment only, so that the I/O thread can
+/// stop watching a peer whose state is in use.
+struct Watch {
+    readable: bool,
+    writable: bool,
+    /// Its turn waits; until then it is watched for nothing.
+    parked: bool,
+}
+
+/// What a turn is about.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Something may be there to be read.
+    readable: bool,
+    /// The time limit of requests that wait for changes has passed.
+    late: bool,
+}
+
+/// Where a turn is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On the I/O thread, which waits for nobody.
+    Here,
+    Aside,
+}
+
+/// A turn that cannot be done on the I/O thread.
+struct TooLong;
 
 impl Peer {
     /// A connection that was just accepted.
@@ -83,9 +113,9 @@ impl Peer {
                 server: Server::new(),
                 gone: false,
                 deaf: false,
-                watched: (true, false),
                 deferring: false,
             }),
+            watch: Mutex::new(Watch { readable: true, writable: false, parked: false }),
             limit,
         })
     }
@@ -127,7 +157,7 @@ impl Peer {
         let _entered_before = self.home.set(D::home(Arc::clone(room)));
         let mut state = lock(&self.state);
         state.server.join(capabilities)?;
-        if state.server.buffered() > 0 {
+        if !state.server.pending().is_empty() {
             // What came together with the handshake makes the socket readable no more.
             self.reactor.set_timer(self.key, Some(self.reactor.now()));
         }
@@ -172,10 +202,19 @@ impl Peer {
             return Err(DriveError::TooBig(text));
         }
         let reads = !state.server.is_waiting() && state.server.outbox.unanswered() < UNANSWERED_LIMIT;
-        let wanted = (reads || state.deaf, !state.deaf && state.server.outbox.has_output());
-        if state.watched != wanted {
-            self.reactor.rewatch(self.key, &self.stream, wanted.0, wanted.1)?;
-            state.watched = wanted;
+        let (readable, writable) = (reads || state.deaf, !state.deaf && state.server.outbox.has_output());
+        self.watch_for(readable, writable, false)?;
+        Ok(())
+    }
+
+    /// Changes what the socket is watched for: at once, or when its turn, which waits, is done.
+    fn watch_for(&self, readable: bool, writable: bool, park: bool) -> io::Result<()> {
+        let mut watch = lock(&self.watch);
+        watch.parked |= park;
+        let (readable, writable) = (readable && !watch.parked, writable && !watch.parked);
+        if (watch.readable, watch.writable) != (readable, writable) {
+            self.reactor.rewatch(self.key, &self.stream, readable, writable)?;
+            (watch.readable, watch.writable) = (readable, writable);
         }
         Ok(())
     }
@@ -194,10 +233,6 @@ impl Peer {
         self.reactor.forget(self.key, Some(&self.stream));
         let _peer_is_gone = self.stream.shutdown(std::net::Shutdown::Both);
         true
-    }
-
-    fn is_gone(&self) -> bool {
-        lock(&self.state).gone
     }
 
     /// Reads what is there, up to the budget; `Ok(true)` at the end of the stream.
@@ -243,8 +278,14 @@ impl Peer {
         }
     }
 
-    /// A step of a peer in the room of a notebook.
-    fn step_in_room(self: &Arc<Self>, host: &Arc<HostShared>, room: &Arc<Room>, readable: bool) {
+    /// The turn of a peer in the room of a notebook.
+    fn turn_in_room(
+        self: &Arc<Self>,
+        host: &Arc<HostShared>,
+        room: &Arc<Room>,
+        turn: Turn,
+        place: Place,
+    ) -> Result<(), TooLong> {
         let request = |notebook: &Notebook, body: Vec<u8>, request_id| {
             let body = with_sources(body, notebook);
             host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
@@ -255,16 +296,17 @@ impl Peer {
             event.hint = Some(hint);
             Some(event)
         };
-        self.step_inside(host, room, readable, request, changed);
+        self.turn_inside(host, room, turn, place, request, changed)
     }
 
-    /// A step of a peer at the settings. There are no requests; a change is told once until it was read.
-    fn step_at_settings(
+    /// The turn of a peer at the settings. There are no requests; a change is told once until it was read.
+    fn turn_at_settings(
         self: &Arc<Self>,
         host: &Arc<HostShared>,
         room: &Arc<Room<Settings>>,
-        readable: bool,
-    ) {
+        turn: Turn,
+        place: Place,
+    ) -> Result<(), TooLong> {
         let request = |_: &Settings, body, request_id| {
             host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
         };
@@ -272,62 +314,133 @@ impl Peer {
             let told = host.settings_unread.swap(true, Ordering::Relaxed);
             (!told).then(|| Event::new(EventKind::SettingsChanged))
         };
-        self.step_inside(host, room, readable, request, changed);
+        self.turn_inside(host, room, turn, place, request, changed)
     }
 
-    /// A step of a peer that shares a document, under the lock of that.
-    fn step_inside<D: Hosted>(
+    /// The turn of a peer that shares a document, under the lock of that.
+    fn turn_inside<D: Hosted>(
         self: &Arc<Self>,
         host: &Arc<HostShared>,
         room: &Arc<Room<D>>,
-        readable: bool,
+        turn: Turn,
+        place: Place,
         request: impl Fn(&D, Vec<u8>, Option<Value>) -> Event,
         changed: impl FnOnce(Hint) -> Option<Event>,
-    ) {
+    ) -> Result<(), TooLong> {
+        let _announcer = host.queue.announcer();
         let mut outcome = Outcome::default();
-        let mut events = Vec::new();
-        let result = room.step(&mut outcome, |state, outcome| {
-            let ended = if readable { self.read()? } else { false };
-            let before = state.document.doc().get_heads();
-            let mut hint = Hint::default();
-            loop {
-                match self.next(Some(&mut state.document)) {
-                    Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
-                    Ok(Some(ServerEvent::Request { body, request_id })) => {
-                        events.push(request(&state.document, body, request_id));
-                    }
-                    Ok(Some(_) | None) => {
-                        self.time_deferral();
-                        break;
-                    }
-                    Err(error) => {
-                        // Frames before the bad one counted.
-                        if state.document.doc().get_heads() != before {
-                            state.moved(outcome);
-                            state.flush_all(outcome);
-                        }
-                        return Err(error);
-                    }
-                }
+        let step = |state: &mut RoomState<D>, outcome: &mut Outcome| {
+            if lock(&self.state).gone {
+                // What it wrote is not to be found in the journal of a host that was closed.
+                return Ok(Ok(()));
             }
-            if state.document.doc().get_heads() != before {
-                events.splice(0..0, changed(hint));
-                state.moved(outcome);
-                state.flush_all(outcome);
-            } else {
-                self.flush(Some(&state.document))?;
+            lock(&self.watch).parked = false;
+            let ended = if turn.readable { self.read()? } else { false };
+            if place == Place::Here && may_take_long(lock(&self.state).server.pending()) {
+                return Ok(Err(TooLong));
             }
+            if turn.late {
+                lock(&self.state).server.stop_deferring();
+            }
+            self.work(state, outcome, request, changed, |event| host.queue.push(event))?;
             if ended {
                 return Err(DriveError::Closed(String::new()));
             }
-            Ok(())
+            Ok(Ok(()))
+        };
+        let result = room.aside.timed(|| match place {
+            Place::Here => room.step_now(&mut outcome, step).unwrap_or(Ok(Err(TooLong))),
+            Place::Aside => room.step(&mut outcome, step),
         });
-        host.publish_events(events);
         host.after(room, outcome);
         match result {
-            Ok(()) => {}
+            Ok(result) => return result,
             Err(DriveError::Panic(reason)) => host.break_room(room, code(RTD_E_PANIC), &reason),
             Err(error) => host.drop_peer(self, &error),
+        }
+        Ok(())
+    }
+
+    /// Does what was read: applies changes, tells the host program, sends to everybody.
+    fn work<D: Hosted>(
+        &self,
+        state: &mut RoomState<D>,
+        outcome: &mut Outcome,
+        request: impl Fn(&D, Vec<u8>, Option<Value>) -> Event,
+        changed: impl FnOnce(Hint) -> Option<Event>,
+        tell: impl Fn(Event),
+    ) -> Result<(), DriveError> {
+        let before = state.document.doc().get_heads();
+        let mut hint = Hint::default();
+        let mut requests = Vec::new();
+        let result = loop {
+            match self.next(Some(&mut state.document)) {
+                Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
+                Ok(Some(ServerEvent::Request { body, request_id })) => {
+                    requests.push(request(&state.document, body, request_id));
+                }
+                Ok(Some(_) | None) => {
+                    self.time_deferral();
+                    break Ok(());
+                }
+                // Frames before the bad one count.
+                Err(error) => break Err(error),
+            }
+        };
+        let moved = state.document.doc().get_heads() != before;
+        if moved {
+            changed(hint).into_iter().for_each(&tell);
+        }
+        requests.into_iter().for_each(tell);
+        if moved {
+            state.moved(outcome);
+            state.flush_all(outcome);
+        } else if result.is_ok() {
+            self.flush(Some(&state.document))?;
+        }
+        result
+    }
+
+    /// Has a turn done aside; the peer is not watched until then.
+    fn put_aside(
+        self: &Arc<Self>,
+        host: &Arc<HostShared>,
+        aside: &Arc<Aside>,
+        turn: impl FnOnce(&Arc<Self>, &Arc<HostShared>) + Send + 'static,
+    ) {
+        if let Err(error) = self.watch_for(false, false, true) {
+            return host.drop_peer(self, &error.into());
+        }
+        let turn = {
+            let (me, host) = (Arc::clone(self), Arc::clone(host));
+            move || turn(&me, &host)
+        };
+        let failed = {
+            let (me, host) = (Arc::clone(self), Arc::clone(host));
+            move |reason| host.drop_peer(&me, &DriveError::Panic(reason))
+        };
+        aside.enqueue(&host.crew, guarded(turn, failed));
+    }
+
+    /// Does a turn of a peer that shares a document, here if nobody has to wait for it.
+    fn turn(self: &Arc<Self>, host: &Arc<HostShared>, home: &Home, turn: Turn) {
+        match home {
+            Home::Room(room) => {
+                if room.aside.is_due() || self.turn_in_room(host, room, turn, Place::Here).is_err() {
+                    let there = Arc::clone(room);
+                    self.put_aside(host, &room.aside, move |me, host| {
+                        let _done = me.turn_in_room(host, &there, turn, Place::Aside);
+                    });
+                }
+            }
+            Home::Settings(room) => {
+                if room.aside.is_due() || self.turn_at_settings(host, room, turn, Place::Here).is_err() {
+                    let there = Arc::clone(room);
+                    self.put_aside(host, &room.aside, move |me, host| {
+                        let _done = me.turn_at_settings(host, &there, turn, Place::Aside);
+                    });
+                }
+            }
         }
     }
 
@@ -355,17 +468,17 @@ impl Peer {
                 }
                 Some(ServerEvent::PoolRequest(body)) => {
                     let event = host.expect(self, ChannelKind::Pool, "", body, None);
-                    host.publish_events(vec![event]);
+                    host.publish_event(event);
                 }
                 Some(ServerEvent::BlobPort(body)) => {
                     let event = host.expect(self, ChannelKind::Blob, "", body, None);
-                    host.publish_events(vec![event]);
+                    host.publish_event(event);
                 }
                 Some(ServerEvent::BlobStore { media_type, bytes }) => {
                     // An event without an id is a question for the port.
                     let media_type = if media_type.is_empty() { UNKNOWN_TYPE } else { &media_type };
                     let event = host.expect(self, ChannelKind::Blob, media_type, bytes, None);
-                    host.publish_events(vec![event]);
+                    host.publish_event(event);
                 }
                 Some(ServerEvent::Synced(_) | ServerEvent::Request { .. }) | None => break,
             }
@@ -427,12 +540,8 @@ impl Handler for Peer {
         else {
             return;
         };
-        if self.is_gone() {
-            return;
-        }
         match self.home() {
-            Some(Home::Room(room)) => me.step_in_room(&host, room, readable),
-            Some(Home::Settings(room)) => me.step_at_settings(&host, room, readable),
+            Some(home) => me.turn(&host, home, Turn { readable, late: false }),
             None => {
                 if let Err(error) = me.step_outside(&host, readable) {
                     host.drop_peer(&me, &error);
@@ -447,11 +556,7 @@ impl Handler for Peer {
             return;
         };
         match self.home() {
-            Some(Home::Room(room)) => {
-                lock(&self.state).server.stop_deferring();
-                me.step_in_room(&host, room, false);
-            }
-            Some(Home::Settings(room)) => me.step_at_settings(&host, room, false),
+            Some(home) => me.turn(&host, home, Turn { readable: false, late: true }),
             None if lock(&self.state).server.before_handshake() => {
                 host.drop_peer(&me, &DriveError::Timeout("no handshake".into()));
             }

@@ -5,10 +5,11 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use serde_json::Value;
 
+use super::aside::Aside;
 use super::journal::Journal;
 use super::peer::Peer;
 use super::{lock, panic_text, DriveError};
@@ -21,6 +22,8 @@ pub struct Room<D = Notebook> {
     pub id: String,
     /// Number of peers. Whoever lists the rooms must not wait for one that is busy.
     peers: AtomicUsize,
+    /// Turns that the I/O thread does not do itself.
+    pub aside: Arc<Aside>,
     state: Mutex<RoomState<D>>,
 }
 
@@ -88,7 +91,7 @@ impl<D: Replica> Room<D> {
     fn over(id: &str, document: D, journal: Option<Journal>) -> Self {
         let state =
             RoomState { document, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
-        Self { id: id.into(), peers: AtomicUsize::new(0), state: Mutex::new(state) }
+        Self { id: id.into(), peers: AtomicUsize::new(0), aside: Arc::default(), state: Mutex::new(state) }
     }
 
     /// Runs one step under the room's lock. A panic breaks this room and nothing else.
@@ -101,14 +104,36 @@ impl<D: Replica> Room<D> {
         outcome: &mut Outcome,
         step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
-        let mut state = lock(&self.state);
+        self.run(&mut lock(&self.state), outcome, step)
+    }
+
+    /// As [`Room::step`]; none, and nothing done, while another step is under way.
+    pub fn step_now<T>(
+        &self,
+        outcome: &mut Outcome,
+        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
+    ) -> Option<Result<T, DriveError>> {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.run(&mut state, outcome, step))
+    }
+
+    fn run<T>(
+        &self,
+        state: &mut RoomState<D>,
+        outcome: &mut Outcome,
+        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
+    ) -> Result<T, DriveError> {
         if let Some(reason) = &state.broken {
             return Err(DriveError::Poisoned(reason.clone()));
         }
         if state.shut {
             return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
         }
-        match catch_unwind(AssertUnwindSafe(|| step(&mut state, outcome))) {
+        match catch_unwind(AssertUnwindSafe(|| step(state, outcome))) {
             Ok(result) => result,
             Err(payload) => {
                 let reason = panic_text(payload.as_ref());

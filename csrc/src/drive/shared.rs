@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::Value;
 
+use super::aside::{guarded, Crew};
 use super::bulletin::Bulletin;
 use super::event::{Event, EventKind};
 use super::host::HostOptions;
@@ -96,6 +97,7 @@ pub struct HostShared {
     pub pool_state: Bulletin,
     /// The event that tells a change of the settings waits, or was taken and the settings not read since.
     pub settings_unread: AtomicBool,
+    pub crew: Crew,
     pub queue: Queue,
 }
 
@@ -121,6 +123,7 @@ impl HostShared {
             next_token: AtomicU64::new(1),
             pool_state: Bulletin::new(Message::from(healthy).to_json()),
             settings_unread: AtomicBool::new(false),
+            crew: Crew::default(),
             queue,
         });
         shared.reactor.watch(shared.key, &shared.listener, false)?;
@@ -181,12 +184,10 @@ impl HostShared {
         event
     }
 
-    /// Queues events for the host program.
-    pub fn publish_events(&self, events: Vec<Event>) {
+    /// Queues an event for the host program. Not to be called under a lock.
+    pub fn publish_event(&self, event: Event) {
         let _announcer = self.queue.announcer();
-        for event in events {
-            self.queue.push(event);
-        }
+        self.queue.push(event);
     }
 
     /// Tells what a step left: lost peers, a failed journal.
@@ -260,7 +261,7 @@ impl HostShared {
     }
 
     /// A peer finished its handshake for a room.
-    pub fn wants_room(&self, peer: &Arc<Peer>, id: String) {
+    pub fn wants_room(self: &Arc<Self>, peer: &Arc<Peer>, id: String) {
         let room = {
             let mut tables = lock(&self.tables);
             let room = tables.rooms.get(&id).cloned();
@@ -275,7 +276,7 @@ impl HostShared {
             room
         };
         match room {
-            Some(room) => self.enter(peer, &room),
+            Some(room) => self.enter_aside(peer, &room),
             None => {
                 let _announcer = self.queue.announcer();
                 let mut event = Event::new(EventKind::RoomWanted);
@@ -283,6 +284,19 @@ impl HostShared {
                 self.queue.push(event);
             }
         }
+    }
+
+    /// Lets a peer into a room when it is its turn there: another one may be taking long.
+    fn enter_aside(self: &Arc<Self>, peer: &Arc<Peer>, room: &Arc<Room>) {
+        let enter = {
+            let (host, peer, room) = (Arc::clone(self), Arc::clone(peer), Arc::clone(room));
+            move || host.enter(&peer, &room)
+        };
+        let failed = {
+            let (host, peer) = (Arc::clone(self), Arc::clone(peer));
+            move |reason| host.drop_peer(&peer, &DriveError::Panic(reason))
+        };
+        room.aside.enqueue(&self.crew, guarded(enter, failed));
     }
 
     /// Lets a peer into a room.

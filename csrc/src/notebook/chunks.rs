@@ -50,6 +50,14 @@ pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
     (end <= bytes.len()).then_some((kind, end))
 }
 
+/// True if one of the chunks somewhere in `bytes` is packed (a deflated change, a whole document): a few bytes
+/// may stand for millions of operations.
+pub fn any_packed(bytes: &[u8]) -> bool {
+    let kinds =
+        bytes.windows(FIXED).filter(|window| window.starts_with(&MAGIC)).map(|window| window[FIXED - 1]);
+    kinds.into_iter().any(|kind| kind != 1)
+}
+
 /// True if `bytes` are whole chunks from end to end (none at all counts).
 pub(super) fn well_framed(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
@@ -76,6 +84,18 @@ mod tests {
         max[9] = 0x02;
         assert_eq!(leb128(&max), None);
         assert_eq!(leb128(&[]), None);
+    }
+
+    #[test]
+    fn packed_chunks_are_seen_wherever_they_stand() {
+        let change = [0x85, 0x6f, 0x4a, 0x83, 1, 2, 3, 4, 1, 3, 7, 7, 7];
+        let mut deflated = change;
+        deflated[8] = 2;
+        assert!(!any_packed(&[]));
+        assert!(!any_packed(&change));
+        assert!(!any_packed(&change[..8]));
+        assert!(any_packed(&deflated));
+        assert!(any_packed(&[b"other".as_slice(), &change, &deflated[..9]].concat()));
     }
 
     #[test]

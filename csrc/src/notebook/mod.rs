@@ -23,6 +23,7 @@ mod text;
 pub use automerge::ChangeHash;
 pub use cell::Cell;
 pub use changes::{Changes, OutputChange};
+pub use chunks::any_packed;
 pub use document::Notebook;
 pub use op::{parse_ops, Op};
 pub use sync::{barrier, PeerSync, Replica};

@@ -131,7 +131,12 @@ impl Decoder {
 
     /// Bytes received and not handed out yet, headers included.
     pub fn buffered(&self) -> usize {
-        self.buffer.len() - self.consumed
+        self.pending().len()
+    }
+
+    /// What was received and not handed out yet, headers included.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.consumed..]
     }
 
     /// The payload length that the header at `at` announces, if all its bytes are there.

@@ -1,0 +1,139 @@
+//! A change that takes long holds up its own room only, and nothing of what waits behind it is lost.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions};
+use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
+use runtimed_ffi::wire::FrameType;
+use serde_json::json;
+use support::{until, Place, Raw};
+
+/// Characters that take the engine seconds, not milliseconds.
+const LARGE: usize = 400_000;
+/// Round trips that take milliseconds, not seconds.
+const TRIPS: usize = 20;
+
+/// A peer with a replica.
+struct Peer {
+    raw: Raw,
+    sync: PeerSync,
+    replica: Notebook,
+}
+
+impl Peer {
+    fn join(place: &Place, host: &Host, room: &str) -> Self {
+        let handshake =
+            json!({"channel": "notebook_sync", "notebook_id": room, "protocol": "v2"}).to_string();
+        let mut raw = Raw::open(&place.socket(), &handshake);
+        until(host, EventKind::PeerJoined);
+        raw.frame();
+        let mut peer = Self { raw, sync: PeerSync::new(), replica: Notebook::empty() };
+        while peer.replica.is_empty() {
+            peer.receive();
+        }
+        peer
+    }
+
+    /// Takes a frame that is for the document, and answers it.
+    fn receive(&mut self) {
+        let frame = self.raw.frame();
+        assert_eq!(frame[0], FrameType::Sync as u8);
+        self.sync.receive(&mut self.replica, &frame[1..]).unwrap();
+        self.send_changes();
+    }
+
+    fn send_changes(&mut self) {
+        if let Some(message) = self.sync.generate(&self.replica) {
+            self.raw.send(&[&[FrameType::Sync as u8], message.as_slice()].concat());
+        }
+    }
+
+    fn add(&mut self, cell_id: &str, source: &str) {
+        self.replica.edit(&[Op::insert_cell(cell_id, "code", source, None)]).unwrap();
+        self.send_changes();
+    }
+
+    /// Sends a request and has it answered by the host; the events before it go to `others`.
+    fn trip(&mut self, host: &Host, others: &mut Vec<Event>) {
+        self.raw.send(&[&[FrameType::Request as u8], br#"{"action":"get_queue_state"}"#.as_slice()].concat());
+        loop {
+            let event = next(host);
+            if event.kind == EventKind::Request {
+                host.respond(event.token, &json!({"result": "queue_state"})).unwrap();
+                break;
+            }
+            others.push(event);
+        }
+        while self.raw.frame()[0] != FrameType::Response as u8 {}
+    }
+}
+
+fn next(host: &Host) -> Event {
+    loop {
+        if let Some(event) = host.next_event().unwrap() {
+            return event;
+        }
+        host.wait(Some(support::PATIENCE)).unwrap();
+    }
+}
+
+fn open(place: &Place) -> Host {
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    host.open_room("slow", Some(&place.0.join("slow.automerge"))).unwrap();
+    host.open_room("quick", None).unwrap();
+    host
+}
+
+/// Whether the long change was done by then.
+fn done(events: &[Event]) -> bool {
+    let large = |event: &Event| String::from_utf8_lossy(&event.payload).contains("large");
+    events.iter().any(|event| event.kind == EventKind::RoomChanged && large(event))
+}
+
+#[test]
+fn a_long_change_holds_up_its_own_room_only() {
+    let place = Place::new();
+    let host = open(&place);
+    let mut author = Peer::join(&place, &host, "slow");
+    let mut neighbour = Peer::join(&place, &host, "slow");
+    let mut other = Peer::join(&place, &host, "quick");
+
+    author.add("large", &"é\n".repeat(LARGE / 2));
+    neighbour.add("small", "1");
+    let mut events = Vec::new();
+    for _ in 0..TRIPS {
+        other.trip(&host, &mut events);
+    }
+    assert!(!done(&events), "others had to wait for the long change");
+
+    // The room itself goes on as soon as it can.
+    let mut late = Peer::join(&place, &host, "slow");
+    let all = BTreeSet::from(["large".to_owned(), "small".to_owned()]);
+    for peer in [&mut author, &mut neighbour, &mut late] {
+        while peer.replica.cell_ids().iter().cloned().collect::<BTreeSet<_>>() != all {
+            peer.receive();
+        }
+    }
+    assert_eq!(late.replica.source("large").unwrap().chars().count(), LARGE);
+    assert_eq!(host.cells("slow").unwrap().len(), 2);
+}
+
+#[test]
+fn a_host_can_be_closed_in_the_middle_of_a_long_change() {
+    let place = Place::new();
+    let host = open(&place);
+    let mut author = Peer::join(&place, &host, "slow");
+    let mut other = Peer::join(&place, &host, "quick");
+    author.add("large", &"é\n".repeat(LARGE / 2));
+    other.trip(&host, &mut Vec::new());
+    drop(host);
+    let journal = place.0.join("slow.automerge");
+    let saved = std::fs::read(&journal).unwrap();
+    let notebook = Notebook::load(&saved).unwrap();
+    assert!(notebook.cell_ids().is_empty() || notebook.source("large").unwrap().chars().count() == LARGE);
+    author.raw.stream.set_nonblocking(false).unwrap();
+    while author.raw.next().is_some() {}
+    assert_eq!(std::fs::read(&journal).unwrap(), saved, "nothing is written after the end");
+}
