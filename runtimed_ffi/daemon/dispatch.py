@@ -10,13 +10,13 @@ import logging
 from .. import host as hosting
 from ..host import ChannelKind, EventKind
 from . import logbook
-from .blob_channel import BlobRequests
+from .channels.blob_channel import BlobRequests
+from .channels.pool import PoolRequests
+from .channels.settings import Settings
 from .limits import Limits
-from .pool import PoolRequests
 from .ports import HostEvent
-from .requests import NotebookRequests
-from .rooms import Rooms
-from .settings import Settings
+from .rooms.requests import NotebookRequests
+from .rooms.rooms import Rooms
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .limits import Limits
 from .ports import HostPort, Json
-from .rooms import Rooms
+from .rooms.rooms import Rooms
 
 
 class Report:

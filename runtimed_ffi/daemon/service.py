@@ -17,27 +17,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import host as hosting
 from ..blobs import Blobs
-from . import logbook, trust
-from .blob_channel import BlobRequests
-from .blob_server import BlobServer
+from . import logbook
+from .channels.blob_channel import BlobRequests
+from .channels.blob_server import BlobServer
+from .channels.pool import PoolRequests
+from .channels.settings import Settings
 from .dispatch import Dispatch
-from .environments import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
-from .inline import InlineEnvironments
-from .launcher import Launcher
+from .environments import trust
+from .environments.inline import InlineEnvironments
+from .environments.plans import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
+from .environments.pools import Pools
+from .environments.recipes import CondaRecipe, UvRecipe
+from .kernels.launcher import Launcher
 from .limits import MAX_PEERS, Limits
-from .pool import PoolRequests
-from .pools import Pools
 from .ports import Json, KernelListener, KernelPort
 from .processes import kill_group
-from .recipes import CondaRecipe, UvRecipe
 from .report import Report
-from .requests import NotebookRequests
-from .rooms import EVICTION_DELAY, Rooms
-from .settings import Settings
+from .rooms.requests import NotebookRequests
+from .rooms.rooms import EVICTION_DELAY, Rooms
 from .state import Layout, State
 
 if TYPE_CHECKING:
-    from .standby import Standby
+    from .kernels.standby import Standby
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ class Service:
         if self._standby is None:
             import zmq
 
-            from . import kernels, standby
+            from .kernels import kernels, standby
 
             directory, context, umask = self._paths.kernels, zmq.Context(), self._umask
 
@@ -328,7 +329,7 @@ async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> Non
 
 
 def _import_kernels() -> None:
-    importlib.import_module(__package__ + ".standby")
+    importlib.import_module(__package__ + ".kernels.standby")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from . import kernel_directory
+from .kernels import kernel_directory
 from .ownership import check_own, check_shared_directory, make_private
 from .ports import Json
 

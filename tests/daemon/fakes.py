@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
+from runtimed_ffi.daemon.environments.recipes import Made
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
-from runtimed_ffi.daemon.recipes import Made
 
 RTD_E_ARG = -4
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import blob_channel
-from runtimed_ffi.daemon.blob_channel import BlobRequests
-from runtimed_ffi.daemon.blob_server import BlobAddress
+from runtimed_ffi.daemon.channels import blob_channel
+from runtimed_ffi.daemon.channels.blob_channel import BlobRequests
+from runtimed_ffi.daemon.channels.blob_server import BlobAddress
 
 from .fakes import FakeBlobs, FakeHost
 from .test_rooms import until

@@ -13,8 +13,8 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-from runtimed_ffi.daemon import blob_pages
-from runtimed_ffi.daemon.blob_server import BlobServer
+from runtimed_ffi.daemon.channels import blob_pages
+from runtimed_ffi.daemon.channels.blob_server import BlobServer
 
 LIMIT = 30.0
 HASH = "ab" + "0" * 62

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimed_ffi.daemon import comms
-from runtimed_ffi.daemon.comms import Comms
-from runtimed_ffi.daemon.outputs import Publication
 from runtimed_ffi.daemon.ports import Message
+from runtimed_ffi.daemon.rooms import comms
+from runtimed_ffi.daemon.rooms.comms import Comms
+from runtimed_ffi.daemon.rooms.outputs import Publication
 
 from .fakes import idle, iopub, reply, stream
 from .test_rooms import LAUNCH, Stage, staged, turn, until

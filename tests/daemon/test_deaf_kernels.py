@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import requests
 from runtimed_ffi.daemon.ports import KernelGone
+from runtimed_ffi.daemon.rooms import requests
 
 from .fakes import busy, idle, iopub, started
 from .test_rooms import LAUNCH, Stage, staged, turn, until

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runtimed_ffi.daemon.outputs import Publication
-from runtimed_ffi.daemon.writer import OutputTarget, OutputWriter
+from runtimed_ffi.daemon.rooms.outputs import Publication
+from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started
 from .test_rooms import Stage, staged

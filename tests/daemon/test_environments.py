@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import environments, trust, wishes
-from runtimed_ffi.daemon.environments import LaunchRequest, automatic, resolve
+from runtimed_ffi.daemon.channels.settings import Values
+from runtimed_ffi.daemon.environments import plans, trust, wishes
+from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic, resolve
 from runtimed_ffi.daemon.ports import LaunchError
-from runtimed_ffi.daemon.settings import Values
 
 from .vectors import derived
 
@@ -21,7 +21,7 @@ CONDA = {"runt": {"schema_version": "1", "conda": {"dependencies": ["scipy"], "c
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "kernelspecs", lambda: ["ir", "python3"])
+    monkeypatch.setattr(plans, "kernelspecs", lambda: ["ir", "python3"])
 
 
 @pytest.fixture

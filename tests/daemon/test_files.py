@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runtimed_ffi.daemon import files
-from runtimed_ffi.daemon.bases import Base, BaseStore
-from runtimed_ffi.daemon.files import Changed, FileError
+from runtimed_ffi.daemon.files import paths
+from runtimed_ffi.daemon.files.bases import Base, BaseStore
+from runtimed_ffi.daemon.files.paths import Changed, FileError
 
 
-def put(path: Path, data: bytes, seen: files.Content | None) -> files.Content:
-    return files.replace(str(path), data, seen, 0o640, "room", lambda: None)
+def put(path: Path, data: bytes, seen: paths.Content | None) -> paths.Content:
+    return paths.replace(str(path), data, seen, 0o640, "room", lambda: None)
 
 
 def leftovers(directory: Path) -> list[str]:
@@ -23,7 +23,7 @@ def leftovers(directory: Path) -> list[str]:
 
 def test_which_ids_name_files() -> None:
     for good in ("/a.ipynb", "/a b/ü.ipynb", "/a/.hidden.ipynb"):
-        assert files.path_of(good) == good
+        assert paths.path_of(good) == good
     for name in (
         "",
         "nb",
@@ -42,18 +42,18 @@ def test_which_ids_name_files() -> None:
         "/" + "a" * 5000 + ".ipynb",
         "/dev/zero",
     ):
-        assert files.path_of(name) is None, name
+        assert paths.path_of(name) is None, name
 
 
 def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.ipynb"
-    assert files.read(str(path)) is None
+    assert paths.read(str(path)) is None
     path.write_bytes(b"")
-    assert files.read(str(path)) is None, "nothing is in it"
+    assert paths.read(str(path)) is None, "nothing is in it"
     path.write_bytes(b"12345")
-    monkeypatch.setattr(files, "SIZE_LIMIT", 4)
+    monkeypatch.setattr(paths, "SIZE_LIMIT", 4)
     with pytest.raises(FileError, match="larger"):
-        files.read(str(path))
+        paths.read(str(path))
     os.mkfifo(tmp_path / "pipe.ipynb")
     (tmp_path / "directory.ipynb").mkdir()
     (tmp_path / "device.ipynb").symlink_to("/dev/zero")
@@ -61,16 +61,16 @@ def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "through.ipynb").symlink_to(path / "b.ipynb")
     for name in ("pipe", "directory", "device", "loop", "through"):
         with pytest.raises(FileError):
-            files.read(str(tmp_path / f"{name}.ipynb"))
+            paths.read(str(tmp_path / f"{name}.ipynb"))
 
 
 def test_a_file_is_replaced_as_a_whole_and_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     written = put(path, b"one", None)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert files.unchanged(str(path), written)
+    assert paths.unchanged(str(path), written)
     path.chmod(0o604)
-    put(path, b"two", files.read(str(path)))
+    put(path, b"two", paths.read(str(path)))
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"two", 0o604)
     assert os.listdir(tmp_path) == ["a.ipynb"]
 
@@ -80,7 +80,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     target, link = tmp_path / "real" / "b.ipynb", tmp_path / "a.ipynb"
     target.write_bytes(b"old")
     link.symlink_to(target)
-    put(link, b"new", files.read(str(link)))
+    put(link, b"new", paths.read(str(link)))
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
 
@@ -88,13 +88,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 def test_what_has_changed_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     path.write_bytes(b"old")
-    seen = files.read(str(path))
+    seen = paths.read(str(path))
 
     def meanwhile() -> None:
         path.write_bytes(b"theirs")
 
     with pytest.raises(Changed):
-        files.replace(str(path), b"mine", seen, 0o600, "room", meanwhile)
+        paths.replace(str(path), b"mine", seen, 0o600, "room", meanwhile)
     assert path.read_bytes() == b"theirs"
     with pytest.raises(Changed):
         put(path, b"mine", None)
@@ -112,8 +112,8 @@ def test_a_failure_at_any_step_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    seen = files.read(str(path))
-    monkeypatch.setattr(files.os, step, full)
+    seen = paths.read(str(path))
+    monkeypatch.setattr(paths.os, step, full)
     with pytest.raises(OSError, match="No space"):
         put(path, b"new", seen)
     assert path.read_bytes() == b"old"
@@ -128,13 +128,13 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(tmp_path: Path, renamed: boo
     child = os.fork()
     if child == 0:
         if renamed:
-            files._sync_directory = lambda _: os._exit(3)
-        files.replace(str(path), b"new" * 1000, files.read(str(path)), 0o600, "room", _end_unless(renamed))
+            paths._sync_directory = lambda _: os._exit(3)
+        paths.replace(str(path), b"new" * 1000, paths.read(str(path)), 0o600, "room", _end_unless(renamed))
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert path.read_bytes() == (b"new" * 1000 if renamed else b"old")
     # What the crash has left is gone after the next save.
-    put(path, b"next", files.read(str(path)))
+    put(path, b"next", paths.read(str(path)))
     assert os.listdir(tmp_path) == ["a.ipynb"]
 
 

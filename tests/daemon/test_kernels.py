@@ -17,8 +17,9 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
-from runtimed_ffi.daemon import environments, kernels  # noqa: E402
-from runtimed_ffi.daemon.kernels import Kernel  # noqa: E402
+from runtimed_ffi.daemon.environments import plans  # noqa: E402
+from runtimed_ffi.daemon.kernels import kernels  # noqa: E402
+from runtimed_ffi.daemon.kernels.kernels import Kernel  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError, Message  # noqa: E402
 from runtimed_ffi.daemon.processes import describe_exit, watch_process  # noqa: E402
 
@@ -78,9 +79,9 @@ def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callab
     return run
 
 
-def plan(directory: Path) -> environments.LaunchPlan:
-    request = environments.LaunchRequest("python", "uv:prewarmed", str(directory / "n.ipynb"))
-    return environments.default_plan(environments.resolve(request))
+def plan(directory: Path) -> plans.LaunchPlan:
+    request = plans.LaunchRequest("python", "uv:prewarmed", str(directory / "n.ipynb"))
+    return plans.default_plan(plans.resolve(request))
 
 
 @with_kernel

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import conda, launcher
-from runtimed_ffi.daemon.environments import LaunchPlan, LaunchRequest
-from runtimed_ffi.daemon.inline import InlineEnvironments
-from runtimed_ffi.daemon.launcher import Launcher
-from runtimed_ffi.daemon.pools import Pools
+from runtimed_ffi.daemon.channels.settings import Values
+from runtimed_ffi.daemon.environments import conda
+from runtimed_ffi.daemon.environments.inline import InlineEnvironments
+from runtimed_ffi.daemon.environments.plans import LaunchPlan, LaunchRequest
+from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.recipes import CondaRecipe, UvRecipe
+from runtimed_ffi.daemon.kernels import launcher
+from runtimed_ffi.daemon.kernels.launcher import Launcher
 from runtimed_ffi.daemon.ports import LaunchError, Launching
-from runtimed_ffi.daemon.recipes import CondaRecipe, UvRecipe
-from runtimed_ffi.daemon.settings import Values
 
 from .fakes import ScriptedKernel, eventually
 

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimed_ffi.daemon import merging
-from runtimed_ffi.daemon.notebooks import Cell
+from runtimed_ffi.daemon.files import merging
+from runtimed_ffi.daemon.files.notebooks import Cell
 
 Json = dict[str, Any]
 NAMES = list("abcdefgh")

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi.blobs import Blobs
-from runtimed_ffi.daemon import files, notebook_file
-from runtimed_ffi.daemon.files import FileError
-from runtimed_ffi.daemon.notebook_file import NotebookFile, Place
+from runtimed_ffi.daemon.files import notebook_file, paths
+from runtimed_ffi.daemon.files.notebook_file import NotebookFile, Place
+from runtimed_ffi.daemon.files.paths import FileError
 from runtimed_ffi.host import Host
 
 Json = dict[str, Any]
@@ -202,7 +202,7 @@ def test_a_save_merges_first(desk: Desk) -> None:
 def test_a_save_meets_a_change_at_the_last_moment(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.write(code("a", "one"))
     file = desk.open()
-    replace, changes = files.replace, []
+    replace, changes = paths.replace, []
 
     def meanwhile(*arguments: Any) -> Any:
         if not changes:
@@ -210,7 +210,7 @@ def test_a_save_meets_a_change_at_the_last_moment(desk: Desk, monkeypatch: pytes
             desk.write(code("a", "one"), code("theirs", "2"))
         return replace(*arguments)
 
-    monkeypatch.setattr(files, "replace", meanwhile)
+    monkeypatch.setattr(paths, "replace", meanwhile)
     desk.edit(insert("mine", "3"))
     file.save()
     assert {cell["id"] for cell in desk.read()["cells"]} == {"a", "mine", "theirs"}
@@ -221,9 +221,9 @@ def test_a_file_that_never_rests_is_reported(desk: Desk, monkeypatch: pytest.Mon
     file = desk.open()
 
     def changed(*_: object) -> None:
-        raise files.Changed
+        raise paths.Changed
 
-    monkeypatch.setattr(files, "replace", changed)
+    monkeypatch.setattr(paths, "replace", changed)
     desk.edit(insert("mine", "3"))
     with pytest.raises(FileError, match="all the time"):
         file.save()
@@ -345,9 +345,9 @@ def test_a_crash_in_the_middle_of_a_save(desk: Desk, monkeypatch: pytest.MonkeyP
         if at == "before the base":
             patch.setattr(notebook_file.BaseStore, "save", crash)
         elif at == "between":
-            patch.setattr(files, "unchanged", crash)
+            patch.setattr(paths, "unchanged", crash)
         else:
-            patch.setattr(files, "_sync_directory", crash)
+            patch.setattr(paths, "_sync_directory", crash)
         with pytest.raises(Crash):
             file.save()
     saved = ["ONE two"] if at == "after the name" else "one two"
@@ -369,7 +369,7 @@ def test_a_crash_and_then_a_change_before_anybody_looked(desk: Desk, monkeypatch
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync_directory", crash)
+        patch.setattr(paths, "_sync_directory", crash)
         with pytest.raises(Crash):
             file.save()
     desk.change(lambda notebook: notebook["cells"].append(code("c", "theirs")))

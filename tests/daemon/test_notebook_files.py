@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import requests
-from runtimed_ffi.daemon.files import FileError
-from runtimed_ffi.daemon.notebook_files import NotebookFiles
-from runtimed_ffi.daemon.rooms import Rooms
+from runtimed_ffi.daemon.files.notebook_files import NotebookFiles
+from runtimed_ffi.daemon.files.paths import FileError
+from runtimed_ffi.daemon.rooms import requests
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 from .fakes import FakeBlobs, FakeHost, KernelFactory
 from .test_rooms import Stage, turn, until

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimed_ffi.daemon import notebooks, snapshots
-from runtimed_ffi.daemon.notebooks import FormatError
+from runtimed_ffi.daemon.files import notebooks, snapshots
+from runtimed_ffi.daemon.files.notebooks import FormatError
 
 
 def encoded(**members: Any) -> bytes:

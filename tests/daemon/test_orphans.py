@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("psutil", reason="psutil is missing")
 
-from runtimed_ffi.daemon import kernel_directory
+from runtimed_ffi.daemon.kernels import kernel_directory
 
 LIMIT = 60.0
 SLEEPER = "import sys, time; print(1, flush=True); time.sleep(600)"
@@ -172,13 +172,14 @@ def test_the_next_daemon_ends_what_a_killed_one_left_and_starts_clean(tmp_path: 
     (tmp_path / "foreign.py").write_text(FOREIGN)
     script = f"""
         import asyncio, sys, zmq
-        from runtimed_ffi.daemon import environments, kernels
+        from runtimed_ffi.daemon.environments.plans import LaunchPlan
+        from runtimed_ffi.daemon.kernels import kernels
         class Nobody:
             def on_messages(self, kernel, batch): pass
             def on_death(self, kernel, reason): pass
         async def main():
             argv = [sys.executable, {str(tmp_path / "foreign.py")!r}, "-f", "{{connection_file}}"]
-            plan = environments.LaunchPlan("python", "x", argv, "/")
+            plan = LaunchPlan("python", "x", argv, "/")
             kernel = await kernels.start(plan, Nobody(), {str(tmp_path / "d" / "kernels")!r}, zmq.Context())
             print(kernel.process_id, flush=True)
             await asyncio.sleep(600)

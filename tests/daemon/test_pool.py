@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runtimed_ffi.daemon.diagnosis import BuildError
-from runtimed_ffi.daemon.pool import PoolRequests
-from runtimed_ffi.daemon.pools import Pools
-from runtimed_ffi.daemon.rooms import Rooms
+from runtimed_ffi.daemon.channels.pool import PoolRequests
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
 from .test_rooms import by_default, until

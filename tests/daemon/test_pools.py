@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import claims
-from runtimed_ffi.daemon.diagnosis import BuildError
-from runtimed_ffi.daemon.inline import InlineEnvironments
-from runtimed_ffi.daemon.pools import Pools
-from runtimed_ffi.daemon.stock import MAXIMUM_AGE
+from runtimed_ffi.daemon.environments import claims
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.inline import InlineEnvironments
+from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.stock import MAXIMUM_AGE
 
 from .fakes import FakeRecipe, eventually, make_fake_environment
 

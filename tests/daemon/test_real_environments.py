@@ -16,10 +16,10 @@ import pytest
 pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
 
 import runtimed_ffi
-from runtimed_ffi.daemon import deno, uv
-from runtimed_ffi.daemon.diagnosis import BuildError
+from runtimed_ffi.daemon.environments import deno, uv
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.tools import ToolMissing
 from runtimed_ffi.daemon.ports import LaunchError
-from runtimed_ffi.daemon.tools import ToolMissing
 
 from .fakes import eventually
 from .test_launcher import Scene

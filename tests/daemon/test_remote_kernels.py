@@ -26,9 +26,9 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory  # noqa: E402
 
-from runtimed_ffi.daemon import kernels, provisioned  # noqa: E402
-from runtimed_ffi.daemon.environments import LaunchPlan  # noqa: E402
-from runtimed_ffi.daemon.kernels import Kernel  # noqa: E402
+from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
+from runtimed_ffi.daemon.kernels import kernels, provisioned  # noqa: E402
+from runtimed_ffi.daemon.kernels.kernels import Kernel  # noqa: E402
 from runtimed_ffi.daemon.ports import LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears  # noqa: E402

@@ -9,13 +9,13 @@ from typing import Any, Callable
 
 import pytest
 
-from runtimed_ffi.daemon import execution, requests
-from runtimed_ffi.daemon.environments import LaunchRequest, automatic
-from runtimed_ffi.daemon.files import set_aside
+from runtimed_ffi.daemon.channels.settings import Values
+from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic
+from runtimed_ffi.daemon.files.paths import set_aside
 from runtimed_ffi.daemon.ports import Launching, Message
-from runtimed_ffi.daemon.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms import Rooms
-from runtimed_ffi.daemon.settings import Values
+from runtimed_ffi.daemon.rooms import execution, requests
+from runtimed_ffi.daemon.rooms.requests import NotebookRequests
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 from .fakes import (
     FakeBlobs,

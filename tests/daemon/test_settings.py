@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import runtimed_ffi
-from runtimed_ffi.daemon.mirror import SCHEMA
-from runtimed_ffi.daemon.settings import Settings, Values
+from runtimed_ffi.daemon.channels.mirror import SCHEMA
+from runtimed_ffi.daemon.channels.settings import Settings, Values
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.host import EventKind, Host
 

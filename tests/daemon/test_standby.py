@@ -17,8 +17,9 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
-from runtimed_ffi.daemon import cli, kernels, standby  # noqa: E402
-from runtimed_ffi.daemon.environments import LaunchPlan  # noqa: E402
+from runtimed_ffi.daemon import cli  # noqa: E402
+from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
+from runtimed_ffi.daemon.kernels import kernels, standby  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears, gone, plan  # noqa: E402

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtimed_ffi.daemon.stock import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, Stock
+from runtimed_ffi.daemon.environments.stock import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, Stock
 
 
 class Clock:

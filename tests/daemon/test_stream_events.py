@@ -21,8 +21,8 @@ from runtimed_ffi import _events as events
 from runtimed_ffi._native_session import NativeSession
 from runtimed_ffi._outputs import OutputList, StreamPositions
 from runtimed_ffi.blobs import Blobs
-from runtimed_ffi.daemon.outputs import Publication
-from runtimed_ffi.daemon.writer import OutputTarget, OutputWriter
+from runtimed_ffi.daemon.rooms.outputs import Publication
+from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 from runtimed_ffi.host import Host
 
 SECONDS = 20

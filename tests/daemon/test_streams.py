@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimed_ffi.daemon import streams
-from runtimed_ffi.daemon.outputs import Publication
 from runtimed_ffi.daemon.ports import Message
-from runtimed_ffi.daemon.writer import OutputTarget, OutputWriter
+from runtimed_ffi.daemon.rooms import streams
+from runtimed_ffi.daemon.rooms.outputs import Publication
+from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started, stream
 from .test_rooms import Stage, staged

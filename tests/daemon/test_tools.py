@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import conda, deno, uv
-from runtimed_ffi.daemon.diagnosis import explain
-from runtimed_ffi.daemon.environments import Choice
-from runtimed_ffi.daemon.tools import ToolError, ToolMissing, run
+from runtimed_ffi.daemon.environments import conda, deno, uv
+from runtimed_ffi.daemon.environments.diagnosis import explain
+from runtimed_ffi.daemon.environments.plans import Choice
+from runtimed_ffi.daemon.environments.tools import ToolError, ToolMissing, run
 
 from .fakes import eventually
 

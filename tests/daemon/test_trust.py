@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import trust
-from runtimed_ffi.daemon.trust import Trust
+from runtimed_ffi.daemon.environments import trust
+from runtimed_ffi.daemon.environments.trust import Trust
 
 from .vectors import derived
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimed_ffi.daemon.watching import Watcher
+from runtimed_ffi.daemon.files.watching import Watcher
 
 LIMIT = 20.0
 

@@ -1,0 +1,195 @@
+"""The settings: the document that peers share, its JSON mirror, and what of it the daemon itself uses.
+
+Storey: daemon (7).  Source: protocol 2, section 11.1.  The document is the library's; its mirror is in ``mirror``.
+Everything on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Callable, NamedTuple, Protocol
+
+from ..files.paths import set_aside
+from ..ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
+from .mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+
+class SettingsPort(Protocol):
+    """The part of ``runtimed_ffi.host.Host`` that the settings use."""
+
+    def open_settings(self, journal: str | None = None) -> None: ...
+    def settings(self) -> Json: ...
+    def change_settings(self, members: Mapping[str, Any]) -> None: ...
+
+
+class Values(NamedTuple):
+    """The settings that are defined, with their defaults."""
+
+    theme: str = "system"
+    """``system``, ``light`` or ``dark``; for user interfaces."""
+    default_runtime: str = "python"
+    """``python``, ``deno`` or another kernel: for a notebook that does not say."""
+    default_python_env: str = "uv"
+    """``uv``, ``conda`` or another tool: where a Python kernel comes from when nothing else is said."""
+    uv_packages: tuple[str, ...] = ()
+    """Packages of every new ``uv`` environment, as requirements."""
+    conda_packages: tuple[str, ...] = ()
+    """Packages of every new conda environment."""
+
+    @classmethod
+    def of(cls, members: Json) -> Values:
+        """From the form of ``Host.settings``, which has every member with its type."""
+        return cls(
+            members["theme"],
+            members["default_runtime"],
+            members["default_python_env"],
+            tuple(members["uv"]["default_packages"]),
+            tuple(members["conda"]["default_packages"]),
+        )
+
+
+class Settings:
+    """The settings of this daemon.
+
+    Parameters
+    ----------
+    document:
+        The file of the document (``settings.automerge``).
+    directory:
+        Where ``settings.json`` and its schema are.
+    """
+
+    def __init__(self, host: SettingsPort, document: str, directory: str) -> None:
+        self._host = host
+        self._document = document
+        self._mirror = Mirror(directory)
+        self._values = Values()
+        self._listeners: list[Callable[[Values], None]] = []
+        self._starting: asyncio.Future[None] | None = None
+
+    @property
+    def values(self) -> Values:
+        """The settings at this moment.  Read-only: they change through the document and the mirror."""
+        return self._values
+
+    @property
+    def default_runtime(self) -> str:
+        """See :class:`Values`, as the next three."""
+        return self._values.default_runtime
+
+    @property
+    def default_python_env(self) -> str:
+        return self._values.default_python_env
+
+    @property
+    def uv_packages(self) -> tuple[str, ...]:
+        return self._values.uv_packages
+
+    @property
+    def conda_packages(self) -> tuple[str, ...]:
+        return self._values.conda_packages
+
+    def on_change(self, listener: Callable[[Values], None]) -> None:
+        """Call ``listener`` with the new values after each change of them.  Its exceptions are logged."""
+        self._listeners.append(listener)
+
+    def open(self) -> None:
+        """Open the document and take over what people wrote into the mirror meanwhile.
+
+        An unreadable document is set aside and reported; the mirror then brings the settings back.  Where no
+        document can be written they are in memory only, which is reported: no reason not to run cells.
+        """
+        try:
+            self._open_document()
+        except Exception as error:
+            log.error("the settings cannot be saved in %s: %s", self._document, error)
+            self._host.open_settings(None)
+        try:
+            self._mirror.prepare()
+        except OSError as error:
+            log.error("the mirror of the settings cannot be prepared: %s", error)
+        self.read_mirror()
+
+    def _open_document(self) -> None:
+        try:
+            self._host.open_settings(self._document)
+        except Exception as error:
+            if getattr(error, "code", None) != RTD_E_CORRUPT:
+                raise
+            kept = set_aside(self._document)
+            log.error("the settings in %s cannot be read (%s); kept as %s", self._document, error, kept)
+            self._host.open_settings(self._document)
+
+    def changed(self) -> None:
+        """Peers have changed the document: write the mirror and tell the listeners."""
+        # An edit of the file that we have not seen yet must not be overwritten.
+        self._take_edits()
+        self._mirror.write(self._refresh())
+
+    def read_mirror(self) -> None:
+        """The mirror may have changed: take over what people wrote.  The file itself is left as they made it."""
+        self._take_edits()
+        self._refresh()
+
+    def failed(self, code: int, reason: str) -> None:
+        """Something is wrong with the document (``SETTINGS_FAILED``)."""
+        if code == RTD_E_IO:
+            log.error("the settings cannot be saved at present, free some space: %s", reason)
+            return
+        log.error("the settings failed and are served again: %s", reason)
+        self.open()
+
+    def watch(self) -> None:
+        """Watch the mirror from now on.  Without a watch, which is reported, it is read at the next change only."""
+        loop = asyncio.get_running_loop()
+        self._starting = loop.run_in_executor(None, self._mirror.start_watching, loop, self.read_mirror)
+        self._starting.add_done_callback(self._watching)
+
+    def _watching(self, starting: asyncio.Future[None]) -> None:
+        if starting.cancelled():
+            return
+        if starting.exception() is not None:
+            log.warning("%s is not watched: %s", self._mirror.path, starting.exception())
+        # Whatever happened between the first look and the start of the watch.
+        self.read_mirror()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
+        self._mirror.stop_watching()
+
+    def _take_edits(self) -> None:
+        edits = self._mirror.edits()
+        if not edits:
+            return
+        try:
+            self._host.change_settings(edits)
+            return
+        except Exception as error:
+            if getattr(error, "code", None) != RTD_E_ARG:
+                log.exception("the edits of %s cannot be used", self._mirror.path)
+                return
+        # One member that cannot be used is no reason to lose the others.
+        self._mirror.refused()
+        for key, value in edits.items():
+            try:
+                self._host.change_settings({key: value})
+            except Exception as error:
+                log.error("%s: %s", self._mirror.path, error)
+
+    def _refresh(self) -> Json:
+        members = self._host.settings()
+        values = Values.of(members)
+        if values != self._values:
+            self._values = values
+            for listener in self._listeners:
+                try:
+                    listener(values)
+                except Exception:
+                    log.exception("a listener of the settings failed")
+        return members

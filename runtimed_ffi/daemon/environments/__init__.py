@@ -1,0 +1,23 @@
+"""What a kernel needs before it can start: environments, and the programs that make them.
+
+Storey: daemon (7).
+
+=============  ============================================================
+module         noun
+=============  ============================================================
+``plans``      what a request for a kernel means
+``wishes``     what a notebook wishes for
+``trust``      whether its dependencies were approved
+``pools``      the pools of environments
+``warmer``     one pool at work
+``stock``      when a pool builds, and what it hands out
+``recipes``    how pooled environments are made
+``inline``     environments cached by content
+``claims``     directories of environments, and their owners
+``uv``         the program uv
+``conda``      the programs that make conda environments
+``deno``       the program deno
+``tools``      external programs, with deadlines
+``diagnosis``  why they failed, and what to do
+=============  ============================================================
+"""

@@ -1,0 +1,169 @@
+"""Directories of environments on disk, and who may touch them.
+
+Storey: daemon (7).  Beside every environment ``<path>`` lies ``<path>.json``: a small file that says what state the
+environment is in, and whose lock (``flock``) says that a living daemon builds, keeps or uses it.  An environment
+without that file is not ours and is never touched; one whose file is locked belongs to somebody who lives.  A lock
+cannot be left behind by a crash; the state can, and tells the next daemon what to make of the directory.
+
+May be called from any thread.  ``destroy`` and ``inhabited`` take long (up to seconds), the rest a few system calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from ..ports import Json
+
+log = logging.getLogger(__name__)
+
+MARK_SUFFIX = ".json"
+_MARK_LIMIT = 1 << 20
+
+BUILDING = "building"
+"""Incomplete."""
+READY = "ready"
+"""Complete, and nobody has used it."""
+USED = "used"
+"""A kernel of the daemon that holds, or held, the lock runs in it."""
+GIVEN = "given"
+"""Handed over to a client (``take``), whose it is: never touched again unless it is given back."""
+
+
+class Claim:
+    """The hold on one environment directory.  Made by :func:`claim`; ends with ``release`` or ``destroy``."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def read(self) -> Json:
+        """What the mark says: ``state`` and whatever was written with it; empty if it says nothing."""
+        try:
+            mark = json.loads(os.pread(self._descriptor, _MARK_LIMIT, 0))
+        except (OSError, ValueError):
+            return {}
+        return mark if isinstance(mark, dict) else {}
+
+    def write(self, state: str, **facts: Any) -> None:
+        """Say what state the environment is in.  Raises ``OSError``, for instance on a full disk."""
+        data = json.dumps({"state": state, **facts}).encode()
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+
+    def share(self) -> None:
+        """Let others use the environment too; as long as anybody does, nobody can claim it for himself."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def touch(self) -> None:
+        """Remember that it was used just now."""
+        os.utime(self._descriptor)
+
+    def release(self) -> None:
+        """Give up the hold and leave the environment as it is.  Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def destroy(self) -> None:
+        """Remove the environment, its mark last, and give up the hold.  What cannot be removed is logged and stays."""
+        try:
+            remove_tree(self.path)
+            os.unlink(self.path + MARK_SUFFIX)
+        except OSError as error:
+            log.warning("%s cannot be removed, do it by hand: %s", self.path, error)
+        finally:
+            self.release()
+
+
+def claim(path: str, *, shared: bool = False, create: bool = False) -> Claim | None:
+    """Hold an environment, alone or together with others, or ``None`` if that is not possible now.
+
+    It is not when somebody else holds it, or when it has no mark and ``create`` is false.
+    """
+    mark = path + MARK_SUFFIX
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    while True:
+        try:
+            descriptor = os.open(mark, flags, 0o600)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EISDIR):
+                return None
+            raise
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # Whoever had it before may have removed the file between our opening and locking it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(mark), os.fstat(descriptor)):
+                return Claim(path, descriptor)
+        os.close(descriptor)
+
+
+def create(directory: str, prefix: str) -> Claim:
+    """A name for a new environment, held and marked as being built; the directory itself is left to the builder."""
+    os.makedirs(directory, 0o700, exist_ok=True)
+    while True:
+        claimed = claim(os.path.join(directory, prefix + str(uuid.uuid4())), create=True)
+        if claimed is not None:
+            try:
+                claimed.write(BUILDING)
+            except OSError:
+                claimed.destroy()
+                raise
+            return claimed
+
+
+def marked(directory: str, prefix: str) -> list[str]:
+    """The paths of the environments in a directory that have a mark and this prefix."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    found = [name[: -len(MARK_SUFFIX)] for name in names if name.startswith(prefix) and name.endswith(MARK_SUFFIX)]
+    return sorted(os.path.join(directory, name) for name in found)
+
+
+def last_use(path: str) -> float:
+    """When an environment was last used, in seconds since 1970; 0 if it is gone."""
+    try:
+        return os.stat(path + MARK_SUFFIX).st_mtime
+    except OSError:
+        return 0.0
+
+
+def inhabited(path: str) -> bool:
+    """Whether a process runs that was started from this environment, a kernel of a daemon that crashed for instance."""
+    # psutil comes with ipykernel.
+    import psutil
+
+    inside = os.path.join(path, "")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(text.startswith(inside) for text in _programs(process)):
+                return True
+    return False
+
+
+def _programs(process: Any) -> Iterator[str]:
+    # The interpreter of a virtual environment is a link: the command line names it, the program does not.
+    yield from process.cmdline()[:1]
+    yield process.exe()
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and everything in it; of a link, the link.  Raises ``OSError``."""
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
+        shutil.rmtree(path)

@@ -1,0 +1,74 @@
+"""How the environments of the pools are made, kind by kind.
+
+Storey: daemon (7).  Source: protocol 2, section 4.3.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from ..ports import Json, SettingsView
+from . import conda, uv
+from .wishes import checked
+
+
+class Made(NamedTuple):
+    """What a recipe has made."""
+
+    python: str
+    """Path of the interpreter."""
+    variables: Mapping[str, str]
+    """Environment variables for a kernel in it."""
+
+
+class Recipe(Protocol):
+    """How environments of one kind are made."""
+
+    def ingredients(self) -> Json:
+        """What goes into one now.  Environments with other ingredients are out of date.  Raises ``LaunchError``."""
+
+    async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
+        """Make one in ``path``.  Raises ``BuildError`` and ``ToolMissing``."""
+
+    def made(self, path: str, mark: Json) -> Made:
+        """The same for one that was made earlier.  Raises ``ToolMissing``."""
+
+
+class UvRecipe:
+    """Environments for ``uv:prewarmed``: the daemon's interpreter, widgets, and the packages of the settings (4.3)."""
+
+    def __init__(self, settings: SettingsView) -> None:
+        self._settings = settings
+
+    def ingredients(self) -> Json:
+        packages = ["ipywidgets", *(checked(name) for name in self._settings.uv_packages)]
+        return {"packages": packages, "interpreter": f"{sys.base_prefix} {sys.version}"}
+
+    async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
+        packages = ingredients["packages"]
+        await uv.make(path, packages, progress=progress, background=background, defaults=uv.IMPATIENT)
+        return self.made(path, {})
+
+    def made(self, path: str, mark: Json) -> Made:
+        return Made(uv.python_of(path), uv.kernel_variables(path))
+
+
+class CondaRecipe:
+    """Environments for ``conda:prewarmed``, from conda-forge, with the packages of the settings (4.3)."""
+
+    def __init__(self, settings: SettingsView) -> None:
+        self._settings = settings
+
+    def ingredients(self) -> Json:
+        return {"packages": ["ipywidgets", *(checked(name) for name in self._settings.conda_packages)]}
+
+    async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
+        tool = conda.find()
+        await conda.make(tool, path, ingredients["packages"], progress=progress, background=background)
+        return Made(tool.python_of(path), tool.kernel_variables(path))
+
+    def made(self, path: str, mark: Json) -> Made:
+        tool = conda.find()
+        return Made(tool.python_of(path), tool.kernel_variables(path))
