@@ -134,6 +134,10 @@ class KernelPort(Protocol):
     env_source: str
 
     @property
+    def publishes_late(self) -> bool:
+        """Whether outputs of an execution may come behind both halves of its end (Deno)."""
+
+    @property
     def process_id(self) -> int | None:
         """The process, or ``None`` if it is not on this machine."""
 

@@ -192,6 +192,7 @@ class ScriptedKernel:
     kernel_type = "python"
     env_source = "uv:prewarmed"
     process_id: int | None = None
+    publishes_late = False
 
     def __init__(self, listener: Any) -> None:
         self.listener = listener

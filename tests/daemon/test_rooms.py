@@ -419,7 +419,22 @@ async def test_run_all_cells(s: Stage) -> None:
     s.host.log.clear()
     s.ask("run_all_cells")
     assert s.host.responses()[0]["count"] == 5
-    assert s.host.brief()[1:] == ["queue a [b]", "queue a [b c]", "queue a [b c d]", "queue a [b c d e]"]
+    assert s.host.brief()[1:] == ["queue a [b c d e]"]
+
+
+@staged
+async def test_a_kernel_that_publishes_late_is_asked_before_the_end(s: Stage) -> None:
+    await s.launch()
+    s.kernel.publishes_late = True
+    s.execute("a")
+    s.execute("b")
+    s.kernel.say(busy("m1"), started("m1", 1), reply("m1"), idle("m1"))
+    assert s.kernel.fences == 1 and s.kernel.executed == ["code a"]
+    s.kernel.say(busy("f1"), stream("m1", "late"), Message("shell", "kernel_info_reply", "f1", {}, {}, []))
+    assert s.host.brief()[-1] == "output a stream"
+    s.kernel.say(idle("f1"))
+    assert s.host.brief() == ["done a ok", "queue - [b]", "queue b []"]
+    assert s.kernel.fences == 1 and s.kernel.executed == ["code a", "code b"]
 
 
 @staged

@@ -297,6 +297,10 @@ class Kernel:
         return self._provisioned.process_id
 
     @property
+    def publishes_late(self) -> bool:
+        return self.kernel_type == "deno"
+
+    @property
     def alive(self) -> bool:
         """Whether its end is not known yet."""
         return not self._exited.done() and not self._ending

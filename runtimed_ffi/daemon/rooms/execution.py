@@ -134,27 +134,31 @@ class ExecutionQueue:
 
     # -- from requests
 
-    def find(self, cell_id: str) -> Run | None:
-        """The execution of a cell that is at the kernel or waits."""
-        runs = [self._executing] if self._executing is not None else []
-        return next((run for run in [*runs, *self._queue] if run.cell_id == cell_id), None)
-
     def submit(self, cell_id: str, code: str, peer: int, publication: Publication) -> Run:
         """Queue an execution and start it if the kernel is free.
 
         A cell that is executing or waiting is left alone; its present execution is returned (idempotence, 5.9).  The
         caller sends the response and then publishes.
         """
-        present = self.find(cell_id)
-        if present is not None:
-            return present
-        run = Run(OutputTarget(cell_id, self._new_id()), code, peer)
-        if self._executing is not None and self._executing.interrupted:
-            run.interrupted_before = self._executing
-        self._queue.append(run)
-        self._queue_changed(publication)
-        self._start_next(publication)
-        return run
+        return self.submit_all([(cell_id, code)], peer, publication)[0]
+
+    def submit_all(self, cells: Sequence[tuple[str, str]], peer: int, publication: Publication) -> list[Run]:
+        """As ``submit``, for ids and codes of many cells.  The queue is told once: it is as long as they are many."""
+        present = {run.cell_id: run for run in [*self._queue, *filter(None, [self._executing])]}
+        before = len(self._queue)
+        runs = []
+        for cell_id, code in cells:
+            run = present.get(cell_id)
+            if run is None:
+                run = present[cell_id] = Run(OutputTarget(cell_id, self._new_id()), code, peer)
+                if self._executing is not None and self._executing.interrupted:
+                    run.interrupted_before = self._executing
+                self._queue.append(run)
+            runs.append(run)
+        if len(self._queue) > before:
+            self._queue_changed(publication)
+            self._start_next(publication)
+        return runs
 
     def interrupt(self) -> None:
         """Interrupt the kernel.
@@ -334,9 +338,13 @@ class ExecutionQueue:
             self._done(run, "cancelled", f"cell {failed.cell_id} failed before it", publication)
 
     def _settle(self, run: Run, publication: Publication) -> None:
-        complete = run.reply is not None and run.idle
-        if not complete and not (run.fence_reply and run.fence_idle):
-            return
+        if not (run.fence_reply and run.fence_idle):
+            if run.reply is None or not run.idle:
+                return
+            if self._kernel is not None and self._kernel.publishes_late:
+                # Its answer to a question comes behind what it still has to publish.
+                run.fence_id = run.fence_id or self._kernel.fence()
+                return
         self._disarm()
         self._executing = None
         self._write_pages(run, publication)

@@ -192,9 +192,8 @@ class NotebookRequests:
         _needs_kernel(call.room)
         publication = Publication()
         cells = [cell for cell in call.cells() if cell["cell_type"] == "code"]
-        executions = [
-            call.room.queue.submit(cell["id"], cell["source"], call.peer, publication).execution_id for cell in cells
-        ]
+        runs = call.room.queue.submit_all([(cell["id"], cell["source"]) for cell in cells], call.peer, publication)
+        executions = [run.execution_id for run in runs]
         self._respond(call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions})
         call.room.send(publication, call.token)
 
