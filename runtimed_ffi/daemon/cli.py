@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "say what it does",
     "logs": "print the end of its log",
     "unit": "print a service file: `unit systemd` or `unit launchd`",
+    "trust": "approve the dependencies that a notebook lists: `trust NOTEBOOK.ipynb`",
 }
 KERNEL_POOL_VARIABLE = "RUNTIMED_FFI_KERNEL_POOL_SIZE"
 """Environment variable: the default of ``--kernel-pool-size``, for daemons that nobody starts by hand."""
@@ -32,7 +33,7 @@ IDLE_TIMEOUT = 4 * 3600.0
 """Seconds after which a daemon on the user's default socket ends when nobody needs it."""
 
 _PATHS = ("socket", "base_dir", "blob_store_dir", "cache_dir", "settings_dir")
-_NOT_LASTING = ("command", "kind", "ready_fd", "exit_with_stdin", "json", "force", "timeout", "lines", "follow")
+_NOT_LASTING = ("command", "subject", "ready_fd", "exit_with_stdin", "json", "force", "timeout", "lines", "follow")
 """What is about one process or one command; everything else is how the daemon runs."""
 
 STOP_LIMIT = 10.0
@@ -52,14 +53,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = "; ".join(f"{name}: {text}" for name, text in COMMANDS.items())
     parser.add_argument("command", nargs="?", choices=COMMANDS, default="run", metavar="command", help=commands)
-    parser.add_argument("kind", nargs="?", choices=("systemd", "launchd"), help=argparse.SUPPRESS)
+    parser.add_argument("subject", nargs="?", help=argparse.SUPPRESS)
     _add_places(parser.add_argument_group("which daemon (any command)"))
     _add_run_options(parser.add_argument_group("how it runs (run, start, restart, unit)"))
     _add_command_options(parser.add_argument_group("other commands"))
     # Options may stand before and after the command.
     arguments = parser.parse_intermixed_args(list(argv))
-    if (arguments.kind is not None) != (arguments.command == "unit"):
-        parser.error("`unit` needs a kind, systemd or launchd, and nothing else has one")
+    if (arguments.subject is not None) != (arguments.command in ("unit", "trust")):
+        parser.error("`unit` needs a kind, `trust` needs a notebook, and nothing else has either")
+    if arguments.command == "unit" and arguments.subject not in ("systemd", "launchd"):
+        parser.error("`unit` needs a kind: systemd or launchd")
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at a daemon from outside: start, stop, restart, status, logs, unit.
+"""The commands that look at a daemon from outside: start, stop, restart, status, logs, unit; and trust.
 
 Storey: face (7), above the daemon and the client: a command finds out where a daemon is as the daemon does, and talks
 to it as a client does.  Exit statuses: 0 done, 1 failed, 2 wrong usage; of ``status`` also 3 not running, 4 running
@@ -12,6 +12,7 @@ module       noun
 ``status``   the words and numbers for people
 ``logs``     the end of its log
 ``unit``     service files
+``trust``    the dependencies of a notebook
 ===========  =========================================
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 
 from runtimed_ffi.daemon.state import Layout
-from runtimed_ffi.operations import control, logs, status, unit
+from runtimed_ffi.operations import control, logs, status, trust, unit
 
 
 def perform(paths: Layout, arguments: argparse.Namespace) -> int:
@@ -35,4 +36,6 @@ def perform(paths: Layout, arguments: argparse.Namespace) -> int:
         return status.show(paths, as_json=arguments.json)
     if arguments.command == "logs":
         return logs.show(paths, lines=arguments.lines, follow=arguments.follow)
+    if arguments.command == "trust":
+        return trust.approve(arguments.subject)
     return unit.show(paths, arguments)

@@ -24,7 +24,7 @@ def show(paths: Layout, arguments: argparse.Namespace) -> int:
     if arguments.idle_timeout is None:
         # Who has a service manager start it wants it to be there.
         command += ["--idle-timeout", "0"]
-    if arguments.kind == "systemd":
+    if arguments.subject == "systemd":
         sys.stdout.write(systemd(command, os.environ.get("PATH", os.defpath)))
     else:
         sys.stdout.write(launchd(command, os.environ.get("PATH", os.defpath), paths.log))

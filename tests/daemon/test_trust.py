@@ -12,6 +12,7 @@ import pytest
 
 from runtimed_ffi.daemon.environments import trust
 from runtimed_ffi.daemon.environments.trust import Trust
+from runtimed_ffi.operations.trust import approve
 
 from .vectors import derived
 
@@ -79,3 +80,51 @@ def test_where_the_key_is() -> None:
     if os.uname().sysname != "Darwin":
         assert trust.key_path({"XDG_CONFIG_HOME": "/c", "HOME": "/h"}) == "/c/runt/trust-key"
         assert trust.key_path({"XDG_CONFIG_HOME": "relative", "HOME": "/h"}) == "/h/.config/runt/trust-key"
+
+
+def _notebook(path: Path, metadata: Any) -> str:
+    cells = [
+        {"cell_type": "code", "id": "a", "metadata": {"x": [1]}, "source": "1", "outputs": [], "execution_count": None}
+    ]
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}))
+    return str(path)
+
+
+def test_the_command_shows_and_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = str(tmp_path / "key")
+    monkeypatch.setenv("RUNT_TRUST_KEY_PATH", key)
+    path = _notebook(
+        tmp_path / "n.ipynb", {"other": 1, "runt": {"schema_version": "1", "uv": {"dependencies": ["six"]}}}
+    )
+    assert approve(path) == 0
+    assert capsys.readouterr().out == "uv: six\napproved\n"
+    written = json.loads(Path(path).read_text())
+    assert trust.status(written["metadata"], key) is Trust.TRUSTED
+    assert written["metadata"]["other"] == 1 and written["cells"][0]["metadata"] == {"x": [1]}
+    before = Path(path).read_bytes()
+    assert approve(path) == 0 and Path(path).read_bytes() == before
+    assert capsys.readouterr().out == "uv: six\napproved already\n"
+    written["metadata"]["runt"]["uv"]["dependencies"].append("evil")
+    Path(path).write_text(json.dumps(written))
+    assert trust.status(written["metadata"], key) is Trust.INVALID
+    assert approve(path) == 0
+    assert capsys.readouterr().out == "uv: six\nuv: evil\napproved\n"
+
+
+def test_the_command_has_nothing_to_sign_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNT_TRUST_KEY_PATH", str(tmp_path / "key"))
+    assert approve(_notebook(tmp_path / "n.ipynb", {})) == 0
+    assert "nothing to approve" in capsys.readouterr().out
+    assert not os.path.exists(tmp_path / "key")
+    assert approve(str(tmp_path / "none.ipynb")) == 1
+    assert "no such notebook" in capsys.readouterr().err
+    (tmp_path / "bad.ipynb").write_text("no json")
+    assert approve(str(tmp_path / "bad.ipynb")) == 1
+    assert "no JSON" in capsys.readouterr().err
+    (tmp_path / "key").write_bytes(b"short")
+    assert approve(_notebook(tmp_path / "m.ipynb", {"runt": {"uv": {"dependencies": ["six"]}}})) == 1
+    assert "does not have 32 bytes" in capsys.readouterr().err
