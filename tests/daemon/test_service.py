@@ -146,7 +146,7 @@ def test_what_a_killed_daemon_left_does_not_hinder(running: Process, base: Path)
     assert second.end() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_cleanly(running: Process, base: Path, number: int) -> None:
     start = time.monotonic()
     with runtimed_ffi.Session(socket_path=str(base / "s.sock")) as session:
@@ -170,6 +170,22 @@ def test_the_end_takes_less_than_five_seconds_with_a_stubborn_kernel(running: Pr
     start = time.monotonic()
     assert running.end() == 0
     assert time.monotonic() - start < 5
+
+
+def test_a_second_signal_kills_kernels_at_once(running: Process, base: Path) -> None:
+    session = runtimed_ffi.Session(socket_path=str(base / "s.sock"))
+    session.start_kernel()
+    code = "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += "sys.stdout.write(f'{os.getpid()}\\n')\nsys.stdout.flush()\nwhile True: pass"
+    pid = int(next(iter(session.submit_cell(session.create_cell(code)))).text or "")
+    running.process.send_signal(signal.SIGTERM)
+    log, deadline = base / "runtimed.log", time.monotonic() + LIMIT
+    while "stopping: SIGTERM" not in log.read_text():
+        assert time.monotonic() < deadline
+    assert running.end() == 0
+    assert "SIGTERM again: kernels are killed" in log.read_text()
+    with pytest.raises(OSError, match="No such process"):
+        os.kill(pid, 0)
 
 
 def test_the_first_shutdown_request_is_enough(running: Process, base: Path) -> None:
