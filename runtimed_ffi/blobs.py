@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from ._ffi import check, ffi, lib, take_buf
+from ._handle import Handle
 
 
-class Blobs:
+class Blobs(Handle):
     """A content-addressed store in a directory, created with mode 0700 if it is missing.
 
     Example::
@@ -28,12 +27,13 @@ class Blobs:
             assert blobs.get(name) == b"hello"
     """
 
+    NOUN = "blob store"
+
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._handle: Any = ffi.NULL
         path = os.fsencode(os.fspath(directory))
         out = ffi.new("rtd_blobs **")
         check(lib.rtd_blobs_open(path, len(path), out))
-        self._handle = out[0]
+        self.handle = out[0]
         self.directory = os.fsdecode(path)
 
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str:
@@ -64,32 +64,8 @@ class Blobs:
         check(lib.rtd_output_resolve(self._live(), raw, len(raw), out))
         return dict(json.loads(take_buf(out)))
 
-    def close(self) -> None:
-        """Free the handle.  Idempotent; the files stay."""
-        handle, self._handle = self._handle, ffi.NULL
-        if handle != ffi.NULL:
-            lib.rtd_blobs_free(handle)
-
-    def __enter__(self) -> Blobs:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", ffi.NULL) != ffi.NULL:
-            warnings.warn("a Blobs handle was not closed", ResourceWarning, stacklevel=2)
-            self.close()
+    def _free(self, handle: Any) -> None:
+        lib.rtd_blobs_free(handle)
 
     def __repr__(self) -> str:
         return f"<Blobs {self.directory!r}>"
-
-    def _live(self) -> Any:
-        if self._handle == ffi.NULL:
-            raise ValueError("the blob store is closed")
-        return self._handle

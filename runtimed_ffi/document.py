@@ -8,17 +8,16 @@ Threads: every method may be called from any thread, except ``close``, which mus
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from ._ffi import check, ffi, lib, take_buf
+from ._handle import Handle
 
 Json = dict[str, Any]
 
 
-class Document:
+class Document(Handle):
     """A handle that owns a document.
 
     Made by :meth:`load` or by ``Host.fork``; a context manager that frees it::
@@ -27,9 +26,10 @@ class Document:
             print(document.cells())
     """
 
+    NOUN = "document"
+
     def __init__(self, handle: Any) -> None:
-        self.handle: Any = handle
-        """The ``rtd_doc *``; ``NULL`` once closed."""
+        self.handle = handle
 
     @classmethod
     def load(cls, data: bytes) -> Document:
@@ -86,29 +86,5 @@ class Document:
         check(lib.rtd_doc_contains(self._live(), heads, len(heads), out))
         return bool(out[0])
 
-    def close(self) -> None:
-        """Free the document.  Idempotent; every other method raises ``ValueError`` afterwards."""
-        handle, self.handle = self.handle, ffi.NULL
-        if handle != ffi.NULL:
-            lib.rtd_doc_free(handle)
-
-    def __enter__(self) -> Document:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "handle", ffi.NULL) != ffi.NULL:
-            warnings.warn("a Document was not closed", ResourceWarning, stacklevel=2)
-            self.close()
-
-    def _live(self) -> Any:
-        if self.handle == ffi.NULL:
-            raise ValueError("the document is closed")
-        return self.handle
+    def _free(self, handle: Any) -> None:
+        lib.rtd_doc_free(handle)

@@ -23,14 +23,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import warnings
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from types import TracebackType
 from typing import Any
 
 from ._events import Event, decode_event
 from ._ffi import check, ffi, lib, take_buf
+from ._handle import Handle
 from .document import Document
 
 Json = dict[str, Any]
@@ -73,7 +72,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-class Host:
+class Host(Handle):
     """A listening socket with rooms.
 
     Parameters
@@ -95,6 +94,8 @@ class Host:
         The socket cannot be bound; the text is the operating system's.
     """
 
+    NOUN = "host"
+
     def __init__(
         self,
         socket_path: str | os.PathLike[str],
@@ -104,7 +105,6 @@ class Host:
         handshake_timeout: float | None = None,
         peer_limit: int | None = None,
     ) -> None:
-        self._handle: Any = ffi.NULL
         path = os.fsencode(os.fspath(socket_path))
         options = ffi.new("rtd_host_options *")
         lib.rtd_host_options_init(options, ffi.sizeof("rtd_host_options"))
@@ -120,7 +120,7 @@ class Host:
             options.peer_limit = peer_limit
         out = ffi.new("rtd_host **")
         check(lib.rtd_host_open(path, len(path), options, out))
-        self._handle = out[0]
+        self.handle = out[0]
         self._event = ffi.new("rtd_event *")
         self._event.struct_size = ffi.sizeof("rtd_event")
         self._ended = False
@@ -313,41 +313,17 @@ class Host:
 
         The events still waiting can be drained; the last one is ``RTD_EV_CLOSED``.  Idempotent.
         """
-        if self._handle != ffi.NULL:
-            check(lib.rtd_host_close(self._handle))
+        if self.handle != ffi.NULL:
+            check(lib.rtd_host_close(self.handle))
 
-    def close(self) -> None:
-        """Stop and free the handle.  Idempotent; every other method raises afterwards."""
-        handle, self._handle = self._handle, ffi.NULL
-        if handle != ffi.NULL:
-            self._ended = True
-            lib.rtd_host_close(handle)
-            lib.rtd_host_free(handle)
-
-    def __enter__(self) -> Host:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", ffi.NULL) != ffi.NULL:
-            warnings.warn("a Host was not closed", ResourceWarning, stacklevel=2)
-            self.close()
+    def _free(self, handle: Any) -> None:
+        self._ended = True
+        lib.rtd_host_close(handle)
+        lib.rtd_host_free(handle)
 
     def __repr__(self) -> str:
-        state = "closed" if self._handle == ffi.NULL else "open"
+        state = "closed" if self.handle == ffi.NULL else "open"
         return f"<Host {self.socket_path!r} {state}>"
-
-    def _live(self) -> Any:
-        if self._handle == ffi.NULL:
-            raise ValueError("the host is closed")
-        return self._handle
 
 
 def read_document(data: bytes) -> list[Json]:
