@@ -95,6 +95,8 @@ class Room:
         peer = self.peer
         assert peer is not None
         while True:
+            # Before the question: the end may come in one piece with the answer, and nothing behind it.
+            seen = len(peer.broadcasts)
             number = peer.post("get_queue_state")
             raw.pump([peer], lambda n=number: n in peer.responses or peer.ended, what="the queue")
             if peer.ended:
@@ -102,7 +104,6 @@ class Room:
             state = peer.responses[number]
             if state["executing"] is None and not state["queued"]:
                 break
-            seen = len(peer.broadcasts)
             raw.pump([peer], lambda s=seen: len(peer.broadcasts) > s or peer.ended, what="the end of what runs")
         number = peer.post_barrier()
         raw.pump([peer], lambda: number in peer.responses or peer.ended, what="the barrier")
