@@ -1,6 +1,6 @@
 """The ABI as committed facts: csrc/abi says which functions, types, struct layouts and numbers hosts rely on.
 
-After a wanted change `make abi` rewrites them; docs/abi-changes.md then needs a line, which ends with their fingerprint.
+After a wanted change `make abi` rewrites them; docs/abi-changes.md then needs a line that ends with their fingerprint.
 """
 
 import hashlib
