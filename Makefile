@@ -92,7 +92,7 @@ header: ## Write csrc/include/runtimed_ffi.h from the Rust sources
 	$(IN_CRATE) RTD_UPDATE_HEADER=1 $(CARGO) test --locked --quiet --test header header_matches
 
 header-check: ## Compare the header with the sources, and the sources with the rules for exports
-	$(IN_CRATE) $(CARGO) test --locked --quiet --test header
+	$(IN_CRATE) $(CARGO) test --locked --quiet --test header --test exports
 
 abi: header ## Rewrite csrc/abi after a wanted change of the ABI (also needs a line in docs/abi-changes.md)
 	@$(MAKE) --no-print-directory dev

@@ -48,6 +48,11 @@ def bundled_name(header):
     return f"libruntimed_ffi.{major[1]}.dylib" if sys.platform == "darwin" else f"libruntimed_ffi.so.{major[1]}"
 
 
+def link_option(name):
+    """The linker's option for a library that has no link with the plain name beside it."""
+    return f"-l{name[3 : -len('.dylib')]}" if name.endswith(".dylib") else f"-l:{name}"
+
+
 def cargo_build():
     """Runs cargo; returns the path of the library it made."""
     cargo = os.environ.get("CARGO", "cargo")
@@ -91,7 +96,7 @@ def build(package=PACKAGE):
     template = (CRATE / "runtimed_ffi.pc.in").read_text()
     pc_file = package / "lib" / "pkgconfig" / "runtimed_ffi.pc"
     pc_file.parent.mkdir(parents=True, exist_ok=True)
-    pc_file.write_text(template.replace("@VERSION@", version).replace("@LIBRARY@", library.name))
+    pc_file.write_text(template.replace("@VERSION@", version).replace("@LINK@", link_option(library.name)))
     return Library(package / "include", library, "@loader_path/lib" if sys.platform == "darwin" else "$ORIGIN/lib")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -60,7 +61,14 @@ class NativeSession:
         lib.rtd_session_options_init(options, ffi.sizeof("rtd_session_options"))
         options.connect_timeout_ms = connect_timeout_ms
         out = ffi.new("rtd_session **")
+        begin = time.monotonic()
         code = lib.rtd_session_open(*text_in(socket_path), *text_in(notebook_id), options, out)
+        while code == AGAIN:
+            # A signal came while the daemon accepts nobody. Its handler runs between two bytecodes, and may raise.
+            if connect_timeout_ms >= 0:
+                spent = int((time.monotonic() - begin) * 1000)
+                options.connect_timeout_ms = max(connect_timeout_ms - spent, 0)
+            code = lib.rtd_session_open(*text_in(socket_path), *text_in(notebook_id), options, out)
         if code == IO:
             raise _with_code(ConnectError(f"Failed to connect: {last_error()}"), code)
         check(code)

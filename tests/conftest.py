@@ -15,6 +15,7 @@ import pytest
 # Tools that tests build and install with keep theirs.
 KEPT = {
     "CARGO_HOME": ".cargo",
+    "GOCACHE": ".cache/go-build",
     "GOENV": ".config/go/env",
     "NPM_CONFIG_USERCONFIG": ".npmrc",
     "PIP_CACHE_DIR": ".cache/pip",

@@ -1,11 +1,9 @@
-"""What other hosts find in an installed package: header, library, flags; and what is in a wheel."""
+"""What other hosts find in the package: header, library, flags. The same of an installed wheel: tests/hosts."""
 
-import configparser
 import os
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -127,56 +125,3 @@ def test_versions_agree():
     assert len(set(found.values())) == 1, found
     number = lib.rtd_abi_version()
     assert (number >> 16, number & 0xFFFF) == (lib.RTD_ABI_MAJOR, lib.RTD_ABI_MINOR)
-
-
-# --- the wheel
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_wheel_holds_exactly_the_expected_files(tmp_path):
-    # From a copy of the sources, so that a build left behind in this tree cannot put anything in.
-    require(os.environ.get("CARGO") or "cargo")
-    git = require("git")
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git work tree: which files are sources is not known")
-    tree = tmp_path / "tree"
-    for name in run(
-        *git,
-        "ls-files",
-        "-co",
-        "--exclude-standard",
-        "runtimed_ffi",
-        "csrc",
-        "*.py",
-        "*.toml",
-        "*.md",
-        "LICENSE",
-        cwd=ROOT,
-    ).splitlines():
-        if (ROOT / name).is_file():
-            target = tree / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-    environment = {**os.environ, "CARGO_TARGET_DIR": os.environ.get("CARGO_TARGET_DIR", str(ROOT / "csrc" / "target"))}
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        entry_points = next(name for name in names if name.endswith("entry_points.txt"))
-        scripts = configparser.ConfigParser()
-        scripts.read_string(archive.read(entry_points).decode())
-    modules = {path.relative_to(tree).as_posix() for path in (tree / "runtimed_ffi").rglob("*") if path.is_file()}
-    extension = Path(sys.modules["runtimed_ffi._native"].__file__).name
-    built = {
-        f"runtimed_ffi/{extension}",
-        "runtimed_ffi/include/runtimed_ffi.h",
-        f"runtimed_ffi/lib/{Path(_config.get_library()).name}",
-        "runtimed_ffi/lib/pkgconfig/runtimed_ffi.pc",
-    }
-    assert {name for name in names if ".dist-info/" not in name} == modules | built
-    assert any(name.endswith("/licenses/LICENSE") for name in names)
-    assert set(scripts["console_scripts"]) == {"runtimed-ffi", "runtimed"}
-    assert set(scripts["pkg_config"]) == {"runtimed_ffi"}

@@ -703,8 +703,8 @@ void rtd_session_options_init(struct rtd_session_options *options, size_t size);
  * \param options NULL for the defaults
  * \param out receives the handle, NULL on failure; release with rtd_session_free()
  * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
- *   (blocks so long, where the system makes callers wait in line); RTD_E_TOO_BIG for an id that does not fit the
- *   handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+ *   (blocks so long, where the system makes callers wait in line); RTD_E_AGAIN when a signal came meanwhile and had a
+ *   handler: call again, or give up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_open(const char *socket_path,

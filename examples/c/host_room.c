@@ -18,7 +18,7 @@ static int member(const rtd_event *event, const char *name, char *value, size_t 
   size_t len = (size_t)snprintf(needle, sizeof needle, "\"%s\":\"", name);
   for (at = json; at + len < end; at++) {
     if (memcmp(at, needle, len) == 0) {
-      const char *stop = memchr(at + len, '"', (size_t)(end - at) - len);
+      const char *stop = (const char *)memchr(at + len, '"', (size_t)(end - at) - len);
       size_t count = stop ? (size_t)(stop - at) - len : cap;
       if (count >= cap) return 0;
       memcpy(value, at + len, count);

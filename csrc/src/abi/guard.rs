@@ -192,3 +192,55 @@ impl From<OutputError> for Failure {
         Self::new(code, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_result_with_its_text() {
+        let rc = guard(|| panic!("number {}", 7));
+        assert_eq!(rc, rtd_code::RTD_E_PANIC as rtd_result);
+        assert!(last_error().contains("number 7"), "{}", last_error());
+    }
+
+    #[test]
+    fn a_panic_becomes_the_fallback_with_its_text() {
+        assert_eq!(guard_value(-1, || -> i32 { panic!("no value") }), -1);
+        assert!(last_error().contains("no value"), "{}", last_error());
+    }
+
+    #[test]
+    fn a_failure_leaves_its_text_and_a_success_does_not_touch_it() {
+        let fail = || guard(|| Err(Failure::new(rtd_code::RTD_E_ARG, "first")));
+        assert_eq!(fail(), rtd_code::RTD_E_ARG as rtd_result);
+        assert_eq!(guard(|| Ok(())), rtd_code::RTD_OK as rtd_result);
+        assert_eq!(guard_value(0, || 5), 5);
+        assert_eq!(last_error(), "first");
+        let other = std::thread::spawn(last_error).join().unwrap();
+        assert_eq!(other, "", "the text belongs to the thread");
+    }
+
+    #[test]
+    fn what_the_caller_lends_is_checked() {
+        // SAFETY: NULL, or memory that lives.
+        unsafe {
+            assert!(bytes(std::ptr::null(), 0, "x").is_ok_and(<[u8]>::is_empty));
+            assert_eq!(
+                bytes(std::ptr::null(), 1, "x").err().unwrap().code as i32,
+                rtd_code::RTD_E_NULL as i32
+            );
+            assert_eq!(
+                bytes([0u8].as_ptr(), usize::MAX, "x").err().unwrap().code as i32,
+                rtd_code::RTD_E_ARG as i32
+            );
+            let wrong = text(c"\xff".as_ptr(), 1, "x").err().unwrap();
+            assert_eq!(wrong.code as i32, rtd_code::RTD_E_UTF8 as i32);
+            assert!(handle(std::ptr::null::<u8>(), "x").is_err());
+            assert!(place(std::ptr::null_mut::<u8>(), "x").is_err());
+            let mut out = std::ptr::without_provenance_mut::<u8>(1);
+            let made = give(&raw mut out, || Err(Failure::new(rtd_code::RTD_E_STATE, "no")));
+            assert!(made.is_err() && out.is_null(), "a handle that was not made is NULL");
+        }
+    }
+}

@@ -20,30 +20,32 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// place in a full line of connections nobody accepts; that ends after `timeout`.
 ///
 /// # Errors
-/// `TimedOut` after that time; else as the operating system says.
+/// `TimedOut` after that time; `Interrupted` when a signal came meanwhile, nothing has happened then; else as the
+/// operating system says.
 pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream> {
     let (address, length) = address_of(path)?;
     let stream = UnixStream::from(new_socket()?);
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    loop {
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Zero would mean no limit.
-            stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
-        }
-        // SAFETY: the address is initialised and `length` is its size.
-        match check(unsafe { libc::connect(stream.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })
-        {
-            Ok(()) => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "Connection timeout"));
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    // Zero would mean no limit.
+    stream.set_write_timeout(timeout.map(|timeout| timeout.max(Duration::from_millis(1))))?;
+    // SAFETY: the address is initialised and `length` is its size.
+    check(unsafe { libc::connect(stream.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "Connection timeout"),
+            _ => error,
+        })?;
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+/// Connects to see whether somebody listens; signals do not end it.
+fn probe(path: &Path) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + PROBE_TIMEOUT;
+    loop {
+        match connect(path, Some(deadline.saturating_duration_since(Instant::now()))) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Listens with mode 0600 from the first moment: who finds the file can connect. A socket nobody answers on is replaced; one that
@@ -54,7 +56,7 @@ pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream>
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     address_of(path)?;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        match connect(path, Some(PROBE_TIMEOUT)) {
+        match probe(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
             Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(error),
             Ok(_) | Err(_) => {

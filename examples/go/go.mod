@@ -1,0 +1,3 @@
+module runtimed-ffi.example/runcell
+
+go 1.20
