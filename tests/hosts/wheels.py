@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from ctools import ROOT, require, run
 
-from runtimed_ffi.daemon import uv
-from runtimed_ffi.daemon.diagnosis import explain
-from runtimed_ffi.daemon.tools import ToolError, ToolMissing
+from runtimed_ffi.daemon.environments import uv
+from runtimed_ffi.daemon.environments.diagnosis import explain
+from runtimed_ffi.daemon.environments.tools import ToolError, ToolMissing
 
 BUILD = ROOT / "build" / "from-sdist"
 """Where source distributions are unpacked: always the same place, so that cargo knows what it has compiled."""
