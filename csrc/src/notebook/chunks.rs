@@ -50,23 +50,19 @@ pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
     (end <= bytes.len()).then_some((kind, end))
 }
 
+/// The type byte of the first chunk, what it holds, and what follows it; none if not all of it is there.
+pub(super) fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (_, length) = first(bytes)?;
+    let (_, width) = leb128(&bytes[FIXED..])?;
+    Some((bytes[FIXED - 1], &bytes[FIXED + width..length], &bytes[length..]))
+}
+
 /// True if one of the chunks somewhere in `bytes` is packed (a deflated change, a whole document): a few bytes
 /// may stand for millions of operations.
 pub fn any_packed(bytes: &[u8]) -> bool {
     let kinds =
         bytes.windows(FIXED).filter(|window| window.starts_with(&MAGIC)).map(|window| window[FIXED - 1]);
     kinds.into_iter().any(|kind| kind != 1)
-}
-
-/// True if `bytes` are whole chunks from end to end (none at all counts).
-pub(super) fn well_framed(mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match first(bytes) {
-            Some((_, length)) => bytes = &bytes[length..],
-            None => return false,
-        }
-    }
-    true
 }
 
 #[cfg(test)]
@@ -102,13 +98,10 @@ mod tests {
     fn boundaries() {
         let mut chunk = vec![0x85, 0x6f, 0x4a, 0x83, 1, 2, 3, 4, 1, 3, 7, 7, 7];
         assert_eq!(first(&chunk), Some((Kind::Change, 13)));
-        assert!(well_framed(&chunk));
-        assert!(well_framed(&[]));
-        assert!(!well_framed(&chunk[..12]));
+        assert_eq!(split(&chunk), Some((1, &[7, 7, 7][..], &[][..])));
+        assert_eq!(split(&chunk[..12]), None);
         chunk.extend_from_slice(&chunk.clone());
-        assert!(well_framed(&chunk));
-        chunk[13] = 0;
-        assert!(!well_framed(&chunk));
+        assert_eq!(split(&chunk), Some((1, &[7, 7, 7][..], &chunk[13..])));
         // A length that would overflow the address space is not a chunk.
         let huge = [
             0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,

@@ -19,6 +19,7 @@ mod rows;
 mod splice;
 mod sync;
 mod text;
+mod weight;
 
 pub use automerge::ChangeHash;
 pub use cell::Cell;

@@ -5,6 +5,7 @@ use automerge::{Automerge, ChangeHash, PatchLog};
 
 use super::changes::{digest, everything, Changes};
 use super::rows::Rows;
+use super::weight::Scales;
 use super::{chunks, Notebook, NotebookError};
 
 /// More probes than any peer uses in a filter (7 everywhere); a filter that asks for billions of
@@ -182,9 +183,10 @@ fn decode(bytes: &[u8]) -> Result<Message, NotebookError> {
             return Err(bad("unusable Bloom filter"));
         }
     }
-    // The engine would silently leave out what follows a damaged chunk.
-    if !message.changes.iter().all(chunks::well_framed) {
-        return Err(bad("damaged changes"));
+    // The engine would silently leave out what follows a damaged chunk, and never end with one that is too much.
+    let mut scales = Scales::default();
+    for chunks in message.changes.iter() {
+        scales.add(chunks).map_err(bad)?;
     }
     Ok(message)
 }

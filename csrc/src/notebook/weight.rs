@@ -1,0 +1,357 @@
+//! Storey 1: how many operations a chunk of Automerge's storage format stands for.
+//!
+//! A few bytes may stand for more operations than any memory holds: columns are run-length encoded and deflated. The
+//! engine finds out while it makes them. So they are counted first, by the lengths of the runs, which costs no more
+//! than reading the bytes. Source: the binary document format of Automerge.
+
+use std::io::Read;
+
+use flate2::read::DeflateDecoder;
+
+use super::chunks::{self, leb128};
+
+/// Operations that one message may bring. A character is one.
+pub(super) const OPERATIONS: u64 = 1 << 24;
+/// Bytes that the packed parts of one message may unpack to.
+const UNPACKED: u64 = 256 << 20;
+
+const DOCUMENT: u8 = 0;
+const CHANGE: u8 = 1;
+const DEFLATED_CHANGE: u8 = 2;
+
+/// Bit of a column's specification: it is deflated.
+const DEFLATED: u64 = 8;
+
+/// Why a message is not given to the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TooHeavy {
+    /// More than [`OPERATIONS`].
+    Operations,
+    /// More than [`UNPACKED`] bytes.
+    Unpacked,
+    /// A chunk that is none of the kinds above, or not made as they are.
+    Unreadable,
+}
+
+impl std::fmt::Display for TooHeavy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Operations => write!(f, "more than {OPERATIONS} operations"),
+            Self::Unpacked => write!(f, "more than {} MiB when unpacked", UNPACKED >> 20),
+            Self::Unreadable => f.write_str("damaged changes"),
+        }
+    }
+}
+
+/// Weighs the chunks of one message.
+#[derive(Debug, Default)]
+pub(super) struct Scales {
+    operations: u64,
+    unpacked: u64,
+}
+
+impl Scales {
+    /// Adds whole chunks, one behind the other.
+    ///
+    /// # Errors
+    /// It is too much now, or cannot be told.
+    pub(super) fn add(&mut self, mut bytes: &[u8]) -> Result<(), TooHeavy> {
+        while !bytes.is_empty() {
+            let (kind, body, rest) = chunks::split(bytes).ok_or(TooHeavy::Unreadable)?;
+            match kind {
+                CHANGE => self.change(&mut Reader(body))?,
+                DEFLATED_CHANGE => {
+                    let body = self.inflate(body)?;
+                    self.change(&mut Reader(&body))?;
+                }
+                DOCUMENT => self.document(&mut Reader(body))?,
+                _ => return Err(TooHeavy::Unreadable),
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
+        reader.hashes()?;
+        reader.bytes()?; // The author.
+        for _ in 0..3 {
+            reader.skip()?; // Sequence number, first operation, time.
+        }
+        reader.bytes()?; // The message.
+        reader.list()?; // Other authors.
+        let columns = reader.columns()?;
+        self.columns(reader, &columns)
+    }
+
+    fn document(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
+        reader.list()?; // Authors.
+        reader.hashes()?;
+        let (changes, operations) = (reader.columns()?, reader.columns()?);
+        self.columns(reader, &changes)?;
+        self.columns(reader, &operations)
+    }
+
+    /// As many operations as the longest column has rows.
+    fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<(), TooHeavy> {
+        let mut longest = 0;
+        for (specification, length) in columns {
+            let data = reader.take(*length)?;
+            let rows = if specification & DEFLATED == 0 {
+                rows(*specification, &mut Reader(data))?
+            } else {
+                rows(*specification, &mut Reader(&self.inflate(data)?))?
+            };
+            longest = longest.max(rows);
+        }
+        self.operations = self.operations.saturating_add(longest);
+        if self.operations > OPERATIONS {
+            return Err(TooHeavy::Operations);
+        }
+        Ok(())
+    }
+
+    fn inflate(&mut self, data: &[u8]) -> Result<Vec<u8>, TooHeavy> {
+        let left = UNPACKED - self.unpacked;
+        let mut unpacked = Vec::new();
+        let read = DeflateDecoder::new(data).take(left + 1).read_to_end(&mut unpacked);
+        self.unpacked += unpacked.len() as u64;
+        if self.unpacked > UNPACKED {
+            return Err(TooHeavy::Unpacked);
+        }
+        read.map_err(|_| TooHeavy::Unreadable)?;
+        Ok(unpacked)
+    }
+}
+
+/// Rows of an encoded column; of one that says how many rows others have (a group), those.
+fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, TooHeavy> {
+    match specification & 7 {
+        0 => reader.runs(|reader| reader.number().map(|rows| rows.max(1))),
+        // Booleans: lengths of runs that alternate.
+        4 => {
+            let mut rows: u64 = 0;
+            while !reader.0.is_empty() {
+                rows = rows.saturating_add(reader.number()?);
+            }
+            Ok(rows)
+        }
+        // Texts.
+        5 => reader.runs(|reader| reader.bytes().map(|()| 1)),
+        // The bytes of values: another column has their lengths.
+        7 => Ok(0),
+        _ => reader.runs(|reader| reader.skip().map(|_| 1)),
+    }
+}
+
+/// What is left of some bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn number(&mut self) -> Result<u64, TooHeavy> {
+        let (value, width) = leb128(self.0).ok_or(TooHeavy::Unreadable)?;
+        self.0 = &self.0[width..];
+        Ok(value)
+    }
+
+    /// A number, signed or not, that does not matter.
+    fn skip(&mut self) -> Result<&'a [u8], TooHeavy> {
+        let last = self.0.iter().take(10).position(|byte| byte & 0x80 == 0).ok_or(TooHeavy::Unreadable)?;
+        self.take(last as u64 + 1)
+    }
+
+    /// A signed number: its sign is the highest of the bits that are written.
+    fn signed(&mut self) -> Result<i64, TooHeavy> {
+        let written = self.skip()?;
+        let mut value: i128 = 0;
+        for (place, byte) in written.iter().enumerate() {
+            value |= i128::from(byte & 0x7f) << (7 * place);
+        }
+        if written.last().is_some_and(|byte| byte & 0x40 != 0) {
+            value -= 1 << (7 * written.len());
+        }
+        i64::try_from(value).map_err(|_| TooHeavy::Unreadable)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], TooHeavy> {
+        let length = usize::try_from(length).map_err(|_| TooHeavy::Unreadable)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(TooHeavy::Unreadable)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn bytes(&mut self) -> Result<(), TooHeavy> {
+        let length = self.number()?;
+        self.take(length).map(drop)
+    }
+
+    fn list(&mut self) -> Result<(), TooHeavy> {
+        for _ in 0..self.number()? {
+            self.bytes()?;
+        }
+        Ok(())
+    }
+
+    fn hashes(&mut self) -> Result<(), TooHeavy> {
+        let count = self.number()?;
+        self.take(count.saturating_mul(32)).map(drop)
+    }
+
+    /// Specification and length in bytes of each column.
+    fn columns(&mut self) -> Result<Vec<(u64, u64)>, TooHeavy> {
+        let mut columns = Vec::new();
+        for _ in 0..self.number()? {
+            columns.push((self.number()?, self.number()?));
+        }
+        Ok(columns)
+    }
+
+    /// Runs of equal values, of different ones, of none: the sum of what each row counts.
+    fn runs(&mut self, value: impl Fn(&mut Self) -> Result<u64, TooHeavy>) -> Result<u64, TooHeavy> {
+        let mut sum: u64 = 0;
+        while !self.0.is_empty() {
+            let length = self.signed()?;
+            let count = length.unsigned_abs();
+            match length {
+                0 => sum = sum.saturating_add(self.number()?),
+                1.. => sum = sum.saturating_add(count.saturating_mul(value(self)?)),
+                _ => {
+                    for _ in 0..count {
+                        sum = sum.saturating_add(value(self)?);
+                    }
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notebook::{Notebook, Op};
+
+    fn weight(bytes: &[u8]) -> Result<u64, TooHeavy> {
+        let mut scales = Scales::default();
+        scales.add(bytes)?;
+        Ok(scales.operations)
+    }
+
+    fn notebook(text: &str) -> Notebook {
+        let mut notebook = Notebook::create("n").unwrap();
+        notebook.edit(&[Op::insert_cell("a", "code", text, None)]).unwrap();
+        notebook
+    }
+
+    /// An unsigned number.
+    fn leb(mut value: u64, out: &mut Vec<u8>) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+
+    fn chunk(kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut chunk = vec![0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, kind];
+        leb(body.len() as u64, &mut chunk);
+        chunk.extend(body);
+        chunk
+    }
+
+    /// A change with one column.
+    fn change(specification: u64, column: &[u8]) -> Vec<u8> {
+        let mut body = vec![0, 1, 7, 1, 1, 0, 0, 0, 1];
+        leb(specification, &mut body);
+        leb(column.len() as u64, &mut body);
+        body.extend(column);
+        body
+    }
+
+    /// A run of `rows` equal values; the sign of the number must not be taken for a part of it.
+    fn run(rows: u64, value: u8) -> Vec<u8> {
+        let mut column = Vec::new();
+        let mut left = rows;
+        while left >= 0x40 {
+            column.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        column.extend([left as u8, value]);
+        column
+    }
+
+    #[test]
+    fn a_character_weighs_one() {
+        for text in ["", "x", "\u{1f40d} é中", &"abc\n".repeat(5_000), &"x".repeat(100_000)] {
+            let notebook = notebook(text);
+            let characters = text.chars().count() as u64;
+            let changes: u64 = weight(&notebook.save_since(&[])).unwrap();
+            assert!((characters..characters + 30).contains(&changes), "{changes} for {characters}");
+            let saved = weight(&notebook.save()).unwrap();
+            assert!((characters..characters + 40).contains(&saved), "{saved} for {characters}");
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_that_stand_for_more_than_any_memory_holds_are_refused() {
+        // Action, object, delta, boolean, text, group: whatever says how many rows there are.
+        let mut boolean = Vec::new();
+        leb(1 << 40, &mut boolean);
+        let columns = [
+            (0x42, run(1 << 40, 1)),
+            (0x11, run(1 << 40, 0)),
+            (0x13, run(1 << 40, 1)),
+            (0x34, boolean),
+            (0x15, [run(1 << 40, 1), vec![b'k']].concat()),
+            (0x70, run(1 << 20, 0x7f)),
+            (0x42, [vec![0], run(1 << 40, 0)[..6].to_vec()].concat()),
+        ];
+        for (specification, column) in columns {
+            let body = change(specification, &column);
+            assert_eq!(weight(&chunk(1, &body)), Err(TooHeavy::Operations), "{specification:#x}");
+        }
+        let allowed = change(0x42, &run(OPERATIONS, 1));
+        assert_eq!(weight(&chunk(1, &allowed)), Ok(OPERATIONS));
+        let twice = [chunk(1, &allowed), chunk(1, &change(0x42, &run(1, 1)))].concat();
+        assert_eq!(weight(&twice), Err(TooHeavy::Operations), "all chunks of a message together");
+    }
+
+    #[test]
+    fn a_message_with_such_a_change_changes_nothing() {
+        let mut notebook = notebook("text");
+        let before = notebook.heads();
+        let chunk = chunk(1, &change(0x42, &run(1 << 40, 1)));
+        // Version 1, no heads, no needs, nothing it has, one change.
+        let mut message = vec![0x42, 0, 0, 0, 1];
+        leb(chunk.len() as u64, &mut message);
+        message.extend(chunk);
+        let error = crate::notebook::PeerSync::new().receive(&mut notebook, &message).unwrap_err();
+        assert!(error.to_string().contains("more than 16777216 operations"), "{error}");
+        assert_eq!(notebook.heads(), before);
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_refused() {
+        use std::io::Write;
+        let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..=(UNPACKED >> 20) {
+            packed.write_all(&zeros).unwrap();
+        }
+        assert_eq!(weight(&chunk(2, &packed.finish().unwrap())), Err(TooHeavy::Unpacked));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_refused() {
+        let saved = notebook("text").save();
+        let body = chunks::split(&saved).unwrap().1.len();
+        for cut in 0..body {
+            let start = saved.len() - body;
+            let _told_or_refused = weight(&chunk(0, &saved[start..start + cut]));
+        }
+        assert_eq!(weight(&chunk(3, b"")), Err(TooHeavy::Unreadable));
+        assert_eq!(weight(&chunk(1, &[0xff; 40])), Err(TooHeavy::Unreadable));
+        assert_eq!(weight(&chunk(2, &[0xff; 40])), Err(TooHeavy::Unreadable));
+        assert_eq!(weight(b"no chunk"), Err(TooHeavy::Unreadable));
+    }
+}
