@@ -227,7 +227,7 @@ class Connection:
     def stop_pump(self, seconds: float | None = None) -> None:
         """Stop the thread and wait for it, unless this is the thread itself."""
         stop, thread = self._pump, self._pump_thread
-        if stop is None or thread is None:
+        if stop is None or thread is None or self.inherited:
             return
         self._pump = self._pump_thread = None
         self._router.stop_pump(stop)

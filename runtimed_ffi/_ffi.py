@@ -6,11 +6,31 @@ nothing of notebooks. Only this module, `_events` and the handle classes touch `
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any, Union
 
 from runtimed_ffi import errors
 from runtimed_ffi._version import __version__
+
+
+def _in_subinterpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
+        try:
+            interpreters = importlib.import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return False  # PyPy has none
+
+
+if _in_subinterpreter():
+    # CPython itself refuses the extension in those with a GIL of their own only. In the others it would load, and share
+    # cffi's types and the exit of the process with interpreters that end before.
+    raise ImportError(
+        "runtimed_ffi works in the main interpreter only, and this is a subinterpreter; "
+        "use threads or processes (docs/threading.md)"
+    )
 
 try:
     from runtimed_ffi import _native

@@ -14,7 +14,7 @@ import json
 import threading
 import time
 import warnings
-from typing import Any
+from typing import Any, Callable
 
 from runtimed_ffi._events import Event, decode_event, new_event
 from runtimed_ffi._ffi import (
@@ -72,14 +72,20 @@ class NativeSession:
         if code == IO:
             raise _with_code(ConnectError(f"Failed to connect: {last_error()}"), code)
         check(code)
-        # The destructor is a safety net only; it also runs when the last thread inside a call was the last owner.
-        self._handle = ffi.gc(out[0], lib.rtd_session_free)
+        self._handle = out[0]
         self.fd: int = lib.rtd_session_fd(self._handle)
         """Readable exactly while an event waits. Poll it; never read or close it."""
 
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None and not self._closed:
-            warnings.warn("a Session was neither closed nor disconnected", ResourceWarning, stacklevel=2)
+    def __del__(self, free: Callable[[CData], None] = lib.rtd_session_free) -> None:
+        # A safety net. Not `ffi.gc`: objects of a cycle are finalised in any order, and a handle freed while this
+        # object can be reached by another finaliser would be used afterwards. So both go at once.
+        handle, self._handle = getattr(self, "_handle", None), None
+        if handle is not None:
+            try:
+                if not self._closed:
+                    warnings.warn("a Session was neither closed nor disconnected", ResourceWarning, stacklevel=2)
+            finally:
+                free(handle)
 
     # -- life
 
@@ -100,7 +106,7 @@ class NativeSession:
             self._closed = True
             handle, self._handle = self._handle, None
         if handle is not None:
-            ffi.release(handle)
+            lib.rtd_session_free(handle)
 
     # -- events
 
@@ -111,9 +117,9 @@ class NativeSession:
         not lose it: the C struct keeps it, and the next consumer decodes it again.
         """
         with self._lock:
+            if self._handle is None:
+                return None  # What the struct points to went with it.
             if self._event.seq <= self._confirmed:
-                if self._handle is None:
-                    return None
                 code = lib.rtd_session_next_event(self._handle, self._event)
                 if code in (AGAIN, CLOSED):
                     return None

@@ -11,9 +11,9 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Callable
 
-from runtimed_ffi._ffi import AGAIN, OK, bytes_in, check, ffi, last_error, lib, new_buffer, take_buf
+from runtimed_ffi._ffi import AGAIN, OK, CData, bytes_in, check, ffi, last_error, lib, new_buffer, take_buf
 from runtimed_ffi.errors import ProtocolError
 
 CONNECT_SECONDS = 2.0
@@ -65,7 +65,7 @@ class WireConnection:
     def __init__(self, path: str, handshake: Mapping[str, Any]) -> None:
         out = ffi.new("rtd_decoder **")
         check(lib.rtd_decoder_new(_FRAME_LIMIT, out))
-        self._decoder = ffi.gc(out[0], lib.rtd_decoder_free)
+        self._decoder: CData = out[0]
         self._first = _frame(json.dumps(handshake).encode())
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -108,6 +108,12 @@ class WireConnection:
     def close(self) -> None:
         """Hang up. Idempotent."""
         self._socket.close()
+
+    def __del__(self, free: Callable[[CData], None] = lib.rtd_decoder_free, null: CData = ffi.NULL) -> None:
+        # Not `ffi.gc`, for the reason that `NativeSession` has: another finaliser may come here afterwards, and NULL is
+        # refused.
+        decoder, self._decoder = getattr(self, "_decoder", null), null
+        free(decoder)
 
     def __enter__(self) -> WireConnection:
         return self

@@ -44,6 +44,9 @@ _FAILURES: dict[str, tuple[type[errors.RuntimedError], str]] = {
 class Channel(Protocol):
     """What an execution needs of a connection; see `Connection`."""
 
+    def require(self) -> object:
+        """Raise `StateError` in a process that was forked after the connection was made."""
+
     def wait(self, box: Mailbox) -> Event:
         """The mailbox's next event; blocks."""
 
@@ -143,9 +146,10 @@ class Execution:
             TimeoutError_: the limit given to `submit_cell` has passed; the cell goes on.
             ExecutionCancelledError, KernelDiedError, LaunchFailedError, DisconnectedError: it could not end by itself.
             CellNotFoundError, NoKernelError, DaemonError: the daemon refused it.
+            StateError: after a fork.
             KeyboardInterrupt: Ctrl-C; the cell goes on, and the call may be repeated.
 
-        Each of these, the last apart, has the partial result in `result`. What `on_output` has raised is raised
+        Each of these, the last two apart, has the partial result in `result`. What `on_output` has raised is raised
         first, once.
         """
         while self._result is None:
@@ -186,6 +190,8 @@ class Execution:
     def _advance(self, seen: int | None = None) -> None:
         """Consume one event; not when another thread has meanwhile done so for an iterator that has seen `seen`
         outputs."""
+        # In a forked child the thread that consumes may not be there, nor who could release the lock.
+        self._channel.require()
         me = threading.get_ident()
         nested = self._consumer == me  # Called back from `on_output`.
         try:

@@ -6,7 +6,6 @@ Storey 6 (client). Source: python-api, section 1.5 and part 3; protocol 2, secti
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from typing import Any, Callable
 
@@ -15,6 +14,7 @@ from runtimed_ffi import _events as events
 from runtimed_ffi import errors
 from runtimed_ffi._connection import Connection, log_errors
 from runtimed_ffi._document import DocumentAccess
+from runtimed_ffi._process import ProcessLock
 from runtimed_ffi.autostart import ensure_running
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.discovery import StrPath, locate
@@ -72,7 +72,7 @@ class Session(DocumentAccess):
         self._socket_path = socket_path
         self._autostart = autostart
         self.on_error = on_error
-        self._connecting = threading.Lock()
+        self._connecting = ProcessLock()
         self._connection: Connection | None = None
         self._subscriptions = Subscriptions()
         self._pumping = False
@@ -119,7 +119,7 @@ class Session(DocumentAccess):
         """
         inherited = self._connection
         if inherited is not None:
-            inherited.require()  # Before the lock: in a forked child nobody may be there to release it.
+            inherited.require()
         with self._connecting:
             old = self._connection
             if old is not None and old.alive:

@@ -5,12 +5,12 @@ Storey 6 (client). Knows events and outputs; knows nothing of connections, so th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from runtimed_ffi._events import BROADCAST, CHANGED, OUTPUT, RESYNC, Event
+from runtimed_ffi._process import ProcessLock
 from runtimed_ffi.output import OutputEvent
 
 Callback = Callable[[Any], Any]
@@ -54,7 +54,7 @@ class Subscriptions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._callbacks: dict[int, tuple[Callback, ...]] = {}
 
     def add(self, kind: int, callback: Callback) -> Subscription:

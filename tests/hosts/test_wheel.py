@@ -10,11 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import subinterpreters
 from ctools import ROOT, require, run
 
 from runtimed_ffi import _config
 
-from .wheels import Installed, find_python, quiet, with_index
+from .wheels import Installed, build_wheel, find_python, quiet, with_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PYPY = sys.implementation.name == "pypy"
@@ -134,6 +135,12 @@ print(runtimed_ffi.__version__)
 """
 
 
+def refuses_subinterpreters(installed: Installed) -> None:
+    # CPython's own decimal module complains on stderr when a second interpreter imports it.
+    out = quiet(installed.python, "-c", subinterpreters.SCRIPT, cwd=installed.outside, env=installed.environment)
+    subinterpreters.check(out)
+
+
 def works(installed: Installed) -> None:
     """The package alone, its commands, and the example that hosts a room."""
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.M)
@@ -156,4 +163,18 @@ def test_installed_wheel_works(installed: Installed) -> None:
 @pytest.mark.parametrize("version", ["3.9", "3.13"])
 def test_the_same_wheel_works_on_the_oldest_and_the_newest_python(version: str, wheel: Path, workshop: Path) -> None:
     # Which versions these are is said by pyproject.toml and docs; the wheel's own version is that of the stable ABI.
-    works(Installed(workshop / f"installed-{version}", find_python(version), wheel))
+    installed = Installed(workshop / f"installed-{version}", find_python(version), wheel)
+    works(installed)
+    refuses_subinterpreters(installed)
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(PYPY, reason="runs with CPython's tests")
+@pytest.mark.parametrize("version", ["3.13t", "3.14t"])
+def test_free_threaded_python_builds_a_wheel_of_its_own(version: str, sdist: Path, workshop: Path) -> None:
+    python, into = find_python(version), workshop / f"wheel-{version}"
+    tools, wheels = workshop / f"tools-{version}", into / "wheels"
+    quiet(python, "-m", "venv", tools)
+    quiet(tools / "bin" / "pip", "install", "-q", "setuptools>=77", "cffi>=2", "wheel")
+    wheels.mkdir(parents=True)
+    works(Installed(into / "installed", python, build_wheel(sdist, wheels, str(tools / "bin" / "python"))))

@@ -65,12 +65,12 @@ def unpacked(sdist: Path) -> Iterator[Path]:
         yield fixed
 
 
-def build_wheel(sdist: Path, into: Path) -> Path:
-    """The wheel, built from the source distribution with the tools of this environment."""
+def build_wheel(sdist: Path, into: Path, python: str = sys.executable) -> Path:
+    """The wheel, built from the source distribution with the tools of an environment."""
     require(os.environ.get("CARGO") or "cargo")
     environment = {**os.environ, "CARGO_TARGET_DIR": os.environ.get("CARGO_TARGET_DIR", str(ROOT / "csrc" / "target"))}
     with unpacked(sdist) as tree:
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", into, tree]
+        command = [python, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", into, tree]
         quiet(*command, env=environment, timeout=900)
     (wheel,) = into.glob("*.whl")
     return wheel

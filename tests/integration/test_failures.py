@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
-import sys
 import time
-import warnings
 
 import pytest
 
 import runtimed_ffi
 
-from .tools import FOREVER, Ears, Gate, Thread, finish, first_output, launch, python
+from .tools import FOREVER, Ears, Gate, Thread, first_output
 
 AT_ONCE = 15.0
 """Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
@@ -166,38 +163,6 @@ def test_a_stopped_daemon_ends_the_waiter(daemon: runtimed_ffi.Daemon) -> None:
 # -- waits
 
 
-def test_ctrl_c_ends_a_wait_and_leaves_the_session_usable(shared_daemon: runtimed_ffi.Daemon) -> None:
-    script = f"""
-        import sys, time
-        import runtimed_ffi
-        session = runtimed_ffi.Session("ctrl-c", socket_path=sys.argv[1])
-        session.start_kernel()
-        for round in range(5):
-            begin = None
-            try:
-                session.run({FOREVER!r}, on_output=lambda output: print("waiting", flush=True))
-            except KeyboardInterrupt:
-                begin = time.monotonic()
-            assert begin is not None
-            print("interrupted", flush=True)
-            session.interrupt()
-            assert session.run("print('alive')").stdout == "alive\\n"
-            print("went on", flush=True)
-        session.close()
-        session.disconnect()
-    """
-    process = python(script, shared_daemon.socket_path)
-    assert process.stdout is not None
-    for _ in range(5):
-        assert process.stdout.readline() == "waiting\n"
-        begin = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        assert time.monotonic() - begin < AT_ONCE
-        assert process.stdout.readline() == "went on\n"
-    finish(process)
-
-
 def test_disconnecting_ends_the_waits_of_other_threads(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session
 ) -> None:
@@ -211,165 +176,3 @@ def test_disconnecting_ends_the_waits_of_other_threads(
         with pytest.raises(runtimed_ffi.DisconnectedError):
             waiter.get(AT_ONCE)
     session.shutdown_kernel()
-
-
-# -- the end of the interpreter
-
-EXIT = """
-    import sys, threading
-    import runtimed_ffi
-
-    path, room, way = sys.argv[1:]
-    session = runtimed_ffi.Session(room, socket_path=path)
-    session.start_kernel()
-    heard = threading.Event()
-    session.on_output(lambda output: heard.set())
-    session.on_change(lambda change: None)
-    session.on_broadcast(lambda message: None)
-    if way != "thread":
-        session.start_pump()
-
-    def wait():
-        try:
-            session.run("1", timeout_secs=None, on_output=print)
-        except runtimed_ffi.RuntimedError:
-            pass
-
-    for _ in range(2):
-        threading.Thread(target=wait, daemon=True).start()
-    assert heard.wait(30), "no outputs came"
-    if way == "exit":
-        sys.exit(0)
-    if way == "cycle":
-        cycle = [session]
-        cycle.append(cycle)
-        del session
-"""
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(240)
-def test_the_interpreter_ends_with_a_live_session_under_load(session: runtimed_ffi.Session) -> None:
-    code = (
-        "import time\nfrom IPython.display import clear_output\nfor i in range(100000):\n"
-        "    display(i)\n    time.sleep(0.005)\n    if i % 300 == 299: clear_output()"
-    )
-    load = session.submit_cell(session.create_cell(code))
-    first_output(load)
-    path = session._require().socket_path
-    ways = ["pump", "thread", "exit", "cycle"]
-    running = [python(EXIT, path, session.notebook_id, "pump")]
-    for number in range(49):
-        running.append(python(EXIT, path, session.notebook_id, ways[number % 4]))
-        finish(running.pop(0), 60.0)
-    finish(running.pop(), 60.0)
-    session.shutdown_kernel()
-
-
-# -- processes
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
-def test_a_forked_child_gets_a_clear_error_and_the_parent_goes_on(shared_daemon: runtimed_ffi.Daemon) -> None:
-    script = """
-        import os, sys, warnings
-        import runtimed_ffi
-        warnings.simplefilter("ignore")
-        session = runtimed_ffi.Session("fork", socket_path=sys.argv[1])
-        session.start_kernel()
-        cell = session.create_cell("print('x')")
-        session.start_pump()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                calls = [
-                    lambda: session.run("1"), lambda: session.get_cells(), lambda: session.set_source(cell, "y"),
-                    lambda: session.connect(), lambda: session.sync(), lambda: session.execute_cell(cell),
-                ]
-                for call in calls:
-                    try:
-                        call()
-                    except runtimed_ffi.StateError as error:
-                        assert "fork" in str(error), error
-                    else:
-                        raise AssertionError("no error")
-                assert not session.is_connected
-                own = runtimed_ffi.Session("fork", socket_path=sys.argv[1])
-                own.start_kernel()
-                assert own.run("print('child')").stdout == "child\\n"
-                own.disconnect()
-                session.close()
-                status = 0
-            finally:
-                if status == 0:
-                    sys.exit(0)  # With all that runs at exit.
-                import traceback
-                traceback.print_exc()
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
-        assert session.run("print('parent')").stdout == "parent\\n"
-        session.disconnect()
-    """
-    for _ in range(3):
-        finish(python(script, shared_daemon.socket_path))
-
-
-SPAWN = """
-import multiprocessing, sys
-import runtimed_ffi
-
-def work(path, room):
-    with runtimed_ffi.Session(room, socket_path=path) as session:
-        session.start_kernel()
-        result = session.run("print('spawned')")
-        session.disconnect()
-    return result
-
-if __name__ == "__main__":
-    path = sys.argv[1]
-    session = runtimed_ffi.Session("spawn", socket_path=path)
-    session.start_kernel()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        results = pool.starmap_async(work, [(path, "spawn")] * 4).get(60)
-        pool.close()
-        pool.join()
-    assert [result.stdout for result in results] == ["spawned\\n"] * 4
-    session.sync()
-    assert len(session.get_cells()) == 4
-    session.disconnect()
-"""
-
-
-def test_spawned_processes_use_sessions_and_send_results_back(
-    shared_daemon: runtimed_ffi.Daemon, directory: str
-) -> None:
-    script = os.path.join(directory, "spawn.py")
-    with open(script, "w", encoding="utf-8") as file:
-        file.write(SPAWN)
-    finish(launch(sys.executable, script, shared_daemon.socket_path))
-
-
-# -- garbage
-
-
-def test_sessions_that_are_forgotten_warn_and_do_no_harm(shared_daemon: runtimed_ffi.Daemon) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(20):
-            session = shared_daemon.session("forgotten")
-            session.connect()
-            session.create_cell("x")
-            cycle = [session]
-            cycle.append(cycle)  # type: ignore[arg-type]
-            del session, cycle
-            gc.collect()
-        gc.collect()
-    resource = [warning for warning in caught if warning.category is ResourceWarning]
-    assert any("Session" in str(warning.message) for warning in resource)
-    if sys.implementation.name == "cpython":
-        assert len([warning for warning in resource if "Session" in str(warning.message)]) == 20
-    with shared_daemon.session("forgotten") as session:
-        session.connect()
-        assert len(session.get_cells()) == 20
-        session.disconnect()

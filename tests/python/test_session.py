@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import signal
 import threading
 import warnings
 
@@ -615,6 +616,38 @@ def test_a_forked_child_is_refused(ready):
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert ready.run("1").success, "the parent is not disturbed"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+def test_a_forked_child_waits_for_no_lock_of_its_parent(ready):
+    subscription, execution = ready.on_change(print), ready.submit_cell(ready.create_cell())
+    ready.start_pump()
+    connection = ready._require()
+    # As if other threads were in the middle of everything.
+    with warnings.catch_warnings(), ready._connecting, ready._subscriptions._lock, connection._router._lock:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with execution._turn:
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(20)
+                    subscription.remove()
+                    ready.on_output(print).remove()
+                    with pytest.raises(errors.StateError):
+                        execution.result()
+                    with pytest.raises(errors.StateError):
+                        ready.connect()
+                    assert not ready.is_connected
+                    ready.stop_pump()
+                    ready.close()
+                    ready.disconnect()
+                    status = 0
+                finally:
+                    os._exit(status)
+        status = os.waitpid(child, 0)[1]
+    assert status == 0, "the child hung, or was not refused"
+    assert execution.result().success
 
 
 def test_a_forgotten_session_can_be_collected(ready):

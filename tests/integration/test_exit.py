@@ -1,0 +1,124 @@
+"""The end of the interpreter, whatever is going on in it; and interpreters that are refused."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import subinterpreters
+
+import runtimed_ffi
+
+from .tools import finish, first_output, python
+
+WAYS = ["pump", "thread", "exit", "cycle", "edits", "callback", "host", "forgotten"]
+
+EXIT = """
+    import os, sys, tempfile, threading
+    import runtimed_ffi
+    from runtimed_ffi.blobs import Blobs
+    from runtimed_ffi.host import Host
+
+    path, room, way = sys.argv[1:]
+    session = runtimed_ffi.Session(room, socket_path=path)
+    session.start_kernel()
+    heard = threading.Event()
+    session.on_output(lambda output: heard.set())
+    session.on_change(lambda change: None)
+    session.on_broadcast(lambda message: None)
+    if way != "thread":
+        session.start_pump()
+
+    def wait():
+        try:
+            session.run("1", timeout_secs=None, on_output=print)
+        except runtimed_ffi.RuntimedError:
+            pass
+
+    for _ in range(2):
+        threading.Thread(target=wait, daemon=True).start()
+    assert heard.wait(30), "no outputs came"
+    if way == "edits":
+        mine = runtimed_ffi.Session(room + "-edits", socket_path=path)
+        mine.connect()
+        cell, begun = mine.create_cell(""), threading.Event()
+
+        def edit():
+            number = 0
+            while True:
+                number += 1
+                try:
+                    mine.set_source(cell, str(number))
+                    mine.sync()
+                except runtimed_ffi.RuntimedError:
+                    return
+                begun.set()
+
+        threading.Thread(target=edit, daemon=True).start()
+        assert begun.wait(30)
+    if way == "callback":
+        inside, never = threading.Event(), threading.Event()
+
+        def stuck(output):
+            inside.set()
+            never.wait()
+
+        session.on_output(stuck)
+        assert inside.wait(30)
+    if way == "host":
+        # What has no exit handler: a room with a peer that waits, documents, a blob store.
+        directory = tempfile.TemporaryDirectory()
+        host = Host(os.path.join(directory.name, "s"))
+        threading.Thread(target=host.wait, daemon=True).start()
+        host.prepare_room("r")
+        document, blobs = host.fork("r"), Blobs(directory.name)
+    if way == "exit":
+        sys.exit(0)
+    if way == "cycle":
+        cycle = [session]
+        cycle.append(cycle)
+        del session
+    if way == "forgotten":
+        # Collected by the interpreter's last steps, after the exit handlers.
+        import builtins
+        builtins.kept = [session]
+        del session
+"""
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_the_interpreter_ends_with_a_live_session_under_load(
+    session: runtimed_ffi.Session, pytestconfig: pytest.Config
+) -> None:
+    code = (
+        "import time\nfrom IPython.display import clear_output\nfor i in range(1000000):\n"
+        "    display(i)\n    time.sleep(0.005)\n    if i % 300 == 299: clear_output()"
+    )
+    load = session.submit_cell(session.create_cell(code))
+    first_output(load)
+    path = session._require().socket_path
+    runs = pytestconfig.getoption("exit_runs")
+    ways = [WAYS[number % len(WAYS)] for number in range(runs)]
+    # Two at a time: while one ends, the next one imports.
+    running = [(ways[0], python(EXIT, path, session.notebook_id, ways[0]))]
+    for way in [*ways[1:], None]:
+        if way is not None:
+            running.append((way, python(EXIT, path, session.notebook_id, way)))
+        ended, process = running.pop(0)
+        try:
+            finish(process, 60.0)
+        except AssertionError as error:
+            raise AssertionError(f"{ended}: {error}") from None
+    session.shutdown_kernel()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has subinterpreters")
+def test_subinterpreters_are_refused() -> None:
+    if sys.version_info < (3, 13):
+        pytest.importorskip("_xxsubinterpreters", reason="this CPython was built without its test of subinterpreters")
+    process = python(subinterpreters.SCRIPT)
+    out, err = process.communicate(timeout=60)
+    # CPython's own decimal module complains on stderr when a second interpreter imports it.
+    assert process.returncode == 0 and "runtimed" not in err, err
+    subinterpreters.check(out)
