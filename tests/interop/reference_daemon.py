@@ -26,21 +26,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from interop import golden
-from interop.peer import (
-    BROADCAST,
-    CONTROL_LIMIT,
-    REQUEST,
-    RESPONSE,
-    SYNC,
-    Document,
-    Json,
-    SyncState,
-    announcement,
-    encode,
-    frame,
-    read_frame,
-    saturate,
-)
+from runtimed_ffi.testing.replicas import Replica, SyncState, announcement, saturate
+from runtimed_ffi.testing.wire import BROADCAST, CONTROL_LIMIT, REQUEST, RESPONSE, SYNC, Json, encode, frame, read_frame
 
 RING = 64
 INLINE = 8192
@@ -102,7 +89,7 @@ class Room:
         self.daemon = daemon
         self.notebook_id = notebook_id
         self.lock = threading.RLock()
-        self.document = Document(notebook_id)
+        self.document = Replica(notebook_id)
         self.peers: list[Connection] = []
         self.kernel: Kernel | None = None
         self.executing: str | None = None
