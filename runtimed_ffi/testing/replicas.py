@@ -143,7 +143,7 @@ def announced_heads(message: bytes) -> set[bytes]:
 
 
 def saturate(message: bytes) -> bytes:
-    """The same sync message with filters that say of every change that it is there: its receiver withholds what it has."""
+    """The same sync message with filters that say of every change that it is there: who gets it withholds them."""
     at = 1
     for _ in range(2):  # heads, need
         count, at = _number(message, at)

@@ -146,6 +146,8 @@ class Kernel(threading.Thread):
         self.start()
 
     def post(self, cell_id: str, source: str) -> None:
+        # Here, under the room's lock: an interrupt that comes before the thread begins is for this cell already.
+        self._interrupt.clear()
         self._work.append((cell_id, source))
         self._ready.release()
 
@@ -197,7 +199,6 @@ class Kernel(threading.Thread):
         with room.lock:
             for peer in room.peers:
                 peer.behind = room.daemon.quirks.behind
-        self._interrupt.clear()
         room.broadcast("kernel_status", status="busy", cell_id=cell_id)
         self.count += 1
         room.broadcast("execution_started", cell_id=cell_id, execution_count=self.count)
