@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -184,6 +185,7 @@ class Network(RuleBasedStateMachine):
         raise AssertionError("the exchange does not end")
 
 
+@pytest.mark.timeout(900)
 def test_replicas_converge_whatever_happens_to_their_messages() -> None:
     run_state_machine_as_test(Network, settings=profile())
 
