@@ -73,7 +73,7 @@ def test_an_output_comes_back_as_it_was(store: Store, output: Json) -> None:
     assert store.resolve(element.encode(), ffi.NULL) == (lib.RTD_E_NOT_FOUND, None)
     manifest = store.place(element).read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == element
-    assert list(json.loads(manifest))[0] == "output_type"
+    assert next(iter(json.loads(manifest))) == "output_type"
     for text, reference in _references(output, json.loads(manifest)):
         data = text.encode()
         if len(data) < THRESHOLD:
