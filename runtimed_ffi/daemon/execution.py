@@ -338,6 +338,9 @@ class ExecutionQueue:
         if not complete and not (run.fence_reply and run.fence_idle):
             return
         self._disarm()
+        if run.reply is None:
+            # The kernel has dropped the request, as it does when an interrupt finds it between two cells.
+            self._stop_on_error(run, publication)
         self._executing = None
         self._write_pages(run, publication)
         status, reason = _outcome(run)
