@@ -62,6 +62,8 @@ class Peer:
         self.sync = SyncState()
         self.broadcasts: list[Json] = []
         self.responses: dict[int, Json] = {}
+        self.arrived: list[tuple[int, Json]] = []
+        """Responses and broadcasts in the order they came, with the type of their frame."""
         self.posted = 0
         self.frames = 0
         """Frames that have come."""
@@ -200,6 +202,7 @@ class Peer:
             self.ready = True
             return True
         content = json.loads(body)
+        self.arrived.append((kind, content))
         if kind == RESPONSE:
             number = len(self.responses) + 1 if self.plain else content["request_id"]
             if not 0 < number <= self.posted:

@@ -14,6 +14,7 @@ The last two say how to repeat what they found: ``--hypothesis-seed``, or the bl
 from __future__ import annotations
 
 import os
+import platform
 
 from runtimed_ffi.testing._hypothesis import hypothesis
 
@@ -23,13 +24,16 @@ PROFILE = os.environ.get("RTD_PROFILE", "ci")
 _BASE = hypothesis.settings(deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True)
 _FIXED = hypothesis.settings(_BASE, derandomize=True, database=None)
 
+# Hypothesis never gets warm on PyPy within a test; what is made there is the first part of the same examples.
+_CI = 25 if platform.python_implementation() == "PyPy" else 80
+
 _STATELESS = {
-    "ci": hypothesis.settings(_FIXED, max_examples=100),
+    "ci": hypothesis.settings(_FIXED, max_examples=_CI),
     "dev": hypothesis.settings(_BASE, max_examples=25),
     "deep": hypothesis.settings(_BASE, max_examples=20_000),
 }
 _STATEFUL = {
-    "ci": hypothesis.settings(_FIXED, max_examples=80, stateful_step_count=30),
+    "ci": hypothesis.settings(_FIXED, max_examples=_CI, stateful_step_count=30),
     "dev": hypothesis.settings(_BASE, max_examples=10, stateful_step_count=25),
     "deep": hypothesis.settings(_BASE, max_examples=2000, stateful_step_count=60),
 }

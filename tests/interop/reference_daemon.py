@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from interop import golden
+from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.testing.replicas import Replica, SyncState, announcement, saturate
 from runtimed_ffi.testing.wire import BROADCAST, CONTROL_LIMIT, REQUEST, RESPONSE, SYNC, Json, encode, frame, read_frame
 
@@ -335,7 +336,7 @@ class Connection(threading.Thread):
     def run(self) -> None:
         try:
             self._serve()
-        except (OSError, EOFError, ValueError, KeyError, AssertionError):
+        except (OSError, EOFError, ValueError, LookupError, AttributeError, AssertionError, RuntimedError):
             pass  # Every error ends the connection, without a word (2.4).
         finally:
             for each in (self.socket, self._reader, self._waker):
