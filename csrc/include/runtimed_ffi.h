@@ -1458,7 +1458,7 @@ rtd_result rtd_decoder_next(const struct rtd_decoder *decoder,
  * The stream ended: tells whether it ended between two frames.
  *
  * \param decoder the decoder
- * \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_NULL
+ * \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_decoder_finish(const struct rtd_decoder *decoder);
@@ -1798,7 +1798,7 @@ rtd_result rtd_blobs_put(const struct rtd_blobs *blobs,
  * \param hash 64 hexadecimal digits
  * \param len their number
  * \param out receives the bytes; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CORRUPT when the content does not have this hash or `hash` is none; RTD_E_IO;
+ * \return RTD_OK; RTD_E_NOT_FOUND, also when `hash` is none; RTD_E_CORRUPT when the content does not have this hash; RTD_E_IO;
  *   RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
@@ -1850,7 +1850,7 @@ rtd_result rtd_conn_receive(const struct rtd_conn *conn, const uint8_t *data, si
  * The stream ended: tells whether it ended between two frames. The connection is over.
  *
  * \param conn the connection
- * \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_conn_eof(const struct rtd_conn *conn);

@@ -689,12 +689,33 @@ def test_a_lost_reply_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         s.kernel.say(busy("f1"), Message("shell", "kernel_info_reply", "f1", {}, {}, []))
         assert s.host.brief() == []
         s.kernel.say(idle("f1"))
-        assert s.host.brief() == ["done a error", "queue - []"]
+        assert s.host.brief() == ["queue a []", "done a error", "queue - []"]
         s.execute("a")
         s.kernel.say(busy("m2"), started("m2", 2), reply("m2"))
         await until(lambda: s.kernel.fences == 2)
         s.kernel.say(idle("m2"))
         assert s.host.brief()[-2:] == ["done a ok", "queue - []"]
+
+    asyncio.run(body())
+
+
+def test_an_interrupt_that_costs_the_reply_stops_what_was_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ipykernel drops a request if the interrupt finds it before the cell has begun: idle comes, no reply, no error."""
+    monkeypatch.setattr(execution, "FENCE_DELAY", 0.01)
+
+    async def body() -> None:
+        s = Stage()
+        await s.launch()
+        s.execute("a", "b")
+        s.execute("c", peer=2)
+        s.kernel.say(busy("m1"), started("m1", 1))
+        s.ask("interrupt_execution")
+        s.kernel.say(idle("m1"))
+        await until(lambda: s.kernel.fences == 1)
+        s.host.log.clear()
+        s.kernel.say(busy("f1"), Message("shell", "kernel_info_reply", "f1", {}, {}, []), idle("f1"))
+        assert s.host.brief() == ["queue a [c]", "done b cancelled", "done a interrupted", "queue - [c]", "queue c []"]
+        assert s.kernel.executed == ["code a", "code c"]
 
     asyncio.run(body())
 

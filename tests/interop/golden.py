@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from interop.peer import Json
+from runtimed_ffi.testing.wire import Json
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "golden" / "v2"
 

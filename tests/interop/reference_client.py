@@ -25,18 +25,18 @@ import uuid
 from collections import deque
 from typing import Any, Callable
 
-from interop.peer import (
+from runtimed_ffi.testing.replicas import Replica, SyncState
+from runtimed_ffi.testing.wire import (
     BROADCAST,
     DATA_LIMIT,
     NAMES,
     REQUEST,
     RESPONSE,
     SYNC,
-    Document,
     Json,
-    SyncState,
     encode,
     frame,
+    read_frame,
 )
 
 CONNECT_SECONDS = 2.0
@@ -131,7 +131,7 @@ class Peer:
     """A notebook connection that notes every frame: `(sender, kind, content)`, in the order of the stream."""
 
     def __init__(self, path: str, notebook_id: str, protocol: str | None = "v2") -> None:
-        self.document = Document()
+        self.document = Replica()
         self.sync = SyncState()
         self.stream: list[tuple[str, str, Any]] = []
         self.early: list[Json] = []
@@ -629,6 +629,4 @@ def pool(path: str, *requests: Json, seconds: float = 30.0) -> list[str]:
 
 
 def _pool_answer(connection: socket.socket) -> str:
-    from interop.peer import read_frame
-
     return read_frame(connection).decode("utf-8")

@@ -26,21 +26,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 from interop import golden
-from interop.peer import (
-    BROADCAST,
-    CONTROL_LIMIT,
-    REQUEST,
-    RESPONSE,
-    SYNC,
-    Document,
-    Json,
-    SyncState,
-    announcement,
-    encode,
-    frame,
-    read_frame,
-    saturate,
-)
+from runtimed_ffi.errors import RuntimedError
+from runtimed_ffi.testing.replicas import Replica, SyncState, announcement, saturate
+from runtimed_ffi.testing.wire import BROADCAST, CONTROL_LIMIT, REQUEST, RESPONSE, SYNC, Json, encode, frame, read_frame
 
 RING = 64
 INLINE = 8192
@@ -102,7 +90,7 @@ class Room:
         self.daemon = daemon
         self.notebook_id = notebook_id
         self.lock = threading.RLock()
-        self.document = Document(notebook_id)
+        self.document = Replica(notebook_id)
         self.peers: list[Connection] = []
         self.kernel: Kernel | None = None
         self.executing: str | None = None
@@ -159,6 +147,8 @@ class Kernel(threading.Thread):
         self.start()
 
     def post(self, cell_id: str, source: str) -> None:
+        # Here, under the room's lock: an interrupt that comes before the thread begins is for this cell already.
+        self._interrupt.clear()
         self._work.append((cell_id, source))
         self._ready.release()
 
@@ -210,7 +200,6 @@ class Kernel(threading.Thread):
         with room.lock:
             for peer in room.peers:
                 peer.behind = room.daemon.quirks.behind
-        self._interrupt.clear()
         room.broadcast("kernel_status", status="busy", cell_id=cell_id)
         self.count += 1
         room.broadcast("execution_started", cell_id=cell_id, execution_count=self.count)
@@ -347,7 +336,7 @@ class Connection(threading.Thread):
     def run(self) -> None:
         try:
             self._serve()
-        except (OSError, EOFError, ValueError, KeyError, AssertionError):
+        except (OSError, EOFError, ValueError, LookupError, AttributeError, AssertionError, RuntimedError):
             pass  # Every error ends the connection, without a word (2.4).
         finally:
             for each in (self.socket, self._reader, self._waker):

@@ -20,8 +20,8 @@ pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
 
 from interop import golden
 from interop.daemons import DaemonProcess, accepts, daemon, until
-from interop.peer import Json
 from interop.reference_client import Broken, Failure, PromptPeer, ReferenceClient, pool
+from runtimed_ffi.testing.wire import Json
 
 pytestmark = [pytest.mark.kernel, pytest.mark.interop]
 

@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from interop.peer import Json
-
-from stress import model, raw, script
+from runtimed_ffi.testing import peers as raw
+from runtimed_ffi.testing.wire import Json
+from stress import model, script
 from stress.house import KERNEL, House
 
 Cells = dict[str, Json]

@@ -23,7 +23,6 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -36,12 +35,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from interop.peer import Document, Json, encode, frame
 
-from runtimed_ffi._ffi import bytes_in, check, ffi, lib
-from stress import model, raw, script
+from runtimed_ffi.testing import peers as raw
+from runtimed_ffi.testing.profiles import profile
+from runtimed_ffi.testing.replicas import Replica
+from runtimed_ffi.testing.wire import Json, encode, frame
+from stress import model, script
 from stress.house import KERNEL, House
-from stress.profiles import profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -115,7 +115,7 @@ class DaemonMachine(RuleBasedStateMachine):
         self.room = f"machine/{uuid.uuid4()}"
         self.members: list[Member] = []
         self.left: list[Member] = []
-        self.documents: list[tuple[Document, Member]] = []
+        self.documents: list[tuple[Replica, Member]] = []
         self.cells: dict[str, Cell] = {}
         self.strangers: list[socket.socket] = []
         self.serial = 0
@@ -626,7 +626,9 @@ class DaemonMachine(RuleBasedStateMachine):
             assert member.peer.document.heads() == heads
             assert member.peer.document.cells() == self.witness.document.cells()
         name = hashlib.sha256(self.room.encode()).hexdigest() + ".automerge"
-        assert load(self.house.base / "notebook-docs" / name).heads() == heads, "the journal is behind"
+        assert Replica.load((self.house.base / "notebook-docs" / name).read_bytes()).heads() == heads, (
+            "the journal is behind"
+        )
 
     def check_executions(self, found: dict[str, model.Execution]) -> None:
         updates: Counter[Any] = Counter()
@@ -757,15 +759,6 @@ def nonsense(kind: str, data: bytes, hello: bytes) -> bytes:
         "pool-text": frame(encode({"channel": "pool"})) + frame(b"}" + data),
         "mute": b"",
     }[kind]
-
-
-def load(path: Path) -> Document:
-    """The document in a journal, as it is on disk now."""
-    document = Document()
-    out = ffi.new("rtd_doc **")
-    check(lib.rtd_doc_load(*bytes_in(path.read_bytes()), out))
-    document.handle = ffi.gc(out[0], lib.rtd_doc_free)
-    return document
 
 
 def test_the_daemon_against_the_model(tmp_path_factory: pytest.TempPathFactory) -> None:

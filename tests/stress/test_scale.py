@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stress import model, raw, script
+from runtimed_ffi.testing import peers as raw
+from stress import model, script
 from stress.house import KERNEL, House, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(1200)]

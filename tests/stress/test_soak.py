@@ -8,7 +8,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from stress import raw, script
+from runtimed_ffi.testing import peers as raw
+from stress import script
 from stress.house import KERNEL, House, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(3600)]

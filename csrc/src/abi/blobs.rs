@@ -79,7 +79,7 @@ pub unsafe extern "C" fn rtd_blobs_put(
 /// \param hash 64 hexadecimal digits
 /// \param len their number
 /// \param out receives the bytes; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CORRUPT when the content does not have this hash or `hash` is none; RTD_E_IO;
+/// \return RTD_OK; RTD_E_NOT_FOUND, also when `hash` is none; RTD_E_CORRUPT when the content does not have this hash; RTD_E_IO;
 ///   RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8
 /// The stream ended: tells whether it ended between two frames. The connection is over.
 ///
 /// \param conn the connection
-/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {

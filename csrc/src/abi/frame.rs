@@ -126,7 +126,7 @@ pub unsafe extern "C" fn rtd_decoder_next(decoder: *const rtd_decoder, out: *mut
 /// The stream ended: tells whether it ended between two frames.
 ///
 /// \param decoder the decoder
-/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_NULL
+/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_decoder_finish(decoder: *const rtd_decoder) -> rtd_result {

@@ -346,6 +346,9 @@ class ExecutionQueue:
                 run.fence_id = run.fence_id or self._kernel.fence()
                 return
         self._disarm()
+        if run.reply is None:
+            # The kernel has dropped the request, as it does when an interrupt finds it between two cells.
+            self._stop_on_error(run, publication)
         self._executing = None
         self._write_pages(run, publication)
         status, reason = _outcome(run)

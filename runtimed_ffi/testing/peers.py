@@ -1,7 +1,10 @@
 """Peers that share no code with `Session`: plain sockets, and replicas of the library's pure tier.
 
-Nothing here blocks but `pump`, which reads for all peers that are not told to be slow, and ends with the condition it
-was given or fails at its deadline. Source: protocol 2, sections 2, 3 and 5; additional members: docs/protocol.md.
+Storey: testing. Nothing here blocks but `pump`, which reads for all peers that are not told to be slow, and ends with
+the condition it was given or fails at its deadline. Source: protocol 2, sections 2, 3 and 5; additional members:
+docs/protocol.md.
+
+Threads: a peer belongs to one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +18,20 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable
 
-from interop.peer import BROADCAST, REQUEST, RESPONSE, SYNC, Document, Json, SyncState, encode, frame, read_frame
+from runtimed_ffi.testing.replicas import Replica, SyncState, announcement
+from runtimed_ffi.testing.wire import (
+    BROADCAST,
+    REQUEST,
+    RESPONSE,
+    SYNC,
+    Json,
+    Violation,
+    encode,
+    frame,
+    notebook_handshake,
+    read_frame,
+    typed,
+)
 
 LIMIT = 60.0
 """Seconds until a wait for something that must come is a failure."""
@@ -28,14 +44,26 @@ class Peer:
 
     `broadcasts` are all broadcasts in the order they came, `responses` the responses by the number that `post` gave.
     `document` may be a replica of an earlier connection; the sync state is always fresh.
+
+    Args:
+        path: the daemon's socket.
+        notebook_id: the room.
+        document: a replica; a new, empty one if `None`.
+        plain: say nothing of our additions (`rtd`, `request_id`), so that responses are told apart by their order.
+
+    Raises:
+        OSError: nobody accepts at the socket.
     """
 
-    def __init__(self, path: str, notebook_id: str, document: Document | None = None) -> None:
+    def __init__(self, path: str, notebook_id: str, document: Replica | None = None, *, plain: bool = False) -> None:
         self.notebook_id = notebook_id
-        self.document = document or Document()
+        self.plain = plain
+        self.document = document or Replica()
         self.sync = SyncState()
         self.broadcasts: list[Json] = []
         self.responses: dict[int, Json] = {}
+        self.arrived: list[tuple[int, Json]] = []
+        """Responses and broadcasts in the order they came, with the type of their frame."""
         self.posted = 0
         self.frames = 0
         """Frames that have come."""
@@ -55,10 +83,10 @@ class Peer:
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        hello = {"channel": "notebook_sync", "notebook_id": notebook_id, "protocol": "v2", "rtd": 1}
-        self.send_raw(frame(encode(hello)))
+        self.send_raw(notebook_handshake(notebook_id, **({} if plain else {"rtd": 1})))
 
     def fileno(self) -> int:
+        """The socket's descriptor."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -80,6 +108,7 @@ class Peer:
         self.flush()
 
     def flush(self) -> None:
+        """Write what the socket takes now."""
         try:
             while self._out and not self.ended:
                 sent = self._socket.send(self._out[:_CHUNK])
@@ -92,6 +121,7 @@ class Peer:
 
     @property
     def unsent(self) -> bool:
+        """Whether something waits to be written."""
         return bool(self._out)
 
     def edit(self, *ops: Json) -> None:
@@ -105,18 +135,22 @@ class Peer:
             return  # A client must not speak of its document before the first message (7.2).
         message = self.sync.generate(self.document)
         if message is not None:
-            self.send_raw(frame(bytes([SYNC]) + message))
+            self.send_raw(typed(SYNC, message))
 
     def post(self, action: str, **members: Any) -> int:
         """Send a request and return its number."""
         self.posted += 1
-        body = encode({"action": action, **members, "request_id": self.posted})
-        self.send_raw(frame(bytes([REQUEST]) + body))
+        number = {} if self.plain else {"request_id": self.posted}
+        self.send_raw(typed(REQUEST, encode({"action": action, **members, **number})))
         return self.posted
 
     def post_barrier(self) -> int:
-        """Ask for everything up to here: the response comes behind all changes and broadcasts before it."""
-        return self.post("get_queue_state", sync=True)
+        """Ask for everything up to here: the response comes behind all changes before it; behind all broadcasts as well
+        if the daemon is ours."""
+        if not self.plain:
+            return self.post("get_queue_state", sync=True)
+        self.send_raw(typed(SYNC, announcement(self.document)))
+        return self.post("get_queue_state")
 
     # -- reading
 
@@ -157,7 +191,8 @@ class Peer:
         if self._capabilities is not None:
             return False
         self._capabilities = json.loads(payload)
-        assert self._capabilities["protocol"] == "v2", payload
+        if self._capabilities.get("protocol") != "v2":
+            raise Violation(f"the first frame is no capabilities of protocol 2: {payload!r}")
         return True
 
     def _take(self, payload: bytes) -> bool:
@@ -167,16 +202,22 @@ class Peer:
             self.ready = True
             return True
         content = json.loads(body)
+        self.arrived.append((kind, content))
         if kind == RESPONSE:
-            number = content["request_id"]
-            assert number not in self.responses, f"two responses to one request: {content}"
+            number = len(self.responses) + 1 if self.plain else content["request_id"]
+            if not 0 < number <= self.posted:
+                raise Violation(f"a response without a request: {content}")
+            if number in self.responses:
+                raise Violation(f"two responses to one request: {content}")
             self.responses[number] = content
-        else:
-            assert kind == BROADCAST, f"frame type {kind}"
+        elif kind == BROADCAST:
             self.broadcasts.append(content)
+        else:
+            raise Violation(f"frame type {kind}")
         return False
 
     def converged(self) -> bool:
+        """Whether the replica has what the room has, as far as the messages tell."""
         return self.ready and self.sync.converged(self.document)
 
     def of(self, event: str, **members: Any) -> list[Json]:
@@ -186,7 +227,11 @@ class Peer:
 
 
 def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = LIMIT, what: str = "") -> None:
-    """Read and write for all peers until the condition holds; a peer that is slow is not read."""
+    """Read and write for all peers until the condition holds; a peer that is slow is not read.
+
+    Raises:
+        Violation: it does not hold within `seconds`, or nobody is left who could make it hold.
+    """
     peers = list(peers)
     deadline = time.monotonic() + seconds
     while not condition():
@@ -196,7 +241,7 @@ def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = L
         writes = [peer for peer in alive if peer.unsent]
         if left <= 0 or not (reads or writes):
             ends = [(peer.notebook_id, peer.ended, peer.broadcasts[-3:]) for peer in peers]
-            raise AssertionError(f"not within {seconds:g} seconds: {what or condition}; {ends}")
+            raise Violation(f"not within {seconds:g} seconds: {what or condition}; {ends}")
         readable, writable, _ = select.select(reads, writes, [], left)
         for peer in writable:
             peer.flush()
@@ -208,16 +253,18 @@ def ask(peer: Peer, action: str, *, others: Iterable[Peer] = (), **members: Any)
     """A request and its response."""
     number = peer.post(action, **members)
     pump([peer, *others], lambda: number in peer.responses or peer.ended, what=action)
-    assert number in peer.responses, f"{action}: {peer.ended}"
+    if number not in peer.responses:
+        raise Violation(f"{action}: {peer.ended}")
     return peer.responses[number]
 
 
-def join(path: str, notebook_id: str, document: Document | None = None) -> Peer:
+def join(path: str, notebook_id: str, document: Replica | None = None) -> Peer:
     """A peer that has what the room has."""
     peer = Peer(path, notebook_id, document)
     try:
         pump([peer], lambda: peer.converged() or peer.ended, what="joining")
-        assert not peer.ended, f"joining {notebook_id!r}: {peer.ended}"
+        if peer.ended:
+            raise Violation(f"joining {notebook_id!r}: {peer.ended}")
     except BaseException:
         peer.close()
         raise
