@@ -50,17 +50,6 @@ pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
     (end <= bytes.len()).then_some((kind, end))
 }
 
-/// True if `bytes` are whole chunks from end to end (none at all counts).
-pub(super) fn well_framed(mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match first(bytes) {
-            Some((_, length)) => bytes = &bytes[length..],
-            None => return false,
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,13 +71,12 @@ mod tests {
     fn boundaries() {
         let mut chunk = vec![0x85, 0x6f, 0x4a, 0x83, 1, 2, 3, 4, 1, 3, 7, 7, 7];
         assert_eq!(first(&chunk), Some((Kind::Change, 13)));
-        assert!(well_framed(&chunk));
-        assert!(well_framed(&[]));
-        assert!(!well_framed(&chunk[..12]));
+        assert_eq!(first(&[]), None);
+        assert_eq!(first(&chunk[..12]), None);
         chunk.extend_from_slice(&chunk.clone());
-        assert!(well_framed(&chunk));
-        chunk[13] = 0;
-        assert!(!well_framed(&chunk));
+        assert_eq!(first(&chunk), Some((Kind::Change, 13)));
+        chunk[0] = 0;
+        assert_eq!(first(&chunk), None);
         // A length that would overflow the address space is not a chunk.
         let huge = [
             0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
