@@ -8,6 +8,8 @@ CC ?= cc
 VALGRIND ?= valgrind
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
+SANITIZE_ARGS ?=
 export CARGO CC VALGRIND
 
 VENV := .venv
@@ -22,7 +24,7 @@ NATIVE_SOURCES := $(RUST_SOURCES) csrc/include/runtimed_ffi.h csrc/runtimed_ffi.
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test dev lib tools header header-check abi lint format bench wheel clean \
-	test-rust test-python test-c test-pypy check-rustfmt check-clippy check-ruff check-mypy
+	test-rust test-python test-c test-pypy fuzz sanitize miri check-rustfmt check-clippy check-ruff check-mypy
 
 build: $(VENV)/.native ## Build library and extension in place (default)
 
@@ -133,6 +135,17 @@ test-c: dev ## The tests that compile and run C programs
 test-pypy: $(PYPY_VENV)/.native ## Python tests on PyPy
 	$(PYPY_VENV)/bin/python -m pytest --ignore=tests/stress $(PYTEST_ARGS)
 
+# --- what needs nightly Rust and takes its time (docs/fuzzing.md); each says what it skips
+
+fuzz: ## Run the fuzz targets on nightly Rust (FUZZ_ARGS='--runs 100000 doc_load')
+	@$(PYTHON) tools/nightly.py fuzz $(FUZZ_ARGS)
+
+sanitize: ## Rust tests and C programs with address and thread sanitizers in the library
+	@$(PYTHON) tools/nightly.py sanitize $(SANITIZE_ARGS)
+
+miri: ## Unit tests of the pure tier under miri
+	@$(PYTHON) tools/nightly.py miri
+
 # --- the rest
 
 bench: build ## What the README claims, measured here
@@ -144,6 +157,6 @@ wheel: build ## A wheel for this platform, in dist/
 	@ls dist/*.whl
 
 clean: ## Remove everything that was built
-	rm -rf build dist $(VENV) $(PYPY_VENV) *.egg-info csrc/target
+	rm -rf build dist $(VENV) $(PYPY_VENV) *.egg-info csrc/target csrc/fuzz/target
 	rm -rf runtimed_ffi/lib runtimed_ffi/include runtimed_ffi/_native.c runtimed_ffi/_native.*.so runtimed_ffi/_native.*.o .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -159,6 +159,8 @@ impl Client {
             };
             if let Err(error) = result {
                 self.state = State::Failed;
+                // What the bad frame began to mean is not told behind its error.
+                self.ready_events.clear();
                 return Err(error);
             }
         }

@@ -100,8 +100,11 @@ mod tests {
         assert_eq!(first(&chunk), Some((Kind::Change, 13)));
         assert_eq!(split(&chunk), Some((1, &[7, 7, 7][..], &[][..])));
         assert_eq!(split(&chunk[..12]), None);
+        assert_eq!(first(&[]), None);
         chunk.extend_from_slice(&chunk.clone());
         assert_eq!(split(&chunk), Some((1, &[7, 7, 7][..], &chunk[13..])));
+        chunk[0] = 0;
+        assert_eq!(first(&chunk), None);
         // A length that would overflow the address space is not a chunk.
         let huge = [
             0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, Change, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
+use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
 
+use super::change::checked;
 use super::chunks::{self, Kind};
+use super::contain::{can_be_kept, contained};
 use super::rows::{object, ref_str, scalar_str, Rows};
 use super::NotebookError;
 
@@ -51,7 +53,10 @@ impl Notebook {
 
     /// Loads a saved document, possibly followed by change chunks; every byte must be good.
     pub fn load(bytes: &[u8]) -> Result<Self, NotebookError> {
-        Ok(Self::over(load_strictly(bytes)?))
+        match Self::load_prefix(bytes)? {
+            (notebook, false) => Ok(notebook),
+            (_, true) => Err(NotebookError::Corrupt("it does not end where it should".into())),
+        }
     }
 
     /// Loads a saved document followed by appended change chunks, as far as they can be read.
@@ -64,7 +69,7 @@ impl Notebook {
         Ok((Self::over(doc), torn))
     }
 
-    fn over(doc: Automerge) -> Self {
+    pub(super) fn over(doc: Automerge) -> Self {
         let rows = Rows::build(&doc);
         Self { doc, rows }
     }
@@ -115,34 +120,39 @@ impl Notebook {
 
 /// As [`Notebook::load_prefix`], for any document.
 pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookError> {
-    let (_, mut at) = chunks::first(bytes)
+    let (kind, mut at) = chunks::first(bytes)
         .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
-    let mut doc = load_strictly(&bytes[..at])?;
     let mut changes = Vec::new();
-    while at < bytes.len() {
-        let Some(length) =
-            chunks::first(&bytes[at..]).filter(|(kind, _)| *kind == Kind::Change).map(|(_, length)| length)
-        else {
-            break;
-        };
-        let chunk = &bytes[at..at + length];
-        // Decoding a change does not look at the checksum stored before it.
-        match Change::try_from(chunk) {
-            Ok(change) if change.hash().0[..4] == chunk[4..8] => changes.push(change),
-            _ => break,
-        }
+    let mut doc = if kind == Kind::Change {
+        at = 0;
+        Automerge::new_with_encoding(ENCODING)
+    } else {
+        load(&bytes[..at])?
+    };
+    while let Some((Kind::Change, length)) = chunks::first(&bytes[at..]) {
+        let Some(change) = checked(&bytes[at..at + length]) else { break };
+        changes.push(change);
         at += length;
     }
-    doc.apply_changes(changes).map_err(corrupt)?;
+    if at == 0 {
+        return Err(NotebookError::Corrupt("the first change is damaged".into()));
+    }
+    let before = doc.get_heads();
+    contained(|| doc.apply_changes(changes)).ok_or_else(broken)?.map_err(corrupt)?;
+    if !can_be_kept(&doc, &before) {
+        return Err(broken());
+    }
     Ok((doc, at < bytes.len()))
 }
 
-fn load_strictly(bytes: &[u8]) -> Result<Automerge, NotebookError> {
-    if bytes.is_empty() {
-        // The engine takes no bytes for an empty document; a file without bytes is a lost one.
-        return Err(NotebookError::Corrupt("no bytes".into()));
-    }
-    Automerge::load_with_options(bytes, LoadOptions::new().text_encoding(ENCODING)).map_err(corrupt)
+/// Loads one chunk that is a whole document.
+fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
+    let options = LoadOptions::new().text_encoding(ENCODING);
+    contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)
+}
+
+fn broken() -> NotebookError {
+    NotebookError::Corrupt("it breaks the document engine".into())
 }
 
 fn corrupt(error: automerge::AutomergeError) -> NotebookError {

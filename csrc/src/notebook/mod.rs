@@ -5,12 +5,14 @@
 //! of the bytes it is given.
 //!
 //! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by
-//! `edit`), [`PeerSync`] (`sync`), [`Changes`] (`changes`, with `splice` for lists that lost something). Positions
+//! `edit`), [`PeerSync`] (`sync`, with `contain` for what breaks the engine), [`Changes`] (`changes`, with `splice` for lists that lost something). Positions
 //! inside a source are Unicode code points.
 
 mod cell;
+mod change;
 mod changes;
 mod chunks;
+mod contain;
 mod document;
 mod edit;
 mod fork;

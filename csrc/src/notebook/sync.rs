@@ -3,7 +3,9 @@
 use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
 use automerge::{Automerge, ChangeHash, PatchLog};
 
+use super::change::all_checked;
 use super::changes::{digest, everything, Changes};
+use super::contain::{contained, contained_change};
 use super::rows::Rows;
 use super::weight::Scales;
 use super::{chunks, Notebook, NotebookError};
@@ -29,6 +31,9 @@ pub trait Replica {
     /// # Errors
     /// Its changes cannot be applied.
     fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError>;
+
+    /// Takes this in the place of the document, of which it is a copy: the engine failed in the midst of a change.
+    fn restore(&mut self, document: Automerge);
 }
 
 impl PeerSync {
@@ -48,12 +53,12 @@ impl PeerSync {
 
     /// Applies a message of the peer.
     ///
-    /// A message that cannot be decoded leaves the document as it was. A replica that was empty
+    /// A message that cannot be decoded, or that the engine breaks on, leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
     pub fn receive(&mut self, replica: &mut dyn Replica, message: &[u8]) -> Result<Changes, NotebookError> {
-        let message = decode(message)?;
+        let message = contained(|| decode(message)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
         let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
-        let result = replica.apply(&mut self.state, message);
+        let result = contained_change(replica, |replica| replica.apply(&mut self.state, message));
         // A peer with our heads makes the engine believe that we announced them as well. If we did
         // not (the changes came in one message, the heads in the next), the peer still waits for our
         // word that we have its changes.
@@ -143,6 +148,10 @@ impl Replica for Notebook {
         let changes = digest(&self.doc, &mut self.rows, &patches, &before);
         result.map(|()| changes).map_err(bad)
     }
+
+    fn restore(&mut self, document: Automerge) {
+        *self = Self::over(document);
+    }
 }
 
 impl Notebook {
@@ -187,6 +196,9 @@ fn decode(bytes: &[u8]) -> Result<Message, NotebookError> {
     let mut scales = Scales::default();
     for chunks in message.changes.iter() {
         scales.add(chunks).map_err(bad)?;
+    }
+    if !message.changes.iter().all(all_checked) {
+        return Err(bad("damaged changes"));
     }
     Ok(message)
 }

@@ -150,6 +150,10 @@ impl Replica for Settings {
         let applied = self.doc.receive_sync_message(state, message);
         applied.map(|()| Changes::default()).map_err(|error| NotebookError::BadSync(error.to_string()))
     }
+
+    fn restore(&mut self, document: Automerge) {
+        self.doc = document;
+    }
 }
 
 fn defaults() -> Map<String, Value> {

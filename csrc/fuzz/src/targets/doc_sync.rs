@@ -1,0 +1,182 @@
+//! Sync messages between two replicas, one of which gets what others made up. Invariants:
+//! - a message that is refused is `BadSync` and leaves the document as it was;
+//! - what a message changed is told: every cell that is new or different, every change of the order and of the
+//!   metadata; and a reader who repeats what is told of the outputs has them as they are;
+//! - each replica can be read, saved and loaded whatever came;
+//! - messages may be lost, doubled or late: over a new connection the replicas become equal.
+
+use std::collections::BTreeMap;
+
+use runtimed_ffi::notebook::{barrier, Cell, Changes, Notebook, NotebookError, OutputChange, PeerSync};
+
+use super::document::{edit, examine, mend_checksums, newcomer, room};
+use super::script::{first, steps};
+
+/// A new connection of two replicas that differ by this script takes a few rounds.
+const MOST_ROUNDS: usize = 40;
+
+struct Replica {
+    notebook: Notebook,
+    peer: PeerSync,
+    /// Messages on their way to it.
+    inbox: Vec<Vec<u8>>,
+}
+
+/// One byte for how the second replica begins and what is looked at in the end, then a script.
+pub fn check(data: &[u8]) {
+    let (flags, script) = first(data);
+    let second = if flags & 1 == 0 { room(2) } else { newcomer(2) };
+    let mut replicas =
+        [room(1), second].map(|notebook| Replica { notebook, peer: PeerSync::new(), inbox: Vec::new() });
+    for (what, with) in steps(script) {
+        step(&mut replicas, what, with);
+    }
+    let [mut a, mut b] = replicas.map(|replica| replica.notebook);
+    examine(if flags & 2 == 0 { &a } else { &b });
+    if flags & 4 != 0 {
+        converge(&mut a, &mut b);
+    }
+}
+
+fn step(replicas: &mut [Replica; 2], what: u8, with: &[u8]) {
+    let (here, there) = (usize::from(what >> 7), usize::from(what >> 7 ^ 1));
+    match what & 0x7f {
+        0 => {
+            let notebook = &mut replicas[here].notebook;
+            let (before, op) = (notebook.heads(), edit(notebook, with));
+            match notebook.edit(&[op]) {
+                Ok(changed) => assert_eq!(changed, notebook.heads() != before),
+                Err(_) => assert_eq!(notebook.heads(), before),
+            }
+        }
+        1 => {
+            let Replica { notebook, peer, .. } = &mut replicas[here];
+            let message = peer.generate(notebook);
+            replicas[there].inbox.extend(message);
+        }
+        2 => {
+            let message = barrier(&replicas[here].notebook);
+            replicas[there].inbox.push(message);
+        }
+        // Of the messages on their way one arrives: in order, late, doubled, or changed.
+        3 => {
+            let (which, change) = first(with);
+            let inbox = &mut replicas[here].inbox;
+            if inbox.is_empty() {
+                return;
+            }
+            let which = usize::from(which & 0x3f) % inbox.len();
+            let mut message = if with.first().is_some_and(|byte| byte & 0x40 != 0) {
+                inbox[which].clone()
+            } else {
+                inbox.remove(which)
+            };
+            for pair in change.chunks_exact(2) {
+                let place = usize::from(pair[0]) % message.len();
+                message[place] ^= pair[1];
+            }
+            mend_checksums(&mut message);
+            deliver(&mut replicas[here], &message);
+        }
+        // All that were on their way are lost, and the connection with them.
+        4 => {
+            for replica in replicas {
+                replica.inbox.clear();
+                replica.peer = PeerSync::new();
+            }
+        }
+        5 => deliver(&mut replicas[here], with),
+        _ => {
+            let mut message = with.to_vec();
+            mend_checksums(&mut message);
+            deliver(&mut replicas[here], &message);
+        }
+    }
+}
+
+fn deliver(replica: &mut Replica, message: &[u8]) {
+    let Replica { notebook, peer, .. } = replica;
+    let (heads, cells, metadata) = (notebook.heads(), notebook.cells(), notebook.metadata());
+    match peer.receive(notebook, message) {
+        Ok(changes) if heads.is_empty() => assert!(notebook.is_empty() || changes.order),
+        Ok(changes) => {
+            if notebook.metadata() != metadata {
+                assert!(changes.metadata, "a change of the metadata was not told");
+            }
+            told(&cells, &notebook.cells(), &changes);
+        }
+        Err(NotebookError::BadSync(_)) => assert_eq!(notebook.heads(), heads, "refused and applied"),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn told(before: &[Cell], after: &[Cell], changes: &Changes) {
+    let by_id = |cells: &[Cell]| -> Option<BTreeMap<String, Cell>> {
+        let map: BTreeMap<_, _> = cells.iter().map(|cell| (cell.id.clone(), cell.clone())).collect();
+        // Cells that share an id are told apart by nobody.
+        (map.len() == cells.len()).then_some(map)
+    };
+    let (Some(old), Some(new)) = (by_id(before), by_id(after)) else { return };
+    for id in &changes.cells {
+        assert!(new.contains_key(id), "{id} is not there");
+    }
+    if !before.iter().map(|cell| &cell.id).eq(after.iter().map(|cell| &cell.id)) {
+        assert!(changes.order, "a change of the order was not told");
+    }
+    for (id, cell) in &new {
+        let was = old.get(id);
+        if was != Some(cell) {
+            assert!(changes.cells.contains(id), "a change of {id} was not told");
+        }
+        let Some(was) = was else { continue };
+        let mut outputs = was.outputs.clone();
+        let mut known = true;
+        for change in changes.outputs.iter().filter(|change| change.cell_id() == id) {
+            known &= repeat(&mut outputs, change);
+        }
+        if known {
+            assert_eq!(outputs, cell.outputs, "{id}: {:?}", changes.outputs);
+        }
+    }
+}
+
+/// Does to a list of outputs what a change tells; false if it speaks of places that are not there, as it does when
+/// the stored list has elements that no reader sees.
+fn repeat(outputs: &mut Vec<String>, change: &OutputChange) -> bool {
+    match change {
+        OutputChange::Cleared { .. } => outputs.clear(),
+        OutputChange::Inserted { index, element, .. } if *index <= outputs.len() => {
+            outputs.insert(*index, element.clone());
+        }
+        OutputChange::Replaced { index, element, .. } if *index < outputs.len() => {
+            outputs[*index].clone_from(element);
+        }
+        OutputChange::Joined { index, element, .. } if *index <= outputs.len() => {
+            outputs.truncate(*index);
+            outputs.push(element.clone());
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn converge(a: &mut Notebook, b: &mut Notebook) {
+    let (mut of_a, mut of_b) = (PeerSync::new(), PeerSync::new());
+    for _ in 0..MOST_ROUNDS {
+        let (up, down) = (of_a.generate(a), of_b.generate(b));
+        if up.is_none() && down.is_none() {
+            assert_eq!(a.heads(), b.heads());
+            assert_eq!(a.cells(), b.cells());
+            assert_eq!(a.metadata(), b.metadata());
+            assert!(of_a.converged(a) && of_b.converged(b));
+            return;
+        }
+        if let Some(message) = up {
+            of_b.receive(b, &message).expect("an honest message is taken");
+        }
+        if let Some(message) = down {
+            of_a.receive(a, &message).expect("an honest message is taken");
+        }
+    }
+    panic!("they never agree");
+}

@@ -1,0 +1,219 @@
+//! Executions, and the stream of events that tells how they go. Invariants, whatever the daemon says:
+//! - every execution has exactly one end, nothing is told of it behind that, and it is then no longer watched;
+//! - all that is told of an execution names its cell;
+//! - no change of outputs is lost on the way: as many as there were are told before the end;
+//! - a timer that has come does something or is set later: nothing spins;
+//! - with our own daemon no end is told before the daemon or the time limit told it.
+
+use std::collections::BTreeMap;
+
+use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy, Terminal};
+use runtimed_ffi::notebook::OutputChange;
+use serde_json::{json, Value};
+
+use super::script::{first, steps};
+
+const CELLS: [&str; 3] = ["a", "b", "c"];
+
+const STATUSES: [&str; 10] = [
+    "ok",
+    "error",
+    "interrupted",
+    "cancelled",
+    "kernel_died",
+    "launch_failed",
+    "idle",
+    "busy",
+    "shutdown",
+    "error: gone",
+];
+
+const EVENTS: [&str; 6] =
+    ["execution_started", "execution_done", "output", "kernel_status", "queue_changed", "kernel_error"];
+
+#[derive(Default)]
+struct Told {
+    cell: &'static str,
+    /// The daemon owes a response to a request for this.
+    asked: bool,
+    /// Changes of outputs that must be told, and those that were.
+    owed: usize,
+    seen: usize,
+    ended: bool,
+}
+
+struct Play {
+    runs: Runs,
+    told: BTreeMap<u64, Told>,
+    now: u64,
+}
+
+/// One byte for the kind of daemon, then a script.
+pub fn check(data: &[u8]) {
+    let (ours, script) = first(data);
+    let strategy = if ours & 1 == 0 { Strategy::FinalEvent } else { Strategy::FinishRule };
+    let mut play = Play { runs: Runs::new(strategy), told: BTreeMap::new(), now: 0 };
+    for (what, with) in steps(script) {
+        play.step(what, with);
+        play.collect(None);
+    }
+    play.runs.disconnected("the end");
+    play.collect(Some(Terminal::Disconnected));
+    assert!(play.runs.is_empty() && play.told.values().all(|told| told.ended));
+}
+
+impl Play {
+    fn step(&mut self, what: u8, with: &[u8]) {
+        let at = |n: usize| with.get(n).copied().unwrap_or_default();
+        match what % 9 {
+            0 => {
+                let (token, cell) = (self.told.len() as u64 + 1, CELLS[usize::from(at(0)) % 3]);
+                let deadline = (at(1) > 0).then(|| self.now + u64::from(at(1)) * 100);
+                self.runs.submit(token, cell, deadline, self.now);
+                self.told.insert(token, Told { cell, asked: true, ..Told::default() });
+            }
+            1 => {
+                let open: Vec<u64> =
+                    self.told.iter().filter(|(_, told)| told.asked).map(|(token, _)| *token).collect();
+                let Some(token) = open.get(usize::from(at(0)) % open.len().max(1)).copied() else { return };
+                self.told.get_mut(&token).unwrap().asked = false;
+                let response = response(with.get(1..).unwrap_or_default());
+                let need = self.runs.responded(token, &response, response.to_string().as_bytes());
+                self.need(need);
+            }
+            2 => {
+                let broadcast = broadcast(with);
+                let need = self.runs.broadcast(&broadcast, self.now);
+                self.need(need);
+            }
+            3 => {
+                let changes: Vec<OutputChange> = with.chunks(2).take(8).map(output).collect();
+                for change in &changes {
+                    for told in
+                        self.told.values_mut().filter(|told| !told.ended && told.cell == change.cell_id())
+                    {
+                        told.owed += 1;
+                    }
+                }
+                self.runs.outputs_changed(&changes);
+            }
+            4 => {
+                let state = broadcast(with);
+                let end = [None, Some(Terminal::Error), Some(Terminal::Interrupted)][usize::from(at(4)) % 3];
+                let need = self.runs.barrier_passed(&state, self.now, |_| end);
+                self.need(need);
+            }
+            5 | 6 => {
+                let step = u64::from(at(0)) * if what % 9 == 5 { 1 } else { 100 };
+                self.now += step;
+                let need = self.runs.tick(self.now);
+                let later = self.runs.deadline().is_none_or(|at| at > self.now);
+                assert!(later || need != Need::Nothing, "a timer that has come does nothing");
+                self.need(need);
+            }
+            7 => self.runs.release_held(),
+            _ => {
+                self.runs.disconnected("cut off");
+                self.collect(Some(Terminal::Disconnected));
+                assert!(self.runs.is_empty());
+            }
+        }
+    }
+
+    /// What the owner does.
+    fn need(&mut self, need: Need) {
+        match need {
+            // Barriers are answered by a step of the script, or never.
+            Need::Nothing | Need::Barrier => {}
+            Need::Retry { token, cell_id } => {
+                let told = self.told.get_mut(&token).expect("a run that was made");
+                assert!(!told.ended && told.cell == cell_id);
+                told.asked = true;
+            }
+            Need::Replay { token, cell_id } => {
+                self.collect(None);
+                let told = self.told.get_mut(&token).expect("a run that was made");
+                assert!(!told.ended && told.cell == cell_id);
+                // What was held back is among the outputs that are told now.
+                told.owed = told.seen + 3;
+                self.runs.replay(token, &cell_id, vec!["x".into(), "y".into()]);
+            }
+            Need::GiveUp => {
+                self.collect(None);
+                self.runs.disconnected("no answer");
+                self.collect(Some(Terminal::Disconnected));
+                assert!(self.runs.is_empty());
+            }
+        }
+    }
+
+    fn collect(&mut self, all_end: Option<Terminal>) {
+        for event in self.runs.take_events() {
+            let (token, cell_id) = match &event {
+                RunEvent::Queued { token, cell_id, .. }
+                | RunEvent::Started { token, cell_id, .. }
+                | RunEvent::Output { token, cell_id, .. }
+                | RunEvent::Cleared { token, cell_id }
+                | RunEvent::Done { token, cell_id, .. } => (*token, cell_id),
+            };
+            let told = self.told.get_mut(&token).expect("a run that was made");
+            assert_eq!(told.cell, cell_id);
+            assert!(!told.ended, "{event:?} behind the end");
+            match &event {
+                RunEvent::Output { .. } | RunEvent::Cleared { .. } => told.seen += 1,
+                RunEvent::Done { end, .. } => {
+                    assert!(all_end.is_none_or(|all| all == *end));
+                    assert_eq!(told.seen, told.owed, "outputs were lost");
+                    told.ended = true;
+                    told.asked = false;
+                }
+                RunEvent::Queued { .. } | RunEvent::Started { .. } => {}
+            }
+        }
+        let live: Vec<&Told> = self.told.values().filter(|told| !told.ended).collect();
+        assert_eq!(self.runs.len(), live.len());
+        for cell in CELLS {
+            assert_eq!(self.runs.watches(cell), live.iter().any(|told| told.cell == cell));
+        }
+    }
+}
+
+/// JSON, or a few bytes that stand for a response.
+fn response(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| match first(bytes).0 % 8 {
+        0 => json!({"result": "error", "error": "Cell not found in document: a"}),
+        1 => json!({"result": "no_kernel"}),
+        2 => json!({"result": "cell_queued", "execution_id": "1", "joined": true}),
+        3 => json!({"result": "cell_queued"}),
+        id => json!({"result": "cell_queued", "execution_id": id.to_string()}),
+    })
+}
+
+/// JSON, or a few bytes that stand for a broadcast: event, cell, status, further cells.
+fn broadcast(bytes: &[u8]) -> Value {
+    if let Ok(value @ Value::Object(_)) = serde_json::from_slice(bytes) {
+        return value;
+    }
+    let at = |n: usize| usize::from(bytes.get(n).copied().unwrap_or_default());
+    let cell = |n: usize| CELLS.get(at(n) % 4).copied();
+    let event = EVENTS[at(0) % EVENTS.len()];
+    if event == "queue_changed" {
+        let queued: Vec<&str> = (2..bytes.len().min(5)).filter_map(cell).collect();
+        return json!({"event": event, "executing": cell(1), "queued": queued});
+    }
+    json!({
+        "event": event, "cell_id": cell(1), "status": STATUSES[at(2) % STATUSES.len()],
+        "execution_id": (at(3) % 8).to_string(), "output_type": if at(4) % 2 == 0 { "error" } else { "stream" },
+    })
+}
+
+fn output(bytes: &[u8]) -> OutputChange {
+    let at = |n: usize| usize::from(bytes.get(n).copied().unwrap_or_default());
+    let (cell_id, index, element) = (CELLS[at(0) % 3].to_owned(), at(1) % 4, "x".to_owned());
+    match at(1) / 4 % 4 {
+        0 => OutputChange::Cleared { cell_id },
+        1 => OutputChange::Replaced { cell_id, index, element },
+        2 => OutputChange::Joined { cell_id, index, covered: Vec::new(), element },
+        _ => OutputChange::Inserted { cell_id, index, element },
+    }
+}

@@ -1,0 +1,193 @@
+"""`make fuzz`, `make sanitize`, `make miri`: checks that need nightly Rust. Each says what it skips, and why."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CRATE = ROOT / "csrc"
+FUZZ = CRATE / "fuzz"
+TOOLCHAIN = os.environ.get("NIGHTLY", "nightly")
+
+# Larger inputs are slower and find no more: the messages of these parsers are small.
+MAX_LEN = {"doc_load": 2048, "frame_decode": 512}
+
+# The driven tier over real sockets, and the document with many replicas: where threads and memory are shared.
+SANITIZED = ["drive", "host", "leaving", "threads", "notebook_sync", "fuzz_replay"]
+C_PROGRAMS = ["smoke", "fork", "sigpipe"]
+
+# What miri runs, as filters of unit tests. Without those that miri cannot run, or not in reasonable time:
+# docs/fuzzing.md has the reason for each.
+MIRI = ["wire::", "code::", "outputs::hash", "outputs::nbformat", "outputs::derive", "notebook::chunks", "notebook::op"]
+MIRI_SKIPPED = [
+    "big_frames_with_company",
+    "a_writer_refuses",
+    "every_cut_gives",
+    "garbage_is_an_error",
+    "reading_is_strict",
+]
+
+
+class Missing(Exception):
+    """A tool that is not installed, with the command that installs it."""
+
+
+def call(command, **environment):
+    """Runs a command, shown first; returns its exit status."""
+    shown = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    print("--", *shown, shlex.join(map(str, command)), flush=True)
+    return subprocess.run([str(part) for part in command], cwd=CRATE, env={**os.environ, **environment}).returncode
+
+
+def cargo(*arguments):
+    """A command of the nightly toolchain's cargo."""
+    return ["rustup", "run", TOOLCHAIN, "cargo", *arguments]
+
+
+def answer(*command):
+    """The output of a command; none if it cannot be run or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def host():
+    """The target triple of the nightly toolchain."""
+    version = answer("rustup", "run", TOOLCHAIN, "rustc", "-vV")
+    if version is None:
+        raise Missing(f"nightly Rust: rustup toolchain install {TOOLCHAIN}")
+    return re.search(r"^host: (.*)$", version, re.M).group(1)
+
+
+def require_source():
+    """The source of the standard library, for building it anew."""
+    root = answer("rustup", "run", TOOLCHAIN, "rustc", "--print", "sysroot")
+    if root is None or not (Path(root) / "lib/rustlib/src/rust/library").is_dir():
+        raise Missing(f"rust-src: rustup component add rust-src --toolchain {TOOLCHAIN}")
+
+
+# --- fuzzing
+
+
+def fuzz(options):
+    """Runs the targets one after the other; what they find stays in csrc/fuzz/crashers."""
+    host()
+    if answer(*cargo("fuzz", "--version")) is None:
+        raise Missing("cargo-fuzz: cargo install cargo-fuzz --locked")
+    build = ["-O", "--fuzz-dir", FUZZ, "--sanitizer", options.sanitizer]
+    if status := call(cargo("fuzz", "build", *build)):
+        return status
+    rows = []
+    for target in options.target or sorted(path.stem for path in (FUZZ / "fuzz_targets").glob("*.rs")):
+        found = FUZZ / "target" / "found" / target
+        found.mkdir(parents=True, exist_ok=True)
+        limits = [f"-max_len={MAX_LEN.get(target, 1024)}", "-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=256"]
+        crashers = f"-artifact_prefix={FUZZ / 'crashers' / target}/"
+        (FUZZ / "crashers" / target).mkdir(parents=True, exist_ok=True)
+        command = [program(target), found, FUZZ / "corpus" / target, *limits, crashers]
+        start = time.monotonic()
+        status = call([*command, f"-runs={options.runs}", "-print_final_stats=1", "-verbosity=1"])
+        rows.append((target, "FAILED" if status else "ok", time.monotonic() - start))
+    for target, state, seconds in rows:
+        print(f"   {target:14} {state:8} {seconds:8.1f} s")
+    return int(any(state == "FAILED" for _, state, _ in rows))
+
+
+def program(target):
+    """The program of a target, as cargo-fuzz builds it."""
+    return FUZZ / "target" / host() / "release" / target
+
+
+# --- sanitizers
+
+
+def sanitize(options):
+    """Runs Rust tests with the address and the thread sanitizer, and C programs against a library with the former."""
+    triple = host()
+    status = 0
+    for name in options.sanitizer or ["address", "thread"]:
+        environment = {"RUSTFLAGS": f"-Zsanitizer={name}", "CARGO_TARGET_DIR": str(CRATE / "target" / name)}
+        common = ["--locked", "--target", triple]
+        if name == "thread":
+            # Locks and channels of a standard library that the sanitizer does not see look like races.
+            require_source()
+            common.append("-Zbuild-std")
+        tests = [argument for test in SANITIZED for argument in ("--test", test)]
+        status |= call(cargo("test", *common, "--lib", *tests), **environment)
+        if name == "address":
+            status |= call(cargo("build", *common, "--lib"), **environment)
+            status |= c_programs(CRATE / "target" / name / triple / "debug")
+    return status
+
+
+def c_programs(library):
+    """Compiles and runs the C programs of tests/c with the address sanitizer in program and library."""
+    # The library leaves its calls into the sanitizer open, and the program brings it: both must be LLVM's.
+    if not shutil.which("clang"):
+        print("skipped: C programs with the sanitized library: clang is not installed")
+        return 0
+    status = 0
+    with tempfile.TemporaryDirectory(prefix="rtd-") as place:
+        for name in C_PROGRAMS:
+            binary = Path(place) / name
+            flags = [
+                "-std=c99",
+                "-g",
+                "-fsanitize=address",
+                "-shared-libasan",
+                f"-I{CRATE / 'include'}",
+                f"-L{library}",
+            ]
+            runtime = answer("clang", "-print-file-name=libclang_rt.asan-x86_64.so")
+            paths = [f"-Wl,-rpath,{library}", f"-Wl,-rpath,{Path(runtime).parent}"]
+            source = ROOT / "tests" / "c" / f"{name}.c"
+            status |= call(["clang", *flags, source, "-lruntimed_ffi", "-lpthread", *paths, "-o", binary])
+            status |= call([binary, place])
+    return status
+
+
+# --- miri
+
+
+def miri(_options):
+    """Runs unit tests of the pure tier in the interpreter that finds undefined behaviour."""
+    host()
+    if answer(*cargo("miri", "--version")) is None:
+        raise Missing(f"miri: rustup component add miri rust-src --toolchain {TOOLCHAIN}")
+    skipped = [argument for name in MIRI_SKIPPED for argument in ("--skip", name)]
+    return call(cargo("miri", "test", "--locked", "--lib", "--", *MIRI, *skipped), MIRIFLAGS="-Zmiri-disable-isolation")
+
+
+def main():
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("fuzz", help=fuzz.__doc__)
+    command.add_argument("--runs", type=int, default=10_000_000, help="executions of each target")
+    command.add_argument("--sanitizer", choices=["none", "address"], default="none")
+    command.add_argument("target", nargs="*", help="default: all")
+    command.set_defaults(call=fuzz)
+    command = commands.add_parser("sanitize", help=sanitize.__doc__)
+    command.add_argument("sanitizer", nargs="*", help="address, thread; default: both")
+    command.set_defaults(call=sanitize)
+    command = commands.add_parser("miri", help=miri.__doc__)
+    command.set_defaults(call=miri)
+    options = parser.parse_args()
+    try:
+        return options.call(options)
+    except Missing as missing:
+        print(f"skipped: needs {missing}")
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
