@@ -8,7 +8,7 @@ use automerge::{ObjId, ObjType, ReadDoc, ScalarValue, ROOT};
 
 use super::document::ENCODING;
 use super::rows::{object, ref_str, scalar_str, Row, Rows};
-use super::{text, Notebook, NotebookError, Op};
+use super::{text, weight, Notebook, NotebookError, Op};
 
 impl Notebook {
     /// Applies edits in their order, as one change. If one of them fails the document is as before.
@@ -21,7 +21,7 @@ impl Notebook {
         let joined = !self.is_empty();
         let mut tx = self.doc.transaction();
         let mut editor = Editor { tx: &mut tx, rows: &mut self.rows, joined, moved: false };
-        let result = editor.apply_all(ops);
+        let result = editor.apply_all(ops).and_then(|()| weight::check_own(editor.tx.pending_ops()));
         let moved = editor.moved;
         match result {
             Ok(()) => Ok(tx.commit().0.is_some()),

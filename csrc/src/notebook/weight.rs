@@ -9,9 +9,12 @@ use std::io::Read;
 use flate2::read::DeflateDecoder;
 
 use super::chunks::{self, leb128};
+use super::NotebookError;
 
-/// Operations that one message may bring. A character is one.
-pub(super) const OPERATIONS: u64 = 1 << 24;
+/// Operations of one change. A character that is written or deleted is one.
+pub(super) const CHANGE_OPERATIONS: u64 = 1 << 24;
+/// Operations that one message may bring: the whole history of a notebook, when somebody joins.
+const OPERATIONS: u64 = 1 << 26;
 /// Bytes that the packed parts of one message may unpack to.
 const UNPACKED: u64 = 256 << 20;
 
@@ -25,6 +28,8 @@ const DEFLATED: u64 = 8;
 /// Why a message is not given to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TooHeavy {
+    /// More than [`CHANGE_OPERATIONS`] in one.
+    Change,
     /// More than [`OPERATIONS`].
     Operations,
     /// More than [`UNPACKED`] bytes.
@@ -36,11 +41,23 @@ pub(super) enum TooHeavy {
 impl std::fmt::Display for TooHeavy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Change => write!(f, "more than {CHANGE_OPERATIONS} operations in one change"),
             Self::Operations => write!(f, "more than {OPERATIONS} operations"),
             Self::Unpacked => write!(f, "more than {} MiB when unpacked", UNPACKED >> 20),
             Self::Unreadable => f.write_str("damaged changes"),
         }
     }
+}
+
+/// Refuses a change of our own that no peer would take.
+///
+/// # Errors
+/// `BadOp`: it has too many operations.
+pub(super) fn check_own(operations: usize) -> Result<(), NotebookError> {
+    if operations as u64 > CHANGE_OPERATIONS {
+        return Err(NotebookError::BadOp(TooHeavy::Change.to_string()));
+    }
+    Ok(())
 }
 
 /// Weighs the chunks of one message.
@@ -81,7 +98,10 @@ impl Scales {
         reader.bytes()?; // The message.
         reader.list()?; // Other authors.
         let columns = reader.columns()?;
-        self.columns(reader, &columns)
+        if self.columns(reader, &columns)? > CHANGE_OPERATIONS {
+            return Err(TooHeavy::Change);
+        }
+        Ok(())
     }
 
     fn document(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
@@ -89,11 +109,12 @@ impl Scales {
         reader.hashes()?;
         let (changes, operations) = (reader.columns()?, reader.columns()?);
         self.columns(reader, &changes)?;
-        self.columns(reader, &operations)
+        self.columns(reader, &operations)?;
+        Ok(())
     }
 
-    /// As many operations as the longest column has rows.
-    fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<(), TooHeavy> {
+    /// As many operations as the longest column has rows: their number.
+    fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<u64, TooHeavy> {
         let mut longest = 0;
         for (specification, length) in columns {
             let data = reader.take(*length)?;
@@ -108,7 +129,7 @@ impl Scales {
         if self.operations > OPERATIONS {
             return Err(TooHeavy::Operations);
         }
-        Ok(())
+        Ok(longest)
     }
 
     fn inflate(&mut self, data: &[u8]) -> Result<Vec<u8>, TooHeavy> {
@@ -310,10 +331,14 @@ mod tests {
             let body = change(specification, &column);
             assert_eq!(weight(&chunk(1, &body)), Err(TooHeavy::Operations), "{specification:#x}");
         }
-        let allowed = change(0x42, &run(OPERATIONS, 1));
-        assert_eq!(weight(&chunk(1, &allowed)), Ok(OPERATIONS));
-        let twice = [chunk(1, &allowed), chunk(1, &change(0x42, &run(1, 1)))].concat();
-        assert_eq!(weight(&twice), Err(TooHeavy::Operations), "all chunks of a message together");
+        let allowed = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS, 1)));
+        assert_eq!(weight(&allowed), Ok(CHANGE_OPERATIONS));
+        let one_more = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS + 1, 1)));
+        assert_eq!(weight(&one_more), Err(TooHeavy::Change));
+        let full = allowed.repeat((OPERATIONS / CHANGE_OPERATIONS) as usize);
+        assert_eq!(weight(&full), Ok(OPERATIONS));
+        let more = [full, chunk(1, &change(0x42, &run(1, 1)))].concat();
+        assert_eq!(weight(&more), Err(TooHeavy::Operations), "all chunks of a message together");
     }
 
     #[test]
@@ -326,8 +351,15 @@ mod tests {
         leb(chunk.len() as u64, &mut message);
         message.extend(chunk);
         let error = crate::notebook::PeerSync::new().receive(&mut notebook, &message).unwrap_err();
-        assert!(error.to_string().contains("more than 16777216 operations"), "{error}");
+        assert!(error.to_string().contains("more than 67108864 operations"), "{error}");
         assert_eq!(notebook.heads(), before);
+    }
+
+    #[test]
+    fn what_no_peer_would_take_is_not_made() {
+        assert!(check_own(CHANGE_OPERATIONS as usize).is_ok());
+        let error = check_own(CHANGE_OPERATIONS as usize + 1).unwrap_err();
+        assert!(error.to_string().contains("more than 16777216 operations in one change"), "{error}");
     }
 
     #[test]
