@@ -19,7 +19,8 @@ pub type Turn = Box<dyn FnOnce() + Send>;
 
 /// Bytes that never take long, unless they are packed.
 const LONG_INPUT: usize = 64 * 1024;
-/// A room whose last turn took longer does the next one aside as well: its document is large.
+/// A room in which something took longer does the next turn aside as well: its document is large, and the I/O thread
+/// must not wait for the room's lock either.
 const LONG_TURN: Duration = Duration::from_millis(10);
 
 /// Whether a turn with these bytes to decode may take long.
@@ -47,6 +48,16 @@ impl Aside {
         let begun = Instant::now();
         let result = turn();
         self.slow.store(begun.elapsed() >= LONG_TURN, Ordering::Relaxed);
+        result
+    }
+
+    /// Does what is no turn; what follows is done aside if it took long.
+    pub fn watched<T>(&self, step: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = step();
+        if begun.elapsed() >= LONG_TURN {
+            self.slow.store(true, Ordering::Relaxed);
+        }
         result
     }
 
@@ -147,7 +158,11 @@ mod tests {
         let aside = Aside::default();
         aside.timed(|| thread::sleep(LONG_TURN));
         assert!(aside.is_due());
+        aside.watched(|| ());
+        assert!(aside.is_due(), "only a turn shows that turns are quick again");
         aside.timed(|| ());
         assert!(!aside.is_due());
+        aside.watched(|| thread::sleep(LONG_TURN));
+        assert!(aside.is_due());
     }
 }

@@ -5,7 +5,7 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -104,36 +104,14 @@ impl<D: Replica> Room<D> {
         outcome: &mut Outcome,
         step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
-        self.run(&mut lock(&self.state), outcome, step)
-    }
-
-    /// As [`Room::step`]; none, and nothing done, while another step is under way.
-    pub fn step_now<T>(
-        &self,
-        outcome: &mut Outcome,
-        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
-    ) -> Option<Result<T, DriveError>> {
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(self.run(&mut state, outcome, step))
-    }
-
-    fn run<T>(
-        &self,
-        state: &mut RoomState<D>,
-        outcome: &mut Outcome,
-        step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
-    ) -> Result<T, DriveError> {
+        let mut state = lock(&self.state);
         if let Some(reason) = &state.broken {
             return Err(DriveError::Poisoned(reason.clone()));
         }
         if state.shut {
             return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
         }
-        match catch_unwind(AssertUnwindSafe(|| step(state, outcome))) {
+        match catch_unwind(AssertUnwindSafe(|| step(&mut state, outcome))) {
             Ok(result) => result,
             Err(payload) => {
                 let reason = panic_text(payload.as_ref());

@@ -155,7 +155,7 @@ impl HostShared {
         step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         let mut outcome = Outcome::default();
-        let result = room.step(&mut outcome, step);
+        let result = room.aside.watched(|| room.step(&mut outcome, step));
         self.after(room, outcome);
         if let Err(DriveError::Panic(reason)) = &result {
             self.break_room(room, code(RTD_E_PANIC), reason);

@@ -29,7 +29,7 @@ pub(super) struct Turn {
 /// Where a turn is done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// On the I/O thread, which waits for nobody.
+    /// On the I/O thread, where nothing may take long.
     Here,
     Aside,
 }
@@ -108,10 +108,7 @@ impl Peer {
             }
             Ok(Ok(()))
         };
-        let result = room.aside.timed(|| match place {
-            Place::Here => room.step_now(&mut outcome, step).unwrap_or(Ok(Err(TooLong))),
-            Place::Aside => room.step(&mut outcome, step),
-        });
+        let result = room.aside.timed(|| room.step(&mut outcome, step));
         host.after(room, outcome);
         match result {
             Ok(result) => return result,
