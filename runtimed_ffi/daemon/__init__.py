@@ -15,6 +15,7 @@ module         noun
 ``logbook``    the log
 ``report``     what the daemon tells about itself
 ``dispatch``   events of the host, handed to whom they concern
+``libraries``  importing them late
 ``processes``  the end of a child process, and its last words
 ``ports``      what these modules need from each other
 =============  ============================================================
@@ -30,5 +31,5 @@ package           noun
 ================  ============================================================
 
 Imports point this way: the modules above -> channels -> rooms -> files, kernels -> environments ->
-``processes``, ``ports``.
+``processes``, ``libraries``, ``ports``.
 """

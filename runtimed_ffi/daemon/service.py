@@ -7,7 +7,6 @@ Storey: daemon (7).  Source: protocol 2, sections 1.5 and 4.3; what the referenc
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import signal
@@ -29,6 +28,7 @@ from .environments.plans import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, defau
 from .environments.pools import Pools
 from .environments.recipes import CondaRecipe, UvRecipe
 from .kernels.launcher import Launcher
+from .libraries import load
 from .limits import MAX_PEERS, Limits
 from .ports import Json, KernelListener, KernelPort
 from .processes import kill_group
@@ -329,7 +329,7 @@ async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> Non
 
 
 def _import_kernels() -> None:
-    importlib.import_module(__package__ + ".kernels.standby")
+    load(__package__ + ".kernels.standby")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:

@@ -7,11 +7,12 @@ makes the daemon load an HTTP library: ``blob_pages`` and its ``aiohttp`` are im
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import socket
 from typing import Any, NamedTuple
+
+from ..libraries import load
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class BlobServer:
     async def _open(self) -> None:
         try:
             # Half a second of work for the interpreter: never on the loop.
-            pages = await self._loop.run_in_executor(None, importlib.import_module, __package__ + ".blob_pages")
+            pages = await self._loop.run_in_executor(None, load, __package__ + ".blob_pages")
             self._pages = await pages.serve(
                 self._socket, self._directory, self.address.prefix, plain_urls=self._plain_urls
             )

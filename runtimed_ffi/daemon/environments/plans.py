@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Callable, NamedTuple
 
+from ..libraries import load
 from ..ports import Json, LaunchError, SettingsView
 from . import trust, wishes
 
@@ -192,10 +193,7 @@ def working_directory(notebook_path: str | None) -> str:
 
 def kernelspecs() -> list[str]:
     """The names of the installed kernelspecs, as ``jupyter kernelspec list`` has them."""
-    # Imported late: the daemon accepts clients before jupyter_client is there.
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    return sorted(KernelSpecManager().find_kernel_specs())
+    return sorted(load("jupyter_client.kernelspec").KernelSpecManager().find_kernel_specs())
 
 
 def _unsupported(kind: str, names: Sequence[str]) -> str:
