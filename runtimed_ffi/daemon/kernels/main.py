@@ -16,6 +16,7 @@ empty, its counters are at one, and its random numbers were seeded from the syst
 """
 
 import functools
+import json
 import os
 import select
 import signal
@@ -49,6 +50,7 @@ def main() -> None:
 
     app: Any = kernelapp.IPKernelApp
     _keep_all_messages(app)
+    _send_any_text(app)
     _end_with_parent(app)
     if standing_by:
         _wait_for_handover(app)
@@ -64,6 +66,28 @@ def _keep_all_messages(app: Any) -> None:
         plain(self, context)
 
     app.init_iopub = init_iopub
+
+
+def _send_any_text(app: Any) -> None:
+    plain = app.init_sockets
+
+    def init_sockets(self: Any) -> None:
+        plain(self)
+        usual = self.session.pack
+
+        def pack(message: Any) -> Any:
+            try:
+                return usual(message)
+            except UnicodeEncodeError:
+                # Half of a surrogate pair has no UTF-8. The text would be lost, and the thread that publishes would
+                # forget who waits for it: each flush then takes its ten seconds.
+                return json.dumps(message, default=json_default).encode("ascii")
+
+        self.session.pack = pack
+
+    from jupyter_client.jsonutil import json_default
+
+    app.init_sockets = init_sockets
 
 
 def _end_with_parent(app: Any) -> None:
