@@ -33,6 +33,15 @@ def cxx():
     return require(os.environ.get("CXX") or "c++")
 
 
+def npm_ci(directory, *options):
+    """Installs what a directory's package-lock.json names, or a skip when there is no npm or no registry."""
+    command = [*require("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1", *options]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
+    if done.returncode and re.search("ENOTFOUND|EAI_AGAIN|ECONN|ENOTCACHED", done.stderr):
+        pytest.skip(f"the npm registry cannot be reached: {done.stderr.strip().splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+
+
 def run(*command, **options):
     """Runs a command that must succeed without a word on stderr; returns its stdout."""
     command = [str(part) for part in command]

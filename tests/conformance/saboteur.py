@@ -36,6 +36,14 @@ class Talk:
     def typed(self) -> bool:
         return self.hello.get("channel") == "notebook_sync"
 
+    def swapped(self, payload: bytes, hold: bool) -> list[bytes]:
+        """What goes on now: nothing if the frame is held back, else the frame and then what was."""
+        if hold:
+            self.kept.append(payload)
+            return []
+        kept, self.kept = self.kept, []
+        return [payload, *kept]
+
 
 class Fault:
     """Changes nothing; subclasses do."""
@@ -191,11 +199,7 @@ class SyncFirst(Fault):
     """The first sync message before the capabilities."""
 
     def down(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
-        if talk.typed and talk.down == 1:
-            talk.kept = [payload]
-            return []
-        kept, talk.kept = talk.kept, []
-        return [payload, *kept]
+        return talk.swapped(payload, hold=talk.typed and talk.down == 1)
 
 
 class AlwaysVersion2(Fault):
@@ -207,33 +211,21 @@ class SwapsResponses(Fault):
     def down(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
         if not talk.typed or talk.down == 1 or payload[0] != RESPONSE:
             return [payload]
-        if not talk.kept:
-            talk.kept = [payload]
-            return []
-        kept, talk.kept = talk.kept, []
-        return [payload, *kept]
+        return talk.swapped(payload, hold=not talk.kept)
 
 
 class ResponsesLast(Fault):
     """A response goes behind the broadcast that follows it."""
 
     def down(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
-        if talk.typed and talk.down > 1 and payload[0] == RESPONSE:
-            talk.kept.append(payload)
-            return []
-        kept, talk.kept = talk.kept, []
-        return [payload, *kept]
+        return talk.swapped(payload, hold=talk.typed and talk.down > 1 and payload[0] == RESPONSE)
 
 
 class LateEdits(Fault):
     """A client's edit goes behind the request that follows it."""
 
     def up(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
-        if talk.typed and talk.up > 3 and payload[0] == SYNC:
-            talk.kept.append(payload)
-            return []
-        kept, talk.kept = talk.kept, []
-        return [payload, *kept]
+        return talk.swapped(payload, hold=talk.typed and talk.up > 3 and payload[0] == SYNC)
 
 
 class LosesEdits(Fault):

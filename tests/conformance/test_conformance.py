@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
-
 from interop.reference_daemon import reference
 
 import runtimed_ffi

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+from cells import Gate
 
 from . import wheels
 
@@ -76,3 +75,11 @@ def place() -> Iterator[Path]:
     directory = tempfile.mkdtemp(prefix="rtd-")
     yield Path(directory)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def gate(place: Path) -> Iterator[Gate]:
+    """Something that a cell waits for."""
+    made = Gate(place / "gate")
+    yield made
+    made.close()

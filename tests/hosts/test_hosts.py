@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from ctools import ROOT, STRICT, require, run
+from cells import Gate
+from ctools import ROOT, STRICT, npm_ci, require, run
 
 from .wheels import Installed, quiet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 not_again = pytest.mark.skipif(
-    sys.implementation.name == "pypy", reason="has nothing of Python in it; runs with CPython's tests"
+    sys.implementation.name == "pypy",
+    reason="the program uses the library and no Python: `make test-python` has run it with the same library",
 )
 
 EXAMPLES = ROOT / "examples"
@@ -79,18 +81,8 @@ class Builder:
         return [*require(os.environ.get("LUAJIT") or "luajit"), str(self.copy("lua", "run_cell.lua"))]
 
     def _node(self, _: str) -> list[str]:
-        node, npm = require("node"), require("npm")
-        project = self.copy("node")
-        done = subprocess.run(
-            [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"],
-            cwd=project,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        if done.returncode and ("ENOTFOUND" in done.stderr or "EAI_AGAIN" in done.stderr or "ECONN" in done.stderr):
-            pytest.skip(f"the npm registry cannot be reached: {done.stderr.strip().splitlines()[0]}")
-        assert done.returncode == 0, done.stderr
+        node, project = require("node"), self.copy("node")
+        npm_ci(project)
         return [*node, str(project / "run_cell.js")]
 
     def _go(self, _: str) -> list[str]:
@@ -149,14 +141,11 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.mark.kernel
 def test_a_cell_runs_and_its_outputs_are_printed_as_they_come(
-    builder: Builder, host: str, socket_path: str, place: Path
+    builder: Builder, host: str, socket_path: str, gate: Gate
 ) -> None:
-    gate = place / "gate"
     code = f"""
-import os, time
 print("one é 😀", flush=True)
-while not os.path.exists({str(gate)!r}):
-    time.sleep(0.01)
+{gate.wait}
 print("two")
 for n in range(200): display(n)
 6 * 7"""
@@ -167,7 +156,7 @@ for n in range(200): display(n)
     if first == "In [1]\n":
         first = process.stdout.readline()
     assert first == "one é 😀\n", finish(process)
-    gate.touch()
+    gate.open()
     status, out, err = finish(process)
     assert (status, err) == (0, "")
     lines = [line for line in out.splitlines() if line not in ("In [1]", "")]

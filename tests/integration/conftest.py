@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
+from cells import Gate
 
 pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 import runtimed_ffi
-
-from .tools import Gate
 
 MARK = "RUNTIMED_FFI_TEST_RUN"
 LAST_WORDS = 10.0
@@ -162,9 +161,23 @@ def daemon() -> Iterator[runtimed_ffi.Daemon]:
 
 
 @pytest.fixture
-def gate(directory: str) -> Gate:
+def gates(directory: str) -> Iterator[Callable[[], Gate]]:
+    """Makes things that cells wait for."""
+    made: list[Gate] = []
+
+    def make() -> Gate:
+        made.append(Gate(os.path.join(directory, f"gate-{len(made)}")))
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gate.close()
+
+
+@pytest.fixture
+def gate(gates: Callable[[], Gate]) -> Gate:
     """Something that a cell waits for."""
-    return Gate(directory)
+    return gates()
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import time
 from typing import Callable
 
 import pytest
+from cells import FOREVER, Gate
 
 import runtimed_ffi
 from runtimed_ffi import Output, OutputEvent
 
-from .tools import FOREVER, LIMIT, Ears, Gate, Thread, first_output
+from .tools import LIMIT, Ears, Thread, first_output
 
 
 def test_three_threads_in_one_session_get_their_own_outputs(session: runtimed_ffi.Session) -> None:
@@ -262,18 +263,18 @@ def test_limits_of_several_threads_pass_each_at_its_time(session: runtimed_ffi.S
 
 
 def test_on_output_runs_in_order_on_the_waiting_thread_while_the_cell_runs(
-    session: runtimed_ffi.Session, directory: str
+    session: runtimed_ffi.Session, gates: Callable[[], Gate]
 ) -> None:
     threads, seen = set(), []
     # Each output waits for the word that the one before it was heard.
-    gates = [Gate(directory) for _ in range(5)]
+    each = [gates() for _ in range(5)]
 
     def heard(output: Output) -> None:
         threads.add(threading.current_thread())
         seen.append(output)
-        gates[len(seen) - 1].open()
+        each[len(seen) - 1].open()
 
-    result = session.run("".join(gate.code for gate in gates), on_output=heard)
+    result = session.run("".join(gate.code for gate in each), on_output=heard)
     assert result.stdout == "begun\n" * 5
     assert [output.text for output in seen] == ["begun\n"] * 5
     assert threads == {threading.current_thread()}

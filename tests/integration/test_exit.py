@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -19,7 +20,7 @@ EXIT = """
     from runtimed_ffi.blobs import Blobs
     from runtimed_ffi.host import Host
 
-    path, room, way = sys.argv[1:]
+    path, room, load, way = sys.argv[1:]
     session = runtimed_ffi.Session(room, socket_path=path)
     session.start_kernel()
     heard = threading.Event()
@@ -28,6 +29,10 @@ EXIT = """
     session.on_broadcast(lambda message: None)
     if way != "thread":
         session.start_pump()
+    # As much is displayed as is asked for, so that there is a load now, and no endless past for who joins later.
+    asked = os.open(load, os.O_WRONLY)
+    os.write(asked, bytes(500))
+    os.close(asked)
 
     def wait():
         try:
@@ -89,28 +94,32 @@ EXIT = """
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_the_interpreter_ends_with_a_live_session_under_load(
-    session: runtimed_ffi.Session, pytestconfig: pytest.Config
+    session: runtimed_ffi.Session, pytestconfig: pytest.Config, directory: str
 ) -> None:
+    asked = os.path.join(directory, "asked")
+    os.mkfifo(asked)
+    held = os.open(asked, os.O_RDWR)
     code = (
-        "import time\nfrom IPython.display import clear_output\nfor i in range(1000000):\n"
-        "    display(i)\n    time.sleep(0.02)\n    if i % 100 == 99: clear_output()"
-    )  # Not faster: who joins has to take in all that was ever displayed in the room.
+        f"import os\nfrom IPython.display import clear_output\nasked = os.open({asked!r}, os.O_RDONLY)\n"
+        "for i in range(1000000):\n    display(i)\n    if i % 100 == 99: clear_output()\n    os.read(asked, 1)"
+    )
     load = session.submit_cell(session.create_cell(code))
     first_output(load)
     path = session._require().socket_path
     runs = pytestconfig.getoption("exit_runs")
     ways = [WAYS[number % len(WAYS)] for number in range(runs)]
     # Two at a time: while one ends, the next one imports.
-    running = [(ways[0], python(EXIT, path, session.notebook_id, ways[0]))]
+    running = [(ways[0], python(EXIT, path, session.notebook_id, asked, ways[0]))]
     for way in [*ways[1:], None]:
         if way is not None:
-            running.append((way, python(EXIT, path, session.notebook_id, way)))
+            running.append((way, python(EXIT, path, session.notebook_id, asked, way)))
         ended, process = running.pop(0)
         try:
             finish(process, 60.0)
         except AssertionError as error:
             raise AssertionError(f"{ended}: {error}") from None
     session.shutdown_kernel()
+    os.close(held)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has subinterpreters")

@@ -7,10 +7,11 @@ import signal
 import time
 
 import pytest
+from cells import FOREVER, Gate
 
 import runtimed_ffi
 
-from .tools import FOREVER, Ears, Gate, Thread, first_output
+from .tools import Ears, Thread, first_output
 
 AT_ONCE = 15.0
 """Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
@@ -21,9 +22,8 @@ AT_ONCE = 15.0
 
 @pytest.mark.parametrize("whence", ["inside", "outside"])
 def test_a_killed_kernel_ends_every_waiter_with_the_reason(
-    session: runtimed_ffi.Session, other: runtimed_ffi.Session, directory: str, whence: str
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session, gate: Gate, whence: str
 ) -> None:
-    gate = Gate(directory)
     kernel = int(session.run("import os\nprint(os.getpid())").stdout)
     kept = session.create_cell("kept = 1", "markdown")
     code = gate.code + "import signal\nos.kill(os.getpid(), signal.SIGKILL)" if whence == "inside" else FOREVER
@@ -58,9 +58,8 @@ def test_a_kernel_that_leaves_by_itself(session: runtimed_ffi.Session) -> None:
 
 
 def test_the_last_words_of_a_kernel_reach_every_waiter(
-    session: runtimed_ffi.Session, other: runtimed_ffi.Session, directory: str
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session, gate: Gate
 ) -> None:
-    gate = Gate(directory)
     code = gate.code + (
         "import sys\n"
         # ipykernel captures descriptor 2 and keeps the original beside it.

@@ -7,12 +7,11 @@ import os
 import sys
 
 import pytest
+from cells import FOREVER
 
 import runtimed_ffi
 
 from .tools import finish, launch, python
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
 
 CHILD = """
     import os, sys, threading, warnings
@@ -56,8 +55,7 @@ FORK = (
 
     # Somebody waits for it, and is not there in a child.
     begun = threading.Event()
-    code = "import time\\nprint('begun', flush=True)\\nwhile True: time.sleep(0.01)"
-    endless = session.submit_cell(session.create_cell(code), lambda output: begun.set())
+    endless = session.submit_cell(session.create_cell(sys.argv[2]), lambda output: begun.set())
     waiting = threading.Thread(target=endless.result)
     waiting.start()
     assert begun.wait(30)
@@ -98,7 +96,7 @@ FORK = (
 
 
 def test_a_forked_child_gets_a_clear_error_and_the_parent_goes_on(shared_daemon: runtimed_ffi.Daemon) -> None:
-    finish(python(FORK, shared_daemon.socket_path), 100.0)
+    finish(python(FORK, shared_daemon.socket_path, FOREVER), 100.0)
 
 
 UNDER_LOAD = (

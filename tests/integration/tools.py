@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import uuid
 from typing import Any, Callable
 
 import runtimed_ffi
 
 LIMIT = 30.0
 """Seconds until a wait for something that must come is a failure."""
-
-_BEGUN = "import sys, time\nsys.stdout.write('begun\\n')\nsys.stdout.flush()\n"
-"""Says so in one piece; ``print`` writes the end of the line by itself, so that PyPy may deliver two."""
-
-FOREVER = _BEGUN + "while True:\n    time.sleep(0.01)"
-"""A cell that says so when it runs, and never ends by itself."""
-
-
-class Gate:
-    """What a cell can wait for until the test has done what it has to do meanwhile."""
-
-    def __init__(self, directory: str) -> None:
-        self._path = os.path.join(directory, f"gate-{uuid.uuid4().hex}")
-        closed = f"not os.path.exists({self._path!r})"
-        self.code = f"import os\n{_BEGUN}while {closed}: time.sleep(0.005)\n"
-        """Prints ``begun`` and goes on when the gate is open."""
-
-    def open(self) -> None:
-        with open(self._path, "w", encoding="ascii"):
-            pass
 
 
 class Ears:

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from ctools import npm_ci, require
 
 from runtimed_ffi.testing.wire import Json
 
@@ -24,21 +24,13 @@ def install(cache: Path) -> Path:
 
     The directory is named by the lock file, so that another version is another directory.
     """
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+    require("node")
     place = cache / "automerge-js"
     if not (place / "node_modules" / "@automerge").is_dir():
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, place)
-        line = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", str(cache / "npm")]
-        done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=300)
-        if done.returncode != 0:
-            shutil.rmtree(place)
-            if "ENOTFOUND" in done.stderr or "ECONNREFUSED" in done.stderr or "ENOTCACHED" in done.stderr:
-                pytest.skip("the npm registry cannot be reached")
-            raise AssertionError(done.stderr)
+        npm_ci(place, "--cache", str(cache / "npm"))
     shutil.copy(HERE / "peer.mjs", place)
     return place
 

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
-
 import runtimed_ffi
 from interop import automerge_js
 from interop.automerge_js import JavaScript

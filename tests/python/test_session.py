@@ -600,7 +600,6 @@ def test_the_exception_of_a_with_block_passes(session):
         raise ZeroDivisionError
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 def test_a_forked_child_is_refused(ready):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -618,7 +617,6 @@ def test_a_forked_child_is_refused(ready):
     assert ready.run("1").success, "the parent is not disturbed"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 def test_a_forked_child_waits_for_no_lock_of_its_parent(ready):
     subscription, execution = ready.on_change(print), ready.submit_cell(ready.create_cell())
     ready.start_pump()

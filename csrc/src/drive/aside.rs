@@ -47,7 +47,7 @@ impl Aside {
     pub fn timed<T>(&self, turn: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = turn();
-        self.slow.store(begun.elapsed() >= LONG_TURN, Ordering::Relaxed);
+        self.turn_took(begun.elapsed());
         result
     }
 
@@ -55,10 +55,16 @@ impl Aside {
     pub fn watched<T>(&self, step: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = step();
-        if begun.elapsed() >= LONG_TURN {
-            self.slow.store(true, Ordering::Relaxed);
-        }
+        self.step_took(begun.elapsed());
         result
+    }
+
+    fn turn_took(&self, time: Duration) {
+        self.slow.store(time >= LONG_TURN, Ordering::Relaxed);
+    }
+
+    fn step_took(&self, time: Duration) {
+        self.slow.fetch_or(time >= LONG_TURN, Ordering::Relaxed);
     }
 
     /// Does a turn aside, behind those that wait.
@@ -156,13 +162,13 @@ mod tests {
     #[test]
     fn a_room_is_slow_as_long_as_its_turns_are() {
         let aside = Aside::default();
-        aside.timed(|| thread::sleep(LONG_TURN));
+        aside.turn_took(LONG_TURN);
         assert!(aside.is_due());
-        aside.watched(|| ());
+        aside.step_took(Duration::ZERO);
         assert!(aside.is_due(), "only a turn shows that turns are quick again");
-        aside.timed(|| ());
+        aside.turn_took(Duration::ZERO);
         assert!(!aside.is_due());
-        aside.watched(|| thread::sleep(LONG_TURN));
+        aside.step_took(LONG_TURN);
         assert!(aside.is_due());
     }
 }
