@@ -134,7 +134,8 @@ with runtimed_ffi.Daemon() as daemon, daemon.session() as session:
     heard = []
     result = session.run("import sys; print(sys.prefix)\\n6 * 7", on_output=heard.append)
     assert result.success and result.stdout == sys.prefix + "\\n", result
-    assert len(heard) == 2
+    assert "".join(output.text or "" for output in heard[:-1]) == result.stdout  # in one piece or more
+    assert heard[-1].data == {"text/plain": "42"}
 print(runtimed_ffi.__version__)
 """
 

@@ -347,9 +347,9 @@ def test_a_callback_may_edit_the_document(session: runtimed_ffi.Session, other: 
 def test_a_callback_may_run_another_cell(session: runtimed_ffi.Session) -> None:
     inner: list[runtimed_ffi.Execution] = []
     result = session.run(
-        "print('outer')", on_output=lambda output: inner.append(session.submit_cell(session.create_cell("'inner'")))
+        "'outer'", on_output=lambda output: inner.append(session.submit_cell(session.create_cell("'inner'")))
     )
-    assert result.stdout == "outer\n"
+    assert [output.data for output in result.outputs] == [{"text/plain": "'outer'"}]
     assert [output.data for output in inner[0].result().outputs] == [{"text/plain": "'inner'"}]
 
 
@@ -357,11 +357,11 @@ def test_a_subscriber_may_wait_for_the_session(session: runtimed_ffi.Session) ->
     inner: list[str] = []
 
     def heard(event: OutputEvent) -> None:
-        if event.output.text == "outer\n":
+        if event.output.data == {"text/plain": "'outer'"}:
             inner.append(session.run("print('inner')").stdout)
 
     with session.on_output(heard):
-        assert session.run("print('outer')").stdout == "outer\n"
+        assert session.run("'outer'").success
         session.sync()
     assert inner == ["inner\n"]
 

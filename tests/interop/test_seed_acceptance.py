@@ -235,7 +235,7 @@ def test_the_daemon_ends_in_time_while_a_cell_runs(tmp_path: Path) -> None:
         execution = session.submit_cell(
             session.create_cell("import time\nprint('started', flush=True)\ntime.sleep(600)")
         )
-        assert next(iter(execution)).text == "started\n"
+        assert next(iter(execution)).text.startswith("started")
         assert process.terminate() < STOP_SECONDS
         start = time.monotonic()
         with pytest.raises(runtimed.RuntimedError):

@@ -287,18 +287,18 @@ def test_two_sessions_share_document_and_kernel(open_session):
     one.run("shared = 5")
     assert two.run("shared").display_data[0].data["text/plain"] == "5"
     heard = threading.Event()
-    texts = []
+    values = []
 
     def hear(event):
-        texts.append((event.cell_id, event.output.text))
+        values.append((event.cell_id, event.output.data))
         heard.set()
 
     with two.on_output(hear):
         two.start_pump()
-        result = one.run("print('for all')")
+        result = one.run("'for all'")
         assert heard.wait(SECONDS)
         two.stop_pump()
-    assert texts == [(result.cell_id, "for all\n")]
+    assert values == [(result.cell_id, {"text/plain": "'for all'"})]
     two.close()
     one.close()
     two.start_kernel()
