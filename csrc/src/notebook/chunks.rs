@@ -32,7 +32,9 @@ pub(super) fn leb128(bytes: &[u8]) -> Option<(u64, usize)> {
 pub(super) enum Kind {
     /// One change, deflated or not.
     Change,
-    /// A whole document, a bundle, or something newer.
+    /// A whole document.
+    Document,
+    /// A bundle, or something newer.
     Other,
 }
 
@@ -42,6 +44,7 @@ pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
         return None;
     }
     let kind = match bytes.get(FIXED - 1)? {
+        0 => Kind::Document,
         1 | 2 => Kind::Change,
         _ => Kind::Other,
     };
@@ -55,6 +58,23 @@ pub(super) fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (_, length) = first(bytes)?;
     let (_, width) = leb128(&bytes[FIXED..])?;
     Some((bytes[FIXED - 1], &bytes[FIXED + width..length], &bytes[length..]))
+}
+
+/// The heads that a chunk says its document has; none if it is cut off before.
+pub(super) fn heads(chunk: &[u8]) -> Option<Vec<[u8; 32]>> {
+    let (_, body, _) = split(chunk)?;
+    let mut rest = body;
+    let number = |rest: &mut &[u8]| {
+        let (value, width) = leb128(rest)?;
+        *rest = &rest[width..];
+        usize::try_from(value).ok()
+    };
+    for _ in 0..number(&mut rest)? {
+        let length = number(&mut rest)?;
+        rest = rest.get(length..)?; // An actor.
+    }
+    let size = number(&mut rest)?.checked_mul(32)?;
+    Some(rest.get(..size)?.chunks_exact(32).map(|hash| hash.try_into().expect("32 bytes")).collect())
 }
 
 /// True if one of the chunks somewhere in `bytes` is packed (a deflated change, a whole document): a few bytes

@@ -9,7 +9,8 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use automerge::{Automerge, Change, ChangeHash};
 
-use super::document::ENCODING;
+use super::change::Claims;
+use super::document::{load, ENCODING};
 use super::{NotebookError, Replica};
 
 /// Calls the engine with bytes from outside; none if it panicked.
@@ -26,12 +27,15 @@ pub(super) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
 /// When what the engine left cannot be proven to be the document as it was.
 pub(super) fn contained_change<T>(
     replica: &mut dyn Replica,
+    claims: &Claims,
     call: impl FnOnce(&mut dyn Replica) -> Result<T, NotebookError>,
 ) -> Result<T, NotebookError> {
     let before = replica.doc().get_heads();
     let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| call(replica))) {
+        Ok(Err(error)) => return Err(error),
         // A newcomer takes the document of the room as it is, and keeps it for nobody.
-        Ok(result) if before.is_empty() || can_be_kept(replica.doc(), &before) => return result,
+        Ok(done) if before.is_empty() && all_there(replica.doc(), &claims.heads) => return done,
+        Ok(done) if can_be_kept(replica.doc(), &before, claims) => return done,
         Ok(_) => Box::new("changes that cannot be kept"),
         Err(panic) => panic,
     };
@@ -47,8 +51,9 @@ pub(super) fn contained_change<T>(
 /// True if the engine can give again what was added to the document since it had these heads.
 ///
 /// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
-/// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
-pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
+/// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.  A mark that
+/// ends before it begins is found at that moment only, so with marks it is tried.
+pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash], claims: &Claims) -> bool {
     let hashes =
         |doc: &Automerge| doc.get_changes_meta(since).iter().map(|change| change.hash).collect::<Vec<_>>();
     contained(|| {
@@ -56,8 +61,14 @@ pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
         let given = doc.get_changes(since);
         given.len() == known.len()
             && given.iter().all(|change| known.contains(&change.hash()) && follows(doc, change))
+            && all_there(doc, &claims.heads)
+            && (!claims.marks || load(&doc.save()).is_ok())
     })
     .unwrap_or(false)
+}
+
+fn all_there(doc: &Automerge, heads: &[ChangeHash]) -> bool {
+    heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
 }
 
 /// True if the operations of a change are numbered behind those it depends on; without any of its own, right behind.
@@ -78,4 +89,84 @@ fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
     let again =
         if heads.is_empty() { Automerge::new_with_encoding(ENCODING) } else { doc.fork_at(heads).ok()? };
     (again.get_heads() == heads).then(|| again.with_actor(doc.get_actor().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::legacy::OpType;
+    use automerge::marks::{ExpandMark, Mark};
+    use automerge::transaction::Transactable;
+    use automerge::{ObjType, ROOT};
+
+    use super::*;
+    use crate::notebook::{Notebook, Op, PeerSync};
+
+    /// A room, and a peer with a text that makes a part of it bold; or says where that ends, and nothing else. If the
+    /// room knows the text the peer sends one change, else its document.
+    fn room_and_peer(whole: bool, known: bool) -> (Notebook, Notebook) {
+        let mut room = Notebook::create("n").unwrap();
+        room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
+        let mut peer = room.doc.fork();
+        let text = peer
+            .transact::<_, _, automerge::AutomergeError>(|tx| {
+                let text = tx.put_object(ROOT, "text", ObjType::Text)?;
+                tx.splice_text(&text, 0, 0, "abc")?;
+                Ok(text)
+            })
+            .unwrap()
+            .result;
+        if known {
+            room = Notebook::over(peer.fork());
+        }
+        let mut marked = peer.fork();
+        let bold = Mark::new("bold".into(), true, 1, 2);
+        marked.transact(|tx| tx.mark(&text, bold, ExpandMark::None)).unwrap();
+        let mut change = marked.get_last_local_change().unwrap().decode();
+        let actions = [&change.operations[0].action, &change.operations[1].action];
+        assert!(matches!(actions, [OpType::MarkBegin(_), OpType::MarkEnd(_)]));
+        if !whole {
+            change.operations.remove(0);
+        }
+        peer.apply_changes([Change::from(change)]).unwrap();
+        (room, Notebook::over(peer))
+    }
+
+    fn tell(room: &mut Notebook, peer: &Notebook) -> Result<(), NotebookError> {
+        let (mut of_peer, mut of_room) = (PeerSync::new(), PeerSync::new());
+        for _ in 0..10 {
+            let Some(message) = of_room.generate(peer) else { return Ok(()) };
+            of_peer.receive(room, &message)?;
+            if let Some(answer) = of_peer.generate(room) {
+                of_room.receive(&mut peer.clone(), &answer)?;
+            }
+        }
+        panic!("they never agree");
+    }
+
+    #[test]
+    fn marks_of_others_are_kept() {
+        for known in [false, true] {
+            let (mut room, peer) = room_and_peer(true, known);
+            tell(&mut room, &peer).unwrap();
+            assert_eq!(room.heads(), peer.heads());
+            assert_eq!(Notebook::load(&room.save()).unwrap().heads(), peer.heads());
+            assert_eq!(Notebook::load_prefix(&room.save_since(&[])).unwrap().0.heads(), peer.heads());
+        }
+    }
+
+    #[test]
+    fn a_mark_that_ends_and_never_began_is_refused() {
+        for known in [false, true] {
+            let (mut room, peer) = room_and_peer(false, known);
+            let before = (room.heads(), room.cells());
+            assert!(matches!(tell(&mut room, &peer), Err(NotebookError::BadSync(_))), "{known}");
+            assert_eq!((room.heads(), room.cells()), before);
+            assert!(Notebook::load(&room.save()).is_ok());
+            // A newcomer could not keep it either, and would ask for it again and again.
+            assert!(matches!(tell(&mut Notebook::empty(), &peer), Err(NotebookError::BadSync(_))));
+            // The journal of a room is changes, one behind the other.
+            let journal = peer.save_since(&[]);
+            assert!(matches!(Notebook::load_prefix(&journal), Err(NotebookError::Corrupt(_))));
+        }
+    }
 }

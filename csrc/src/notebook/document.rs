@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
 
-use super::change::checked;
+use super::change::{checked, Claims};
 use super::chunks::{self, Kind};
 use super::contain::{can_be_kept, contained};
 use super::rows::{object, ref_str, scalar_str, Rows};
@@ -122,7 +122,7 @@ impl Notebook {
 pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookError> {
     let (kind, mut at) = chunks::first(bytes)
         .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
-    let mut changes = Vec::new();
+    let (mut changes, mut claims) = (Vec::new(), Claims::default());
     let mut doc = if kind == Kind::Change {
         at = 0;
         Automerge::new_with_encoding(ENCODING)
@@ -130,8 +130,9 @@ pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookErr
         load(&bytes[..at])?
     };
     while let Some((Kind::Change, length)) = chunks::first(&bytes[at..]) {
-        let Some(change) = checked(&bytes[at..at + length]) else { break };
+        let Some((change, marks)) = checked(&bytes[at..at + length]) else { break };
         changes.push(change);
+        claims.marks |= marks;
         at += length;
     }
     if at == 0 {
@@ -139,14 +140,14 @@ pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookErr
     }
     let before = doc.get_heads();
     contained(|| doc.apply_changes(changes)).ok_or_else(broken)?.map_err(corrupt)?;
-    if !can_be_kept(&doc, &before) {
+    if !can_be_kept(&doc, &before, &claims) {
         return Err(broken());
     }
     Ok((doc, at < bytes.len()))
 }
 
 /// Loads one chunk that is a whole document.
-fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
+pub(super) fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
     let options = LoadOptions::new().text_encoding(ENCODING);
     contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)
 }

@@ -3,7 +3,8 @@
 //! - what a message changed is told: every cell that is new or different, every change of the order and of the
 //!   metadata; and a reader who repeats what is told of the outputs has them as they are;
 //! - each replica can be read, saved and loaded whatever came;
-//! - messages may be lost, doubled or late: over a new connection the replicas become equal.
+//! - messages may be lost, doubled or late: over a new connection the replicas become equal, unless one of them was
+//!   told a change in the name of the other: Automerge keeps one change of an actor and a number, and refuses others.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +33,9 @@ pub fn check(data: &[u8]) {
         step(&mut replicas, what, with);
     }
     let [mut a, mut b] = replicas.map(|replica| replica.notebook);
-    examine(if flags & 2 == 0 { &a } else { &b });
+    if flags & 8 != 0 {
+        examine(if flags & 2 == 0 { &a } else { &b });
+    }
     if flags & 4 != 0 {
         converge(&mut a, &mut b);
     }
@@ -171,11 +174,13 @@ fn converge(a: &mut Notebook, b: &mut Notebook) {
             assert!(of_a.converged(a) && of_b.converged(b));
             return;
         }
-        if let Some(message) = up {
-            of_b.receive(b, &message).expect("an honest message is taken");
-        }
-        if let Some(message) = down {
-            of_a.receive(a, &message).expect("an honest message is taken");
+        let told = [(up, &mut of_b, &mut *b), (down, &mut of_a, &mut *a)];
+        for (message, peer, notebook) in told {
+            match message.map(|message| peer.receive(notebook, &message)) {
+                // A changed message was taken for a change of the other replica: they have two under one number now.
+                Some(Err(NotebookError::BadSync(text))) if text.contains("duplicate seq") => return,
+                received => drop(received.transpose().expect("an honest message is taken")),
+            }
         }
     }
     panic!("they never agree");
