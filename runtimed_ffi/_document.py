@@ -86,7 +86,13 @@ class DocumentAccess(abc.ABC):
         self._native().delete_cell(arguments.text("cell_id", cell_id))
 
     def get_cell(self, cell_id: str) -> Cell:
-        """A snapshot of one cell, from the local copy of the document."""
+        """A snapshot of one cell, from the local copy of the document.
+
+        Raises:
+            CellNotFoundError: `Cell not found: <id>`.
+            DisconnectedError: the session knows that the connection has ended. Until it knows, the copy is read as it
+                was last; so do all methods that only read.
+        """
         return Cell.from_document(self._native().cell(arguments.text("cell_id", cell_id)))
 
     def get_cells(self) -> list[Cell]:

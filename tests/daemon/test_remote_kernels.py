@@ -31,7 +31,7 @@ from runtimed_ffi.daemon.kernels import kernels, provisioned  # noqa: E402
 from runtimed_ffi.daemon.kernels.kernels import Kernel  # noqa: E402
 from runtimed_ffi.daemon.ports import LaunchError  # noqa: E402
 
-from .test_kernels import LIMIT, Ears  # noqa: E402
+from .test_kernels import LIMIT, Ears, idle_interrupt  # noqa: E402
 
 pytestmark = pytest.mark.kernel
 
@@ -201,8 +201,7 @@ def run(site: Path, plan: LaunchPlan, test: Test, limit: float = LIMIT) -> None:
 
 
 async def printed(kernel: Kernel, ears: Ears, code: str) -> str:
-    msg_id = await ears.run(kernel, code)
-    return "".join(message.content["text"] for message in ears.of(msg_id, "stream"))
+    return ears.printed(await ears.run(kernel, code))
 
 
 # -- elsewhere
@@ -385,7 +384,10 @@ def test_a_provisioner_that_hangs_holds_up_nothing_and_its_kernel_ends_in_time(
     async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
         pulse = Pulse()
         assert await printed(kernel, ears, "print(1)") == "1\n"
-        kernel.interrupt()
+        if mood == "signals block":
+            kernel.interrupt()
+        else:
+            await idle_interrupt(kernel)
         assert await printed(kernel, ears, "import os; print(2)") == "2\n"
         if mood == "kill hangs":
             # It does not listen to a polite request.

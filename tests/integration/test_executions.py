@@ -301,7 +301,7 @@ def test_what_a_subscriber_raises_comes_out_of_the_wait(session: runtimed_ffi.Se
         raise LookupError("in the subscriber")
 
     with session.on_output(fail), pytest.raises(LookupError, match="in the subscriber"):
-        session.run("print('x')")
+        session.run("'x'")
     assert session.run("print('alive')").stdout == "alive\n"
 
 
@@ -312,7 +312,7 @@ def test_on_error_takes_what_subscribers_raise(
     second = runtimed_ffi.Session(session.notebook_id, socket_path=shared_daemon.socket_path, on_error=taken.append)
     second.start_kernel()
     with second.on_output(lambda event: 1 / 0):
-        assert second.run("print('x')").stdout == "x\n"
+        assert second.run("'x'").success
     second.disconnect()
     assert [type(error) for error in taken] == [ZeroDivisionError]
 

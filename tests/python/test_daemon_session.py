@@ -10,6 +10,7 @@ import threading
 import uuid
 
 import pytest
+from cells import BEGUN
 from fakes import SECONDS, in_thread
 
 import runtimed_ffi
@@ -269,7 +270,7 @@ def test_timeout_then_run_again(open_session):
 def test_interrupt_from_another_thread(open_session):
     session = open_session(kernel=True)
     begun = threading.Event()
-    code = "print('begun', flush=True)\nwhile True: pass"
+    code = BEGUN + "while True: pass"
     join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
     assert begun.wait(SECONDS)
     session.interrupt()
@@ -329,7 +330,7 @@ def test_a_kernel_stopped_by_another(open_session):
 def test_a_shutdown_ends_waiters(open_session):
     session = open_session(kernel=True)
     begun = threading.Event()
-    code = "print('begun', flush=True)\nwhile True: pass"
+    code = BEGUN + "while True: pass"
     join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
     assert begun.wait(SECONDS)
     session.shutdown_kernel()
@@ -342,7 +343,7 @@ def test_a_killed_kernel_ends_the_waiter(open_session):
     session = open_session(kernel=True)
     pid = int(session.run("import os; os.getpid()").display_data[0].data["text/plain"])
     begun = threading.Event()
-    code = "print('begun', flush=True)\nwhile True: pass"
+    code = BEGUN + "while True: pass"
     join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
     assert begun.wait(SECONDS)
     os.kill(pid, signal.SIGKILL)
@@ -395,8 +396,8 @@ import runtimed_ffi
 with runtimed_ffi.Session("ctrl-c", socket_path=sys.argv[1]) as session:
     session.start_kernel()
     kill = lambda: os.kill(os.getpid(), signal.SIGINT)
-    begun = lambda output: output.name == "stdout" and kill()
-    execution = session.submit_cell(session.create_cell("print('begun', flush=True)\\nwhile True: pass"), begun)
+    begun = lambda output: output.data and kill()
+    execution = session.submit_cell(session.create_cell("display('begun')\\nwhile True: pass"), begun)
     try:
         execution.result()
     except KeyboardInterrupt:
@@ -448,7 +449,7 @@ def test_a_killed_daemon_ends_the_waiter():
         session = daemon.session("killed")
         session.start_kernel()
         begun = threading.Event()
-        code = "print('begun', flush=True)\nwhile True: pass"
+        code = BEGUN + "while True: pass"
         join = in_thread(lambda: session.run(code, None, on_output=lambda output: begun.set()))
         assert begun.wait(SECONDS)
         pid = daemon.pid
@@ -458,7 +459,7 @@ def test_a_killed_daemon_ends_the_waiter():
         assert gone.value.result.stdout == "begun\n"
         assert not session.is_connected
         with pytest.raises(errors.DisconnectedError, match=r"^Channel closed$"):
-            session.get_cells()
+            session.sync()
         with pytest.raises(errors.ConnectError, match=r"^Failed to connect: Connection refused"):
             session.connect()
         assert daemon.pid is None and pid
