@@ -60,23 +60,6 @@ pub(super) fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((bytes[FIXED - 1], &bytes[FIXED + width..length], &bytes[length..]))
 }
 
-/// The heads that a chunk says its document has; none if it is cut off before.
-pub(super) fn heads(chunk: &[u8]) -> Option<Vec<[u8; 32]>> {
-    let (_, body, _) = split(chunk)?;
-    let mut rest = body;
-    let number = |rest: &mut &[u8]| {
-        let (value, width) = leb128(rest)?;
-        *rest = &rest[width..];
-        usize::try_from(value).ok()
-    };
-    for _ in 0..number(&mut rest)? {
-        let length = number(&mut rest)?;
-        rest = rest.get(length..)?; // An actor.
-    }
-    let size = number(&mut rest)?.checked_mul(32)?;
-    Some(rest.get(..size)?.chunks_exact(32).map(|hash| hash.try_into().expect("32 bytes")).collect())
-}
-
 /// True if one of the chunks somewhere in `bytes` is packed (a deflated change, a whole document): a few bytes
 /// may stand for millions of operations.
 pub fn any_packed(bytes: &[u8]) -> bool {

@@ -9,8 +9,8 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use automerge::{Automerge, Change, ChangeHash};
 
-use super::change::Claims;
 use super::document::{load, ENCODING};
+use super::marks::has_marks;
 use super::{NotebookError, Replica};
 
 /// Calls the engine with bytes from outside; none if it panicked.
@@ -20,22 +20,26 @@ pub(super) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
-/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if it took what it cannot keep, the
-/// replica becomes what it was before, and that is an error of the sender.
+/// Calls the engine, which changes `replica` by bytes from outside. If it panics, if it took what it cannot keep, or if
+/// it left out what was `told`, the replica becomes what it was before, and that is an error of the sender.
 ///
 /// # Panics
 /// When what the engine left cannot be proven to be the document as it was.
 pub(super) fn contained_change<T>(
     replica: &mut dyn Replica,
-    claims: &Claims,
+    told: &[ChangeHash],
     call: impl FnOnce(&mut dyn Replica) -> Result<T, NotebookError>,
 ) -> Result<T, NotebookError> {
     let before = replica.doc().get_heads();
     let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| call(replica))) {
         Ok(Err(error)) => return Err(error),
         // A newcomer takes the document of the room as it is, and keeps it for nobody.
-        Ok(done) if before.is_empty() && all_there(replica.doc(), &claims.heads) => return done,
-        Ok(done) if can_be_kept(replica.doc(), &before, claims) => return done,
+        Ok(done)
+            if all_there(replica.doc(), told)
+                && (before.is_empty() || can_be_kept(replica.doc(), &before)) =>
+        {
+            return done;
+        }
         Ok(_) => Box::new("changes that cannot be kept"),
         Err(panic) => panic,
     };
@@ -53,7 +57,7 @@ pub(super) fn contained_change<T>(
 /// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
 /// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.  A mark that
 /// ends before it begins is found at that moment only, so with marks it is tried.
-pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash], claims: &Claims) -> bool {
+pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
     let hashes =
         |doc: &Automerge| doc.get_changes_meta(since).iter().map(|change| change.hash).collect::<Vec<_>>();
     contained(|| {
@@ -61,8 +65,7 @@ pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash], claims: &Claims
         let given = doc.get_changes(since);
         given.len() == known.len()
             && given.iter().all(|change| known.contains(&change.hash()) && follows(doc, change))
-            && all_there(doc, &claims.heads)
-            && (!claims.marks || load(&doc.save()).is_ok())
+            && (!given.iter().any(has_marks) || load(&doc.save()).is_ok())
     })
     .unwrap_or(false)
 }
@@ -134,10 +137,15 @@ mod tests {
     fn tell(room: &mut Notebook, peer: &Notebook) -> Result<(), NotebookError> {
         let (mut of_peer, mut of_room) = (PeerSync::new(), PeerSync::new());
         for _ in 0..10 {
-            let Some(message) = of_room.generate(peer) else { return Ok(()) };
-            of_peer.receive(room, &message)?;
-            if let Some(answer) = of_peer.generate(room) {
-                of_room.receive(&mut peer.clone(), &answer)?;
+            let (up, down) = (of_room.generate(peer), of_peer.generate(room));
+            if up.is_none() && down.is_none() {
+                return Ok(());
+            }
+            if let Some(message) = up {
+                of_peer.receive(room, &message)?;
+            }
+            if let Some(message) = down {
+                of_room.receive(&mut peer.clone(), &message)?;
             }
         }
         panic!("they never agree");

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
 
-use super::change::{checked, Claims};
+use super::change::checked;
 use super::chunks::{self, Kind};
 use super::contain::{can_be_kept, contained};
 use super::rows::{object, ref_str, scalar_str, Rows};
+use super::weight::{Scales, TooHeavy};
 use super::NotebookError;
 
 /// Positions in a text are Unicode code points, whatever the platform prefers.
@@ -122,17 +123,24 @@ impl Notebook {
 pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookError> {
     let (kind, mut at) = chunks::first(bytes)
         .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
-    let (mut changes, mut claims) = (Vec::new(), Claims::default());
+    let mut scales = Scales::default();
+    let mut changes = Vec::new();
     let mut doc = if kind == Kind::Change {
         at = 0;
         Automerge::new_with_encoding(ENCODING)
     } else {
+        scales.add(&bytes[..at]).map_err(too_heavy)?;
         load(&bytes[..at])?
     };
     while let Some((Kind::Change, length)) = chunks::first(&bytes[at..]) {
-        let Some((change, marks)) = checked(&bytes[at..at + length]) else { break };
+        let chunk = &bytes[at..at + length];
+        match scales.add(chunk) {
+            Ok(()) => {}
+            Err(TooHeavy::Unreadable) => break,
+            Err(heavy) => return Err(too_heavy(heavy)),
+        }
+        let Some(change) = checked(chunk) else { break };
         changes.push(change);
-        claims.marks |= marks;
         at += length;
     }
     if at == 0 {
@@ -140,7 +148,7 @@ pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookErr
     }
     let before = doc.get_heads();
     contained(|| doc.apply_changes(changes)).ok_or_else(broken)?.map_err(corrupt)?;
-    if !can_be_kept(&doc, &before, &claims) {
+    if !can_be_kept(&doc, &before) {
         return Err(broken());
     }
     Ok((doc, at < bytes.len()))
@@ -150,6 +158,11 @@ pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookErr
 pub(super) fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
     let options = LoadOptions::new().text_encoding(ENCODING);
     contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)
+}
+
+/// Loading it would take more memory than there may be.
+fn too_heavy(heavy: TooHeavy) -> NotebookError {
+    NotebookError::Corrupt(heavy.to_string())
 }
 
 fn broken() -> NotebookError {

@@ -3,7 +3,7 @@
 use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
 use automerge::{Automerge, ChangeHash, PatchLog};
 
-use super::change::Claims;
+use super::change::all_checked;
 use super::changes::{digest, everything, Changes};
 use super::contain::{contained, contained_change};
 use super::rows::Rows;
@@ -56,10 +56,10 @@ impl PeerSync {
     /// A message that cannot be decoded, or that the engine breaks on, leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
     pub fn receive(&mut self, replica: &mut dyn Replica, message: &[u8]) -> Result<Changes, NotebookError> {
-        let (message, claims) =
+        let (message, told) =
             contained(|| decode(message)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
         let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
-        let result = contained_change(replica, &claims, |replica| replica.apply(&mut self.state, message));
+        let result = contained_change(replica, &told, |replica| replica.apply(&mut self.state, message));
         // A peer with our heads makes the engine believe that we announced them as well. If we did
         // not (the changes came in one message, the heads in the next), the peer still waits for our
         // word that we have its changes.
@@ -181,8 +181,9 @@ fn bad(error: impl ToString) -> NotebookError {
     NotebookError::BadSync(error.to_string())
 }
 
-/// Decodes a message and refuses what the engine would accept but not survive.
-fn decode(bytes: &[u8]) -> Result<(Message, Claims), NotebookError> {
+/// Decodes a message and refuses what the engine would accept but not survive. Gives also the heads that must be there
+/// when it is applied.
+fn decode(bytes: &[u8]) -> Result<(Message, Vec<ChangeHash>), NotebookError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
     // The engine compares sorted lists, and repeats the heads it was told in its own messages.
     sort(&mut message.heads);
@@ -198,11 +199,11 @@ fn decode(bytes: &[u8]) -> Result<(Message, Claims), NotebookError> {
     for chunks in message.changes.iter() {
         scales.add(chunks).map_err(bad)?;
     }
-    let mut claims = Claims::default();
+    let mut told = Vec::new();
     for chunks in message.changes.iter() {
-        claims.add(chunks).ok_or_else(|| bad("damaged changes"))?;
+        told.extend(all_checked(chunks).ok_or_else(|| bad("damaged changes"))?);
     }
-    Ok((message, claims))
+    Ok((message, told))
 }
 
 fn sort(hashes: &mut Vec<ChangeHash>) {

@@ -8,14 +8,16 @@ use std::io::Read;
 
 use flate2::read::DeflateDecoder;
 
-use super::chunks::{self, leb128};
+use super::chunks;
+use super::columns::{Reader, Unreadable};
 use super::NotebookError;
 
-/// Operations of one change. A character that is written or deleted is one.
-pub(super) const CHANGE_OPERATIONS: u64 = 1 << 24;
-/// Operations that one message may bring: the whole history of a notebook, when somebody joins.
+/// Operations of one change. A character that is written or deleted is one; checking a change takes about 250 bytes for
+/// each.
+pub(super) const CHANGE_OPERATIONS: u64 = 1 << 22;
+/// Operations that one message or file may bring: the whole history of a notebook, when somebody joins.
 const OPERATIONS: u64 = 1 << 26;
-/// Bytes that the packed parts of one message may unpack to.
+/// Bytes that the packed parts of one message or file may unpack to.
 const UNPACKED: u64 = 256 << 20;
 
 const DOCUMENT: u8 = 0;
@@ -60,7 +62,13 @@ pub(super) fn check_own(operations: usize) -> Result<(), NotebookError> {
     Ok(())
 }
 
-/// Weighs the chunks of one message.
+impl From<Unreadable> for TooHeavy {
+    fn from(_: Unreadable) -> Self {
+        Self::Unreadable
+    }
+}
+
+/// Weighs the chunks of one message or file.
 #[derive(Debug, Default)]
 pub(super) struct Scales {
     operations: u64,
@@ -76,12 +84,12 @@ impl Scales {
         while !bytes.is_empty() {
             let (kind, body, rest) = chunks::split(bytes).ok_or(TooHeavy::Unreadable)?;
             match kind {
-                CHANGE => self.change(&mut Reader(body))?,
+                CHANGE => self.change(&mut Reader::new(body))?,
                 DEFLATED_CHANGE => {
                     let body = self.inflate(body)?;
-                    self.change(&mut Reader(&body))?;
+                    self.change(&mut Reader::new(&body))?;
                 }
-                DOCUMENT => self.document(&mut Reader(body))?,
+                DOCUMENT => self.document(&mut Reader::new(body))?,
                 _ => return Err(TooHeavy::Unreadable),
             }
             bytes = rest;
@@ -90,14 +98,7 @@ impl Scales {
     }
 
     fn change(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
-        reader.hashes()?;
-        reader.bytes()?; // The author.
-        for _ in 0..3 {
-            reader.skip()?; // Sequence number, first operation, time.
-        }
-        reader.bytes()?; // The message.
-        reader.list()?; // Other authors.
-        let columns = reader.columns()?;
+        let columns = reader.change_columns()?;
         if self.columns(reader, &columns)? > CHANGE_OPERATIONS {
             return Err(TooHeavy::Change);
         }
@@ -119,9 +120,9 @@ impl Scales {
         for (specification, length) in columns {
             let data = reader.take(*length)?;
             let rows = if specification & DEFLATED == 0 {
-                rows(*specification, &mut Reader(data))?
+                rows(*specification, &mut Reader::new(data))?
             } else {
-                rows(*specification, &mut Reader(&self.inflate(data)?))?
+                rows(*specification, &mut Reader::new(&self.inflate(data)?))?
             };
             longest = longest.max(rows);
         }
@@ -146,13 +147,13 @@ impl Scales {
 }
 
 /// Rows of an encoded column; of one that says how many rows others have (a group), those.
-fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, TooHeavy> {
+fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, Unreadable> {
     match specification & 7 {
         0 => reader.runs(|reader| reader.number().map(|rows| rows.max(1))),
         // Booleans: lengths of runs that alternate.
         4 => {
             let mut rows: u64 = 0;
-            while !reader.0.is_empty() {
+            while !reader.is_empty() {
                 rows = rows.saturating_add(reader.number()?);
             }
             Ok(rows)
@@ -162,88 +163,6 @@ fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, TooHeavy> {
         // The bytes of values: another column has their lengths.
         7 => Ok(0),
         _ => reader.runs(|reader| reader.skip().map(|_| 1)),
-    }
-}
-
-/// What is left of some bytes.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn number(&mut self) -> Result<u64, TooHeavy> {
-        let (value, width) = leb128(self.0).ok_or(TooHeavy::Unreadable)?;
-        self.0 = &self.0[width..];
-        Ok(value)
-    }
-
-    /// A number, signed or not, that does not matter.
-    fn skip(&mut self) -> Result<&'a [u8], TooHeavy> {
-        let last = self.0.iter().take(10).position(|byte| byte & 0x80 == 0).ok_or(TooHeavy::Unreadable)?;
-        self.take(last as u64 + 1)
-    }
-
-    /// A signed number: its sign is the highest of the bits that are written.
-    fn signed(&mut self) -> Result<i64, TooHeavy> {
-        let written = self.skip()?;
-        let mut value: i128 = 0;
-        for (place, byte) in written.iter().enumerate() {
-            value |= i128::from(byte & 0x7f) << (7 * place);
-        }
-        if written.last().is_some_and(|byte| byte & 0x40 != 0) {
-            value -= 1 << (7 * written.len());
-        }
-        i64::try_from(value).map_err(|_| TooHeavy::Unreadable)
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], TooHeavy> {
-        let length = usize::try_from(length).map_err(|_| TooHeavy::Unreadable)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(TooHeavy::Unreadable)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn bytes(&mut self) -> Result<(), TooHeavy> {
-        let length = self.number()?;
-        self.take(length).map(drop)
-    }
-
-    fn list(&mut self) -> Result<(), TooHeavy> {
-        for _ in 0..self.number()? {
-            self.bytes()?;
-        }
-        Ok(())
-    }
-
-    fn hashes(&mut self) -> Result<(), TooHeavy> {
-        let count = self.number()?;
-        self.take(count.saturating_mul(32)).map(drop)
-    }
-
-    /// Specification and length in bytes of each column.
-    fn columns(&mut self) -> Result<Vec<(u64, u64)>, TooHeavy> {
-        let mut columns = Vec::new();
-        for _ in 0..self.number()? {
-            columns.push((self.number()?, self.number()?));
-        }
-        Ok(columns)
-    }
-
-    /// Runs of equal values, of different ones, of none: the sum of what each row counts.
-    fn runs(&mut self, value: impl Fn(&mut Self) -> Result<u64, TooHeavy>) -> Result<u64, TooHeavy> {
-        let mut sum: u64 = 0;
-        while !self.0.is_empty() {
-            let length = self.signed()?;
-            let count = length.unsigned_abs();
-            match length {
-                0 => sum = sum.saturating_add(self.number()?),
-                1.. => sum = sum.saturating_add(count.saturating_mul(value(self)?)),
-                _ => {
-                    for _ in 0..count {
-                        sum = sum.saturating_add(value(self)?);
-                    }
-                }
-            }
-        }
-        Ok(sum)
     }
 }
 
@@ -342,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_with_such_a_change_is_refused() {
+        let chunk = chunk(1, &change(0x42, &run(1 << 40, 1)));
+        for file in [chunk.clone(), [notebook("text").save(), chunk].concat()] {
+            let error = Notebook::load_prefix(&file).unwrap_err();
+            assert!(error.to_string().contains("more than 67108864 operations"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_message_with_such_a_change_changes_nothing() {
         let mut notebook = notebook("text");
         let before = notebook.heads();
@@ -359,7 +287,7 @@ mod tests {
     fn what_no_peer_would_take_is_not_made() {
         assert!(check_own(CHANGE_OPERATIONS as usize).is_ok());
         let error = check_own(CHANGE_OPERATIONS as usize + 1).unwrap_err();
-        assert!(error.to_string().contains("more than 16777216 operations in one change"), "{error}");
+        assert!(error.to_string().contains("more than 4194304 operations in one change"), "{error}");
     }
 
     #[test]
