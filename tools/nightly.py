@@ -21,7 +21,19 @@ MAX_LEN = {"doc_load": 2048, "frame_decode": 512}
 
 # The driven tier over real sockets, and the document with many replicas: where threads and memory are shared.
 SANITIZED = ["drive", "host", "leaving", "threads", "notebook_sync", "fuzz_replay"]
-C_PROGRAMS = ["smoke", "fork", "sigpipe"]
+SANITIZERS = {"address": "__asan_", "thread": "__tsan_"}
+"""Each with the prefix of its functions."""
+
+# With their arguments. The thread sanitizer ends a process that starts threads in a forked child.
+C_PROGRAMS = {
+    "address": {
+        "smoke": ["{place}"],
+        "lifetime": ["{library}", "{place}"],
+        "fork": ["{place}"],
+        "sigpipe": ["{place}"],
+    },
+    "thread": {"smoke": ["{place}"], "lifetime": ["{library}", "{place}"], "sigpipe": ["{place}"]},
+}
 
 # What miri runs, as filters of unit tests. Without those that miri cannot run, or not in reasonable time:
 # docs/fuzzing.md has the reason for each.
@@ -111,10 +123,10 @@ def program(target):
 
 
 def sanitize(options):
-    """Runs Rust tests with the address and the thread sanitizer, and C programs against a library with the former."""
+    """Runs Rust tests, and C programs, against a library with the address and with the thread sanitizer in it."""
     triple = host()
     status = 0
-    for name in options.sanitizer or ["address", "thread"]:
+    for name in options.sanitizer or SANITIZERS:
         environment = {"RUSTFLAGS": f"-Zsanitizer={name}", "CARGO_TARGET_DIR": str(CRATE / "target" / name)}
         common = ["--locked", "--target", triple]
         if name == "thread":
@@ -122,36 +134,41 @@ def sanitize(options):
             require_source()
             common.append("-Zbuild-std")
         tests = [argument for test in SANITIZED for argument in ("--test", test)]
-        status |= call(cargo("test", *common, "--lib", *tests), **environment)
-        if name == "address":
-            status |= call(cargo("build", *common, "--lib"), **environment)
-            status |= c_programs(CRATE / "target" / name / triple / "debug")
+        status |= call(cargo("test", "--no-fail-fast", *common, "--lib", *tests), **environment)
+        status |= call(cargo("build", *common, "--lib"), **environment)
+        status |= c_programs(name, triple, CRATE / "target" / name / triple / "debug")
     return status
 
 
-def c_programs(library):
-    """Compiles and runs the C programs of tests/c with the address sanitizer in program and library."""
-    # The library leaves its calls into the sanitizer open, and the program brings it: both must be LLVM's.
+def c_programs(name, triple, directory):
+    """Compiles and runs the C programs of tests/c with a sanitizer in program and library."""
     if not shutil.which("clang"):
         print("skipped: C programs with the sanitized library: clang is not installed")
         return 0
+    prefix, library = SANITIZERS[name], directory / "libruntimed_ffi.so"
+    # A library that the compiler left as it is would pass too.
+    if prefix not in (answer("nm", "--dynamic", "--undefined-only", library) or ""):
+        print(f"FAILED: {library} does not call the {name} sanitizer")
+        return 1
+    # The library leaves its calls into the sanitizer open, and the program brings it: the one of Rust, for both.
+    root = Path(answer("rustup", "run", TOOLCHAIN, "rustc", "--print", "sysroot"))
+    runtime = root / f"lib/rustlib/{triple}/lib/librustc-{TOOLCHAIN.split('-')[0]}_rt.{prefix.strip('_')}.a"
+    libraries = ["-Wl,--whole-archive", runtime, "-Wl,--no-whole-archive", "-Wl,--export-dynamic", "-lstdc++"]
+    libraries += ["-lpthread", "-ldl", "-lm", "-lrt"]
     status = 0
     with tempfile.TemporaryDirectory(prefix="rtd-") as place:
-        for name in C_PROGRAMS:
-            binary = Path(place) / name
-            flags = [
-                "-std=c99",
-                "-g",
-                "-fsanitize=address",
-                "-shared-libasan",
-                f"-I{CRATE / 'include'}",
-                f"-L{library}",
-            ]
-            runtime = answer("clang", "-print-file-name=libclang_rt.asan-x86_64.so")
-            paths = [f"-Wl,-rpath,{library}", f"-Wl,-rpath,{Path(runtime).parent}"]
-            source = ROOT / "tests" / "c" / f"{name}.c"
-            status |= call(["clang", *flags, source, "-lruntimed_ffi", "-lpthread", *paths, "-o", binary])
-            status |= call([binary, place])
+        # Cargo's file has not the name that programs look for.
+        (Path(place) / "libruntimed_ffi.so.0").symlink_to(library)
+        # As needed: a program that loads the library by itself is not bound to it.
+        libraries += ["-Wl,--as-needed", f"-L{directory}", "-lruntimed_ffi", f"-Wl,-rpath,{place}"]
+        for program, arguments in C_PROGRAMS[name].items():
+            binary = Path(place) / program
+            source = ROOT / "tests" / "c" / f"{program}.c"
+            flags = ["-std=c99", "-g", f"-fsanitize={name}", f"-I{CRATE / 'include'}"]
+            failed = call(["clang", *flags, "-c", source, "-o", f"{binary}.o"])
+            failed = failed or call(["clang", f"{binary}.o", *libraries, "-o", binary])
+            failed = failed or call([binary, *(each.format(library=library, place=place) for each in arguments)])
+            status |= failed
     return status
 
 
@@ -177,7 +194,7 @@ def main():
     command.add_argument("target", nargs="*", help="default: all")
     command.set_defaults(call=fuzz)
     command = commands.add_parser("sanitize", help=sanitize.__doc__)
-    command.add_argument("sanitizer", nargs="*", help="address, thread; default: both")
+    command.add_argument("sanitizer", nargs="*", choices=[*SANITIZERS, []], help="default: both")
     command.set_defaults(call=sanitize)
     command = commands.add_parser("miri", help=miri.__doc__)
     command.set_defaults(call=miri)

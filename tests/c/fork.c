@@ -9,7 +9,7 @@
 #include "runtimed_ffi.h"
 
 static char path[512];
-static volatile int stop;
+static int stop;
 static int finalized;
 
 static void on_wakeup(void *unused) { (void)unused; }
@@ -124,9 +124,9 @@ static void child(rtd_host *host, rtd_session *session) {
  * allocator has locks that a fork does not mend. */
 static void *busy(void *unused) {
 #ifdef __SANITIZE_ADDRESS__
-  stop = 1;
+  __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
 #endif
-  while (!stop) rtd_session_free(join());
+  while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) rtd_session_free(join());
   return unused;
 }
 
@@ -153,7 +153,7 @@ int main(int argc, char **argv) {
     CHECK(waitpid(pid, &status, 0) == pid);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   }
-  stop = 1;
+  __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
   CHECK(pthread_join(thread, NULL) == 0);
 
   /* The parent goes on: its socket, its room, its session. */

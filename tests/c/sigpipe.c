@@ -13,13 +13,12 @@
 #include "runtimed_ffi.h"
 
 static int entered[2], gate[2];
-static volatile sig_atomic_t armed;
+static int armed; /* taken by the I/O thread */
 
 static void hold(void *unused) {
   char byte = 0;
   (void)unused;
-  if (armed) {
-    armed = 0;
+  if (__atomic_exchange_n(&armed, 0, __ATOMIC_SEQ_CST)) {
     CHECK(write(entered[1], &byte, 1) == 1 && read(gate[0], &byte, 1) == 1);
   }
 }
@@ -41,7 +40,7 @@ static void stop_io(rtd_host *host, rtd_session *session) {
   rtd_event event = {0};
   char byte;
   event.struct_size = sizeof event;
-  armed = 1; /* first: from here on, whatever comes to an empty queue is held */
+  __atomic_store_n(&armed, 1, __ATOMIC_SEQ_CST); /* first: from here on, whatever comes to an empty queue is held */
   while (rtd_host_next_event(host, &event) == RTD_OK) continue;
   CHECK(rtd_session_request(session, 1, BYTES("{\"action\":\"get_kernel_info\"}"), PATIENCE) == RTD_OK);
   CHECK(read(entered[0], &byte, 1) == 1);

@@ -24,10 +24,10 @@
 #define TEXT(s) (s), strlen(s)
 #define BYTES(s) (const uint8_t *)(s), strlen(s)
 
-static volatile int woken;
+static int woken; /* set by the I/O thread */
 static int finalized, delivered_done;
 
-static void on_wakeup(void *userdata) { *(volatile int *)userdata = 1; }
+static void on_wakeup(void *userdata) { __atomic_store_n((int *)userdata, 1, __ATOMIC_SEQ_CST); }
 static void on_final(void *userdata) {
   (void)userdata;
   finalized++;
@@ -241,14 +241,14 @@ static void driven(const char *dir) {
   options.flags = RTD_SESSION_WATCH_ALL;
   options.connect_timeout_ms = PATIENCE; /* under valgrind on a busy machine ten seconds are little */
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &session) == RTD_OK);
-  CHECK(rtd_session_set_wakeup(session, on_wakeup, (void *)&woken, on_final) == RTD_OK);
+  CHECK(rtd_session_set_wakeup(session, on_wakeup, &woken, on_final) == RTD_OK);
   CHECK(rtd_session_cells(session, &out) == RTD_E_STATE);
   wait_host(host, &event, RTD_EV_ROOM_WANTED);
   CHECK(rtd_host_refuse_room(host, TEXT("other")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_open_room(host, event.id, event.id_len, NULL, 0) == RTD_OK);
   CHECK(rtd_host_open_room(host, TEXT("n"), NULL, 0) == RTD_E_STATE);
   wait_session(session, &event, RTD_EV_READY);
-  for (count = 0; !woken; count++) { /* the callback may still be on its way */
+  for (count = 0; !__atomic_load_n(&woken, __ATOMIC_SEQ_CST); count++) { /* the callback may still be on its way */
     CHECK(count < 20000);
     poll(NULL, 0, 1);
   }
