@@ -1,5 +1,6 @@
 //! Two replicas and the messages between them.
 
+use automerge::sync::Message;
 use runtimed_ffi::notebook::{barrier, parse_ops, Changes, Notebook, NotebookError, OutputChange, PeerSync};
 
 /// Two replicas and their states of each other.
@@ -259,6 +260,25 @@ fn what_is_known_of_the_peer() {
     pair.of_server.receive(&mut pair.client, &barrier(&pair.server)).unwrap();
     assert!(pair.of_server.missing(&pair.client));
     assert!(pair.of_server.acknowledged(&pair.client), "shared before");
+    pair.settle();
+}
+
+/// The engine takes a message with our heads for an announcement of ours. Who sends its changes in one message and its
+/// heads in the next waits for it all the same.
+#[test]
+fn a_peer_is_told_that_its_changes_are_here_though_they_came_before_its_heads() {
+    let mut pair = Pair::joined();
+    let old = pair.client.heads();
+    edit(&mut pair.client, ADD);
+    let mut changes = Message::decode(&pair.of_server.generate(&pair.client).unwrap()).unwrap();
+    changes.heads = old;
+    pair.of_client.receive(&mut pair.server, &changes.encode()).unwrap();
+    assert_eq!(pair.server.heads(), pair.client.heads());
+    pair.of_client.receive(&mut pair.server, &barrier(&pair.client)).unwrap();
+    let answer = pair.of_client.generate(&pair.server).expect("the client waits for it");
+    assert!(!pair.of_server.acknowledged(&pair.client));
+    pair.of_server.receive(&mut pair.client, &answer).unwrap();
+    assert!(pair.of_server.acknowledged(&pair.client));
     pair.settle();
 }
 
