@@ -4,6 +4,9 @@
 
 use super::chunks::leb128;
 
+/// Bit of a column's specification: it is deflated.
+pub(super) const DEFLATED: u64 = 8;
+
 /// Bytes that are not made as the format wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unreadable;
@@ -52,16 +55,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub(super) fn bytes(&mut self) -> Result<(), Unreadable> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
         let length = self.number()?;
-        self.take(length).map(drop)
+        self.take(length)
     }
 
-    pub(super) fn list(&mut self) -> Result<(), Unreadable> {
-        for _ in 0..self.number()? {
-            self.bytes()?;
-        }
-        Ok(())
+    pub(super) fn list(&mut self) -> Result<Vec<&'a [u8]>, Unreadable> {
+        (0..self.number()?).map(|_| self.bytes()).collect()
     }
 
     /// The bytes of a list of hashes, 32 for each.
@@ -111,5 +111,55 @@ impl<'a> Reader<'a> {
         self.bytes()?; // The message.
         self.list()?; // Other authors.
         self.columns()
+    }
+}
+
+/// The values of a column, row by row.
+pub(super) struct Values<'a> {
+    reader: Reader<'a>,
+    /// Of texts it is only told whether they are there.
+    texts: bool,
+    /// Rows of this run that are left, and their value unless each has one of its own.
+    left: u64,
+    value: Option<Option<u64>>,
+}
+
+impl<'a> Values<'a> {
+    /// Of a column of numbers, which are not signed.
+    pub(super) fn numbers(column: &'a [u8]) -> Self {
+        Self { reader: Reader::new(column), texts: false, left: 0, value: None }
+    }
+
+    /// Of a column of texts; zero stands for each.
+    pub(super) fn texts(column: &'a [u8]) -> Self {
+        Self { texts: true, ..Self::numbers(column) }
+    }
+
+    /// The next row; none behind the last, which another column may have more of.
+    pub(super) fn next(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
+        while self.left == 0 {
+            if self.reader.is_empty() {
+                return Ok(None);
+            }
+            let length = self.reader.signed()?;
+            (self.left, self.value) = match length {
+                0 => (self.reader.number()?, Some(None)),
+                1.. => (length.unsigned_abs(), Some(Some(self.read()?))),
+                _ => (length.unsigned_abs(), None),
+            };
+        }
+        self.left -= 1;
+        match self.value {
+            Some(value) => Ok(Some(value)),
+            None => Ok(Some(Some(self.read()?))),
+        }
+    }
+
+    fn read(&mut self) -> Result<u64, Unreadable> {
+        if self.texts {
+            self.reader.bytes().map(|_| 0)
+        } else {
+            self.reader.number()
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use automerge::{Automerge, Change, ChangeHash};
 
 use super::document::{load, ENCODING};
-use super::marks::has_marks;
+use super::operations::Oddities;
 use super::{NotebookError, Replica};
 
 /// Calls the engine with bytes from outside; none if it panicked.
@@ -55,8 +55,7 @@ pub(super) fn contained_change<T>(
 /// True if the engine can give again what was added to the document since it had these heads.
 ///
 /// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
-/// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.  A mark that
-/// ends before it begins is found at that moment only, so with marks it is tried.
+/// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
 pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
     let hashes =
         |doc: &Automerge| doc.get_changes_meta(since).iter().map(|change| change.hash).collect::<Vec<_>>();
@@ -65,9 +64,22 @@ pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
         let given = doc.get_changes(since);
         given.len() == known.len()
             && given.iter().all(|change| known.contains(&change.hash()) && follows(doc, change))
-            && (!given.iter().any(has_marks) || load(&doc.save()).is_ok())
+            && can_be_read(doc, &given)
     })
     .unwrap_or(false)
+}
+
+/// True if nothing in these changes, which are a part of the document, breaks the engine later.
+fn can_be_read(doc: &Automerge, changes: &[Change]) -> bool {
+    let mut marks = false;
+    for change in changes {
+        match Oddities::of_change(doc, change) {
+            Some(Oddities { marks: its, misplaced: false }) => marks |= its,
+            _ => return false,
+        }
+    }
+    // A mark that ends and never began is found when a saved document is loaded.
+    !marks || load(&doc.save()).is_ok()
 }
 
 fn all_there(doc: &Automerge, heads: &[ChangeHash]) -> bool {

@@ -8,6 +8,7 @@ use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, T
 use super::change::checked;
 use super::chunks::{self, Kind};
 use super::contain::{can_be_kept, contained};
+use super::operations::Oddities;
 use super::rows::{object, ref_str, scalar_str, Rows};
 use super::weight::{Scales, TooHeavy};
 use super::NotebookError;
@@ -157,7 +158,12 @@ pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookErr
 /// Loads one chunk that is a whole document.
 pub(super) fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
     let options = LoadOptions::new().text_encoding(ENCODING);
-    contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)
+    let doc =
+        contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)?;
+    match Oddities::of_document(&doc, chunk) {
+        Some(Oddities { misplaced: false, .. }) => Ok(doc),
+        _ => Err(broken()),
+    }
 }
 
 /// Loading it would take more memory than there may be.

@@ -9,7 +9,7 @@ use std::io::Read;
 use flate2::read::DeflateDecoder;
 
 use super::chunks;
-use super::columns::{Reader, Unreadable};
+use super::columns::{Reader, Unreadable, DEFLATED};
 use super::NotebookError;
 
 /// Operations of one change. A character that is written or deleted is one; checking a change takes about 250 bytes for
@@ -23,9 +23,6 @@ const UNPACKED: u64 = 256 << 20;
 const DOCUMENT: u8 = 0;
 const CHANGE: u8 = 1;
 const DEFLATED_CHANGE: u8 = 2;
-
-/// Bit of a column's specification: it is deflated.
-const DEFLATED: u64 = 8;
 
 /// Why a message is not given to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +156,7 @@ fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, Unreadable> 
             Ok(rows)
         }
         // Texts.
-        5 => reader.runs(|reader| reader.bytes().map(|()| 1)),
+        5 => reader.runs(|reader| reader.bytes().map(|_| 1)),
         // The bytes of values: another column has their lengths.
         7 => Ok(0),
         _ => reader.runs(|reader| reader.skip().map(|_| 1)),

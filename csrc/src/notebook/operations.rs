@@ -1,0 +1,181 @@
+//! Storey 1: operations that the engine takes and stumbles over later.
+//!
+//! They are looked for in the columns of a chunk, row by row, when the engine has applied it: what they act on may have
+//! been made by another change.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use automerge::{ActorId, Automerge, Change, ObjId, ObjType, ReadDoc};
+use flate2::read::DeflateDecoder;
+
+use super::chunks;
+use super::columns::{Reader, Unreadable, Values, DEFLATED};
+
+const OBJECT_ACTOR: u64 = 0x01;
+const OBJECT_COUNTER: u64 = 0x02;
+const KEY_TEXT: u64 = 0x15;
+const ACTION: u64 = 0x42;
+
+/// The action that begins or ends a mark.
+const MARK: u64 = 7;
+
+/// What some operations are, besides those that every notebook has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Oddities {
+    /// They format text. No notebook of ours does, but others may, and whether it makes sense shows only when a saved
+    /// document is loaded.
+    pub(super) marks: bool,
+    /// They name an entry of a list or a text, or a place in a map: editing that list would be the end of the engine.
+    pub(super) misplaced: bool,
+}
+
+impl Oddities {
+    /// Looks through a change that `doc` has applied; none if it cannot be read.
+    pub(super) fn of_change(doc: &Automerge, change: &Change) -> Option<Self> {
+        let (_, body, _) = chunks::split(change.raw_bytes())?;
+        let actors: Vec<&ActorId> = change.actors().collect();
+        let mut reader = Reader::new(body);
+        let columns = reader.change_columns().ok()?;
+        Self::of(doc, &actors, &mut reader, &columns).ok()
+    }
+
+    /// Looks through the whole document in a chunk, of which `doc` is made; none if it cannot be read.
+    pub(super) fn of_document(doc: &Automerge, chunk: &[u8]) -> Option<Self> {
+        let (_, body, _) = chunks::split(chunk)?;
+        Self::of_body(doc, &mut Reader::new(body)).ok()
+    }
+
+    fn of_body(doc: &Automerge, reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
+        let actors: Vec<ActorId> = reader.list()?.into_iter().map(ActorId::from).collect();
+        reader.hashes()?;
+        let (changes, operations) = (reader.columns()?, reader.columns()?);
+        for (_, length) in changes {
+            reader.take(length)?;
+        }
+        Self::of(doc, &actors.iter().collect::<Vec<_>>(), reader, &operations)
+    }
+
+    fn of(
+        doc: &Automerge,
+        actors: &[&ActorId],
+        reader: &mut Reader<'_>,
+        columns: &[(u64, u64)],
+    ) -> Result<Self, Unreadable> {
+        let mut data = Vec::new();
+        for (specification, length) in columns {
+            data.push((specification & !DEFLATED, unpacked(*specification, reader.take(*length)?)?));
+        }
+        let column = |wanted| data.iter().find(|(is, _)| *is == wanted).map_or(&[][..], |(_, data)| data);
+        let (mut object_actor, mut object_counter) =
+            (Values::numbers(column(OBJECT_ACTOR)), Values::numbers(column(OBJECT_COUNTER)));
+        let (mut key, mut action) = (Values::texts(column(KEY_TEXT)), Values::numbers(column(ACTION)));
+        let mut seen = Self::default();
+        let mut object = None;
+        let mut listed = None;
+        while let Some(action) = action.next()? {
+            let (actor, counter) = (object_actor.next()?.flatten(), object_counter.next()?.flatten());
+            let named = key.next()?.flatten().is_some();
+            if object != Some((actor, counter)) {
+                object = Some((actor, counter));
+                listed = is_listed(doc, actors, actor, counter);
+            }
+            seen.marks |= action == Some(MARK);
+            seen.misplaced |= listed == Some(named);
+        }
+        Ok(seen)
+    }
+}
+
+/// Whether an object has places, not named entries; none if there is no such object.
+fn is_listed(doc: &Automerge, actors: &[&ActorId], actor: Option<u64>, counter: Option<u64>) -> Option<bool> {
+    let object = match (actor, counter) {
+        (Some(actor), Some(counter)) => {
+            let place = usize::try_from(actor).ok()?;
+            ObjId::Id(counter, (*actors.get(place)?).clone(), 0)
+        }
+        _ => ObjId::Root,
+    };
+    let kind = doc.object_type(object).ok()?;
+    Some(matches!(kind, ObjType::List | ObjType::Text))
+}
+
+fn unpacked(specification: u64, data: &[u8]) -> Result<Cow<'_, [u8]>, Unreadable> {
+    if specification & DEFLATED == 0 {
+        return Ok(data.into());
+    }
+    // How much it is was weighed before.
+    let mut unpacked = Vec::new();
+    DeflateDecoder::new(data).read_to_end(&mut unpacked).map_err(|_| Unreadable)?;
+    Ok(unpacked.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::legacy::Key;
+    use automerge::transaction::Transactable;
+    use automerge::ROOT;
+
+    use super::*;
+    use crate::notebook::{Notebook, NotebookError, Op};
+
+    fn notebook() -> Notebook {
+        let mut notebook = Notebook::create("n").unwrap();
+        let insert = |n: usize| Op::insert_cell(&n.to_string(), "code", &"x = 1\n".repeat(n), None);
+        notebook.edit(&[insert(1), insert(100)]).unwrap();
+        let outputs = vec!["o".into(); 200];
+        notebook.edit(&[Op::AppendOutputs { cell_id: "1".into(), outputs }]).unwrap();
+        notebook.edit(&[Op::DeleteCell { cell_id: "100".into() }]).unwrap();
+        notebook
+    }
+
+    /// The last change of a copy that sets an entry of the root and puts something over an element of a list.
+    fn change(notebook: &Notebook) -> (Automerge, Change) {
+        let mut doc = notebook.doc.fork();
+        let (_, cells) = doc.get(ROOT, "cells").unwrap().unwrap();
+        doc.transact::<_, _, automerge::AutomergeError>(|tx| {
+            tx.put(ROOT, "x", 1)?;
+            tx.put(&cells, 0, 1)
+        })
+        .unwrap();
+        let change = doc.get_last_local_change().unwrap();
+        (notebook.doc.fork(), change)
+    }
+
+    #[test]
+    fn notebooks_have_none() {
+        let notebook = notebook();
+        for change in notebook.doc.get_changes(&[]) {
+            assert_eq!(Oddities::of_change(&notebook.doc, &change), Some(Oddities::default()));
+        }
+        let saved = Oddities::of_document(&notebook.doc, &notebook.save());
+        assert_eq!(saved, Some(Oddities::default()));
+        let (mut doc, change) = change(&notebook);
+        doc.apply_changes([change.clone()]).unwrap();
+        assert_eq!(Oddities::of_change(&doc, &change), Some(Oddities::default()));
+    }
+
+    #[test]
+    fn what_would_break_a_later_edit_is_refused() {
+        let notebook = notebook();
+        let (doc, good) = change(&notebook);
+        for swapped in [0, 1] {
+            let mut bad = good.decode();
+            let other = bad.operations[1 - swapped].key.clone();
+            assert!(matches!((&bad.operations[0].key, &bad.operations[1].key), (Key::Map(_), Key::Seq(_))));
+            bad.operations[swapped].key = other;
+            let bad = Change::from(bad);
+            let file = [notebook.save(), bad.raw_bytes().to_vec()].concat();
+            assert!(matches!(Notebook::load_prefix(&file), Err(NotebookError::Corrupt(_))), "{swapped}");
+            // The engine takes it.
+            let mut doc = doc.fork();
+            if doc.apply_changes([bad.clone()]).is_ok() {
+                let oddities = Oddities { marks: false, misplaced: true };
+                assert_eq!(Oddities::of_change(&doc, &bad), Some(oddities), "{swapped}");
+                if swapped == 0 {
+                    assert_eq!(Oddities::of_document(&doc, &doc.save()), Some(oddities));
+                }
+            }
+        }
+    }
+}
