@@ -187,12 +187,29 @@ def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
     return join
 
 
-def press_ctrl_c(ended: threading.Event) -> None:
-    """Send SIGINT to the main thread until it says that its wait has ended.
+class CtrlC:
+    """Within it SIGINT interrupts the main thread exactly once, however often it is pressed."""
 
-    Once is not always enough: a signal between Python's last look and the system call does not end the call.
-    """
-    while True:
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        if ended.wait(1.0):
-            return
+    def __init__(self) -> None:
+        self._taken = threading.Event()
+
+    def __enter__(self) -> CtrlC:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def press(self) -> None:
+        """Send the signal until the main thread has taken it; to be called, and to end, within the context.
+
+        Once is not always enough: a signal between Python's last look and the system call does not end the call.
+        """
+        while not self._taken.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            self._taken.wait(1.0)
+
+    def _handle(self, *_: object) -> None:
+        if not self._taken.is_set():
+            self._taken.set()
+            raise KeyboardInterrupt

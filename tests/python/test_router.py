@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from fakes import SECONDS, FakeSource, in_thread, press_ctrl_c
+from fakes import SECONDS, CtrlC, FakeSource, in_thread
 
 from runtimed_ffi import _events as events
 from runtimed_ffi import _router
@@ -221,16 +221,16 @@ def test_ctrl_c_ends_the_leaders_wait_and_another_leads():
     def interrupt():
         assert source.idle.wait(SECONDS)
         join = in_thread(lambda: take(router, other))
-        press_ctrl_c(ended)
+        ctrl_c.press()
         return join
 
-    ended = threading.Event()
-    joined = in_thread(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        router.wait(mine)
-    ended.set()
+    with CtrlC() as ctrl_c:
+        joined = in_thread(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            router.wait(mine)
+        follower = joined()
     source.push(Event(events.DONE, token=other.token), Event(events.DONE, token=mine.token))
-    assert joined()().token == other.token
+    assert follower().token == other.token
     assert take(router, mine).token == mine.token
 
 
@@ -244,14 +244,13 @@ def test_ctrl_c_ends_a_followers_wait():
         # Under the router's lock a follower is either about to sleep or asleep; both are interrupted.
         while not router._asleep:
             assert join is not None
-        press_ctrl_c(ended)
+        ctrl_c.press()
 
-    ended = threading.Event()
-    interrupted = in_thread(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        router.wait(mine)
-    ended.set()
-    interrupted()
+    with CtrlC() as ctrl_c:
+        interrupted = in_thread(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            router.wait(mine)
+        interrupted()
     source.push(Event(events.DONE, token=mine.token), Event(events.DONE, token=other.token))
     assert take(router, mine).token == mine.token
     assert join().token == other.token

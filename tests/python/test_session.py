@@ -14,7 +14,7 @@ import threading
 import warnings
 
 import pytest
-from fakes import SECONDS, FakeNative, in_thread, press_ctrl_c
+from fakes import SECONDS, CtrlC, FakeNative, in_thread
 
 import runtimed_ffi
 from runtimed_ffi import _events as events
@@ -524,14 +524,13 @@ def test_ctrl_c_leaves_the_session_usable(ready):
     def interrupt():
         assert ready.fake.executed.wait(SECONDS)
         assert ready.fake.idle.wait(SECONDS)
-        press_ctrl_c(ended)
+        ctrl_c.press()
 
-    ended = threading.Event()
-    join = in_thread(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        ready.run("loop()")
-    ended.set()
-    join()
+    with CtrlC() as ctrl_c:
+        join = in_thread(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ready.run("loop()")
+        join()
     ready.fake.on_execute = ready.fake.finish
     assert ready.run("1").success
 
