@@ -5,8 +5,9 @@
 //! of the bytes it is given.
 //!
 //! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by
-//! `edit`), [`PeerSync`] (`sync`, with `contain` for what breaks the engine), [`Changes`] (`changes`, with `splice` for lists that lost something). Positions
-//! inside a source are Unicode code points.
+//! `edit`), [`PeerSync`] (`sync`), [`Changes`] (`changes`, with `splice` for lists that lost something). What comes from
+//! outside is looked at first (`weight`, `change`), applied so that a panic does no harm (`contain`), and looked at again
+//! (`operations`); `chunks` and `columns` read the storage format. Positions inside a source are Unicode code points.
 
 mod cell;
 mod change;

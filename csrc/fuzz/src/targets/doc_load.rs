@@ -51,7 +51,10 @@ pub fn check(data: &[u8]) {
 
 /// Edits it and appends what is new to the file, as a journal does.
 fn append(notebook: &mut Notebook, bytes: &[u8], torn: bool) {
-    notebook.set_actor(&[7; 16]);
+    // An identity that nobody has in the file: a change that waits for others would have the number of the next one.
+    let free = |actor: &[u8; 16]| !bytes.windows(16).any(|part| part == actor);
+    let Some(actor) = (7..=255).map(|byte| [byte; 16]).find(free) else { return };
+    notebook.set_actor(&actor);
     let before = notebook.heads();
     // What could not be read is not written behind: the file is made new.
     let mut file = if torn { notebook.save() } else { bytes.to_vec() };
