@@ -17,7 +17,7 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
-from cells import Gate  # noqa: E402
+from cells import BEGUN, FOREVER, Gate  # noqa: E402
 
 from runtimed_ffi.daemon.environments import plans  # noqa: E402
 from runtimed_ffi.daemon.kernels import kernels  # noqa: E402
@@ -135,6 +135,38 @@ async def test_interrupt(kernel: Kernel, ears: Ears, path: Path) -> None:
     await ears.until(lambda: ears.finished(msg_id))
     assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
     assert ears.finished(await ears.run(kernel, "1"))
+
+
+@with_kernel
+async def test_each_cell_gets_its_own_interrupt_though_it_is_heard_late_that_the_last_was_sent(
+    kernel: Kernel, ears: Ears, path: Path
+) -> None:
+    send, heard = kernel._provisioned.interrupt, asyncio.Event()
+
+    async def interrupt() -> None:
+        await send()
+        await heard.wait()
+
+    kernel._provisioned.interrupt = interrupt  # type: ignore[method-assign]
+    for last in (False, True):
+        msg_id = kernel.execute(FOREVER)
+        await ears.until(lambda msg_id=msg_id: ears.of(msg_id, "stream"))
+        kernel.interrupt()
+        if last:
+            heard.set()
+        await ears.until(lambda msg_id=msg_id: ears.finished(msg_id))
+        assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
+
+
+@with_kernel
+async def test_an_interrupt_while_a_cell_is_prepared_ends_the_cell(kernel: Kernel, ears: Ears, path: Path) -> None:
+    prepare = BEGUN + "import time\ntime.sleep(600)\n"
+    await ears.run(kernel, f"get_ipython().events.register('pre_run_cell', lambda info: exec({prepare!r}))")
+    msg_id = kernel.execute("ran = True")
+    await ears.until(lambda: ears.of(msg_id, "stream"))
+    kernel.interrupt()
+    await ears.until(lambda: ears.finished(msg_id))
+    assert ears.of(msg_id, "execute_reply")[0].content.get("ename") == "KeyboardInterrupt"
 
 
 @with_kernel

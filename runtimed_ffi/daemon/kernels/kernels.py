@@ -69,6 +69,10 @@ class Kernel:
         self._answered = asyncio.Event()
         self._proven: asyncio.Future[None] = self._loop.create_future()
         self._stderr = StderrTail(self._loop)
+        self._executed = ""
+        """The last execution that was asked for."""
+        self._unwanted = ""
+        """What was the last one when an interrupt was asked for."""
         self._interrupting: asyncio.Task[None] | None = None
 
     # -- start
@@ -142,7 +146,7 @@ class Kernel:
     # -- talk
 
     def execute(self, code: str) -> str:
-        return self._send(
+        self._executed = self._send(
             "execute_request",
             {
                 "code": code,
@@ -155,6 +159,7 @@ class Kernel:
                 "stop_on_error": False,
             },
         )
+        return self._executed
 
     def fence(self) -> str:
         return self._send("kernel_info_request", {})
@@ -190,17 +195,25 @@ class Kernel:
             return
         if self._provisioned.interrupted_by_message:
             self._channels.send("control", "interrupt_request", {})
-        elif self._interrupting is None or self._interrupting.done():
+            return
+        self._unwanted = self._executed
+        if self._interrupting is None or self._interrupting.done():
             self._interrupting = self._loop.create_task(self._interrupt())
 
     async def _interrupt(self) -> None:
-        try:
-            await self._provisioned.interrupt()
-        except asyncio.TimeoutError:
-            log.warning("the provisioner of a kernel does not deliver an interrupt")
-        except Exception as error:
-            # The process may end at any moment; its death is told elsewhere.
-            log.warning("interrupting the kernel failed: %s", error)
+        while True:
+            unwanted = self._unwanted
+            try:
+                await self._provisioned.interrupt()
+            except asyncio.TimeoutError:
+                log.warning("the provisioner of a kernel does not deliver an interrupt")
+            except Exception as error:
+                # The process may end at any moment; its death is told elsewhere.
+                log.warning("interrupting the kernel failed: %s", error)
+            # The signal may have ended its cell, and the next may have begun and be unwanted too, before it is known
+            # that it was sent.  One more for the same cell would meet whatever comes after it.
+            if self._unwanted == unwanted or self._unwanted != self._executed:
+                return
 
     def _send(self, msg_type: str, content: Json) -> str:
         if self._channels is None or self._exited.done():

@@ -1,10 +1,13 @@
-"""What a Python kernel of ours runs: ipykernel, with three differences.
+"""What a Python kernel of ours runs: ipykernel, with a few differences.
 
 Storey: daemon (7), but in the kernel's process and environment: imports ipykernel and nothing of this package.
 
 Its publishing socket does not drop what the daemon is slow to take: ZeroMQ lets a publisher drop messages for a
 subscriber that is 1,000 of them behind; a cell that prints quickly on a busy machine would lose outputs, and even the
 word that it has ended.
+
+An interrupt that meets the kernel while it prepares a cell ends the cell: IPython reports it as an error of a callback,
+and runs the cell all the same.
 
 It ends when its daemon has ended, with what it has started: at once where the system can tell (Linux, but PyPy has no
 way to ask), elsewhere it looks once a second, as every ipykernel does.
@@ -51,6 +54,7 @@ def main() -> None:
     app: Any = kernelapp.IPKernelApp
     _keep_all_messages(app)
     _send_any_text(app)
+    _interrupt_preparations(app)
     _end_with_parent(app)
     if standing_by:
         _wait_for_handover(app)
@@ -88,6 +92,36 @@ def _send_any_text(app: Any) -> None:
     from jupyter_client.jsonutil import json_default
 
     app.init_sockets = init_sockets
+
+
+def _interrupt_preparations(app: Any) -> None:
+    plain = app.init_kernel
+
+    def init_kernel(self: Any) -> None:
+        plain(self)
+        events = self.kernel.shell.events
+        usual, shell, strict = events.trigger, events.shell, _Strict(events.shell)
+
+        def trigger(event: str, *args: Any, **kwargs: Any) -> None:
+            # Behind the cell it is too late: it would cost the cell its reply.
+            events.shell = strict if event.startswith("pre_") else shell
+            usual(event, *args, **kwargs)
+
+        events.trigger = trigger
+
+    app.init_kernel = init_kernel
+
+
+class _Strict:
+    """In the place of the shell that IPython tells of the errors of callbacks: an interrupt is none of these."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+
+    def showtraceback(self) -> None:
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise
+        self._shell.showtraceback()
 
 
 def _end_with_parent(app: Any) -> None:
