@@ -6,6 +6,7 @@ Storey: face (7).
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -19,7 +20,9 @@ def show(paths: Layout, *, lines: int, follow: bool) -> int:
         return 1
     command = ["tail", "-n", str(max(lines, 0)), *(["-F"] if follow else []), "--", paths.log]
     try:
-        return subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False).returncode
+        # Ctrl-C goes to both, and `tail` may have ended of it before it is noticed here.
+        return 0 if code == -signal.SIGINT else code
     except FileNotFoundError:
         print(f"runtimed-ffi: there is no `tail` here to show {paths.log}", file=sys.stderr)
         return 1

@@ -178,7 +178,10 @@ def test_an_unsafe_directory_is_refused_with_advice(command: Command) -> None:
 def test_logs(command: Command) -> None:
     assert "there is no log" in command("logs", code=1).stderr
     command("start", "--log-format", "json")
-    assert "listening" in json.loads(command("logs", "-n", "1").stdout)["message"]
+    said = [json.loads(line)["message"] for line in command("logs", "-n", "100").stdout.splitlines()]
+    assert any("listening" in message for message in said), said
+    # What has been said meanwhile comes last.
+    assert len(command("logs", "-n", "1").stdout.splitlines()) == 1
     line = [sys.executable, "-m", "runtimed_ffi", "daemon", "logs", "-f", "-n", "0", "--socket", command.socket]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True) as follower:
         assert follower.stdout is not None
