@@ -8,9 +8,13 @@ And the options of the tests that can be run longer; see docs/testing.md.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and whatever that starts inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tools that tests build and install with keep theirs.
 KEPT = {
