@@ -130,6 +130,9 @@ def sanitize(options):
     """Runs Rust tests, and C programs, against a library with the address and with the thread sanitizer in it."""
     triple = host()
     status = 0
+    if unknown := set(options.sanitizer) - set(SANITIZERS):
+        print(f"unknown sanitizer: {', '.join(sorted(unknown))}; there are {', '.join(SANITIZERS)}")
+        return 2
     for name in options.sanitizer or SANITIZERS:
         environment = {"RUSTFLAGS": f"-Zsanitizer={name}", "CARGO_TARGET_DIR": str(CRATE / "target" / name)}
         common = ["--locked", "--target", triple]
@@ -199,7 +202,7 @@ def main():
     command.add_argument("target", nargs="*", help="default: all")
     command.set_defaults(call=fuzz)
     command = commands.add_parser("sanitize", help=sanitize.__doc__)
-    command.add_argument("sanitizer", nargs="*", choices=[*SANITIZERS, []], help="default: both")
+    command.add_argument("sanitizer", nargs="*", help=f"{' or '.join(SANITIZERS)}; default: both")
     command.set_defaults(call=sanitize)
     command = commands.add_parser("miri", help=miri.__doc__)
     command.set_defaults(call=miri)

@@ -1,6 +1,10 @@
-//! Storey 1: the numbers and columns inside a chunk of Automerge's storage format, read without unpacking them.
+//! Storey 1: the numbers and columns inside a chunk of Automerge's storage format.
 //!
 //! Source: the binary document format of Automerge.
+
+use std::io::Read;
+
+use flate2::read::DeflateDecoder;
 
 use super::chunks::leb128;
 
@@ -79,28 +83,6 @@ impl<'a> Reader<'a> {
         Ok(columns)
     }
 
-    /// Runs of equal values, of different ones, of none: the sum of what each row counts.
-    pub(super) fn runs(
-        &mut self,
-        value: impl Fn(&mut Self) -> Result<u64, Unreadable>,
-    ) -> Result<u64, Unreadable> {
-        let mut sum: u64 = 0;
-        while !self.0.is_empty() {
-            let length = self.signed()?;
-            let count = length.unsigned_abs();
-            match length {
-                0 => sum = sum.saturating_add(self.number()?),
-                1.. => sum = sum.saturating_add(count.saturating_mul(value(self)?)),
-                _ => {
-                    for _ in 0..count {
-                        sum = sum.saturating_add(value(self)?);
-                    }
-                }
-            }
-        }
-        Ok(sum)
-    }
-
     /// Reads a change up to its columns, and what [`Reader::columns`] says of them.
     pub(super) fn change_columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
         self.hashes()?;
@@ -114,52 +96,83 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The values of a column, row by row.
+/// What the values of a column are.
+enum Kind {
+    /// Numbers without a sign.
+    Numbers,
+    /// Texts, of which it is only told that they are there.
+    Texts,
+    /// Numbers with or without a sign, of which it is only told that they are there.
+    Others,
+}
+
+/// The values of a column, where rows of equal ones are runs; zero stands for each of which it is only told that it is
+/// there.
 pub(super) struct Values<'a> {
     reader: Reader<'a>,
-    /// Of texts it is only told whether they are there.
-    texts: bool,
-    /// Rows of this run that are left, and their value unless each has one of its own.
-    left: u64,
-    value: Option<Option<u64>>,
+    kind: Kind,
+    /// Values that follow one by one.
+    single: u64,
+    /// Rows that are left of a run that is taken row by row, and their value.
+    run: (u64, Option<u64>),
 }
 
 impl<'a> Values<'a> {
-    /// Of a column of numbers, which are not signed.
     pub(super) fn numbers(column: &'a [u8]) -> Self {
-        Self { reader: Reader::new(column), texts: false, left: 0, value: None }
+        Self::of(column, Kind::Numbers)
     }
 
-    /// Of a column of texts; zero stands for each.
     pub(super) fn texts(column: &'a [u8]) -> Self {
-        Self { texts: true, ..Self::numbers(column) }
+        Self::of(column, Kind::Texts)
     }
 
-    /// The next row; none behind the last, which another column may have more of.
-    pub(super) fn next(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
-        while self.left == 0 {
-            if self.reader.is_empty() {
+    pub(super) fn others(column: &'a [u8]) -> Self {
+        Self::of(column, Kind::Others)
+    }
+
+    fn of(column: &'a [u8], kind: Kind) -> Self {
+        Self { reader: Reader::new(column), kind, single: 0, run: (0, None) }
+    }
+
+    /// The next rows that have one value, or none: how many they are, and the value.
+    pub(super) fn run(&mut self) -> Result<Option<(u64, Option<u64>)>, Unreadable> {
+        while self.single == 0 {
+            if self.reader.0.is_empty() {
                 return Ok(None);
             }
             let length = self.reader.signed()?;
-            (self.left, self.value) = match length {
-                0 => (self.reader.number()?, Some(None)),
-                1.. => (length.unsigned_abs(), Some(Some(self.read()?))),
-                _ => (length.unsigned_abs(), None),
-            };
+            match length {
+                0 => return Ok(Some((self.reader.number()?, None))),
+                1.. => return Ok(Some((length.unsigned_abs(), Some(self.read()?)))),
+                _ => self.single = length.unsigned_abs(),
+            }
         }
-        self.left -= 1;
-        match self.value {
-            Some(value) => Ok(Some(value)),
-            None => Ok(Some(Some(self.read()?))),
+        self.single -= 1;
+        Ok(Some((1, Some(self.read()?))))
+    }
+
+    /// The next row; none behind the last, which another column may have more of.
+    pub(super) fn row(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
+        while self.run.0 == 0 {
+            let Some(run) = self.run()? else { return Ok(None) };
+            self.run = run;
         }
+        self.run.0 -= 1;
+        Ok(Some(self.run.1))
     }
 
     fn read(&mut self) -> Result<u64, Unreadable> {
-        if self.texts {
-            self.reader.bytes().map(|_| 0)
-        } else {
-            self.reader.number()
+        match self.kind {
+            Kind::Numbers => self.reader.number(),
+            Kind::Texts => self.reader.bytes().map(|_| 0),
+            Kind::Others => self.reader.skip().map(|_| 0),
         }
     }
+}
+
+/// What deflated bytes are, cut off behind `limit` bytes.
+pub(super) fn inflated(data: &[u8], limit: u64) -> Result<Vec<u8>, Unreadable> {
+    let mut unpacked = Vec::new();
+    DeflateDecoder::new(data).take(limit).read_to_end(&mut unpacked).map_err(|_| Unreadable)?;
+    Ok(unpacked)
 }

@@ -4,12 +4,8 @@
 //! engine finds out while it makes them. So they are counted first, by the lengths of the runs, which costs no more
 //! than reading the bytes. Source: the binary document format of Automerge.
 
-use std::io::Read;
-
-use flate2::read::DeflateDecoder;
-
 use super::chunks;
-use super::columns::{Reader, Unreadable, DEFLATED};
+use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
 use super::NotebookError;
 
 /// Operations of one change. A character that is written or deleted is one; checking a change takes about 250 bytes for
@@ -117,9 +113,9 @@ impl Scales {
         for (specification, length) in columns {
             let data = reader.take(*length)?;
             let rows = if specification & DEFLATED == 0 {
-                rows(*specification, &mut Reader::new(data))?
+                rows(*specification, data)?
             } else {
-                rows(*specification, &mut Reader::new(&self.inflate(data)?))?
+                rows(*specification, &self.inflate(data)?)?
             };
             longest = longest.max(rows);
         }
@@ -131,36 +127,40 @@ impl Scales {
     }
 
     fn inflate(&mut self, data: &[u8]) -> Result<Vec<u8>, TooHeavy> {
-        let left = UNPACKED - self.unpacked;
-        let mut unpacked = Vec::new();
-        let read = DeflateDecoder::new(data).take(left + 1).read_to_end(&mut unpacked);
+        // One byte more shows that there are too many.
+        let unpacked = inflated(data, UNPACKED - self.unpacked + 1)?;
         self.unpacked += unpacked.len() as u64;
         if self.unpacked > UNPACKED {
             return Err(TooHeavy::Unpacked);
         }
-        read.map_err(|_| TooHeavy::Unreadable)?;
         Ok(unpacked)
     }
 }
 
 /// Rows of an encoded column; of one that says how many rows others have (a group), those.
-fn rows(specification: u64, reader: &mut Reader<'_>) -> Result<u64, Unreadable> {
-    match specification & 7 {
-        0 => reader.runs(|reader| reader.number().map(|rows| rows.max(1))),
+fn rows(specification: u64, column: &[u8]) -> Result<u64, Unreadable> {
+    let kind = specification & 7;
+    let mut rows: u64 = 0;
+    let mut values = match kind {
+        0 => Values::numbers(column),
         // Booleans: lengths of runs that alternate.
         4 => {
-            let mut rows: u64 = 0;
-            while !reader.is_empty() {
-                rows = rows.saturating_add(reader.number()?);
+            let mut lengths = Reader::new(column);
+            while !lengths.is_empty() {
+                rows = rows.saturating_add(lengths.number()?);
             }
-            Ok(rows)
+            return Ok(rows);
         }
-        // Texts.
-        5 => reader.runs(|reader| reader.bytes().map(|_| 1)),
+        5 => Values::texts(column),
         // The bytes of values: another column has their lengths.
-        7 => Ok(0),
-        _ => reader.runs(|reader| reader.skip().map(|_| 1)),
+        7 => return Ok(0),
+        _ => Values::others(column),
+    };
+    while let Some((count, value)) = values.run()? {
+        let each = if kind == 0 { value.unwrap_or(0).max(1) } else { 1 };
+        rows = rows.saturating_add(count.saturating_mul(each));
     }
+    Ok(rows)
 }
 
 #[cfg(test)]
