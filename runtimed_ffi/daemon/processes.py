@@ -30,7 +30,7 @@ def watch_process(process: subprocess.Popen[Any], on_exit: Callable[[int | None]
         on_exit(process.wait())
 
     try:
-        descriptor = os.pidfd_open(process.pid)  # type: ignore[attr-defined,unused-ignore]
+        descriptor = _open_process(process.pid)
     except (AttributeError, OSError):
         threading.Thread(target=_wait, args=(process, loop, reap), name="kernel-exit", daemon=True).start()
         return
@@ -41,6 +41,22 @@ def watch_process(process: subprocess.Popen[Any], on_exit: Callable[[int | None]
         reap()
 
     loop.add_reader(descriptor, readable)
+
+
+def _open_process(pid: int) -> int:
+    """A descriptor that is readable when the process has ended.  Raises ``AttributeError`` where there is none."""
+    if hasattr(os, "pidfd_open"):
+        return int(os.pidfd_open(pid))
+    # Interpreters that know less than their C library: PyPy 3.9, CPython built for old kernels.  A thread for every
+    # process would do, but PyPy 7.3.11 has been seen to crash while threads come and go.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(libc.pidfd_open(pid, 0))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return descriptor
 
 
 def _wait(process: subprocess.Popen[Any], loop: asyncio.AbstractEventLoop, reap: Callable[[], None]) -> None:

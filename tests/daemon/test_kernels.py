@@ -325,15 +325,26 @@ def test_a_long_directory_gets_a_short_one(tmp_path: Path) -> None:
     assert list(long.iterdir()) == []
 
 
-def test_processes_are_watched_without_pidfd_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("libc", [True, False], ids=["libc", "thread"])
+def test_processes_are_watched_without_pidfd_too(monkeypatch: pytest.MonkeyPatch, libc: bool) -> None:
+    import ctypes
     import subprocess
+    import threading
 
     monkeypatch.delattr(os, "pidfd_open", raising=False)
+    if not libc:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    threads = not libc or not hasattr(ctypes.CDLL(None), "pidfd_open")
 
     async def body() -> Any:
         exited = asyncio.get_running_loop().create_future()
-        process = subprocess.Popen([sys.executable, "-c", "import os; os._exit(7)"], start_new_session=True)
+        program = "import os, sys; sys.stdin.read(); os._exit(7)"
+        command = [sys.executable, "-c", program]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         watch_process(process, exited.set_result)
+        assert any(thread.name == "kernel-exit" for thread in threading.enumerate()) == threads
+        assert process.stdin is not None
+        process.stdin.close()
         return await asyncio.wait_for(exited, LIMIT)
 
     assert asyncio.run(body()) == 7
