@@ -104,6 +104,8 @@ enum Kind {
     Texts,
     /// Numbers with or without a sign, of which it is only told that they are there.
     Others,
+    /// Ones and zeros in turn, zeros first; only the lengths of their runs are written.
+    Flags,
 }
 
 /// The values of a column, where rows of equal ones are runs; zero stands for each of which it is only told that it is
@@ -115,6 +117,8 @@ pub(super) struct Values<'a> {
     single: u64,
     /// Rows that are left of a run that is taken row by row, and their value.
     run: (u64, Option<u64>),
+    /// The value of the next run of flags.
+    flag: u64,
 }
 
 impl<'a> Values<'a> {
@@ -130,8 +134,12 @@ impl<'a> Values<'a> {
         Self::of(column, Kind::Others)
     }
 
+    pub(super) fn flags(column: &'a [u8]) -> Self {
+        Self::of(column, Kind::Flags)
+    }
+
     fn of(column: &'a [u8], kind: Kind) -> Self {
-        Self { reader: Reader::new(column), kind, single: 0, run: (0, None) }
+        Self { reader: Reader::new(column), kind, single: 0, run: (0, None), flag: 0 }
     }
 
     /// The next rows that have one value, or none: how many they are, and the value.
@@ -139,6 +147,10 @@ impl<'a> Values<'a> {
         while self.single == 0 {
             if self.reader.0.is_empty() {
                 return Ok(None);
+            }
+            if let Kind::Flags = self.kind {
+                self.flag ^= 1;
+                return Ok(Some((self.reader.number()?, Some(self.flag ^ 1))));
             }
             let length = self.reader.signed()?;
             match length {
@@ -163,7 +175,7 @@ impl<'a> Values<'a> {
 
     fn read(&mut self) -> Result<u64, Unreadable> {
         match self.kind {
-            Kind::Numbers => self.reader.number(),
+            Kind::Numbers | Kind::Flags => self.reader.number(),
             Kind::Texts => self.reader.bytes().map(|_| 0),
             Kind::Others => self.reader.skip().map(|_| 0),
         }

@@ -13,6 +13,7 @@ use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
 const OBJECT_ACTOR: u64 = 0x01;
 const OBJECT_COUNTER: u64 = 0x02;
 const KEY_TEXT: u64 = 0x15;
+const INSERT: u64 = 0x34;
 const ACTION: u64 = 0x42;
 
 /// The action that begins or ends a mark.
@@ -25,6 +26,8 @@ pub(super) struct Oddities {
     /// document is loaded.
     pub(super) marks: bool,
     /// They name an entry of a list or a text, or a place in a map: editing that list would be the end of the engine.
+    /// Or they insert where there are no places: whoever has applied that sees it under another name than whoever has
+    /// loaded it.
     pub(super) misplaced: bool,
 }
 
@@ -74,18 +77,20 @@ impl Oddities {
         let (mut object_actor, mut object_counter) =
             (Values::numbers(column(OBJECT_ACTOR)), Values::numbers(column(OBJECT_COUNTER)));
         let (mut key, mut action) = (Values::texts(column(KEY_TEXT)), Values::numbers(column(ACTION)));
+        let mut insert = Values::flags(column(INSERT));
         let mut seen = Self::default();
         let mut object = None;
         let mut listed = None;
         while let Some(action) = action.row()? {
             let (actor, counter) = (object_actor.row()?.flatten(), object_counter.row()?.flatten());
             let named = key.row()?.flatten().is_some();
+            let inserted = insert.row()?.flatten() == Some(1);
             if object != Some((actor, counter)) {
                 object = Some((actor, counter));
                 listed = is_listed(doc, actors, actor, counter);
             }
             seen.marks |= action == Some(MARK);
-            seen.misplaced |= listed == Some(named);
+            seen.misplaced |= listed == Some(named) || named && inserted;
         }
         Ok(seen)
     }
@@ -170,5 +175,24 @@ mod tests {
                 assert_eq!(Oddities::of_document(&doc, &doc.save()), oddities);
             }
         }
+    }
+
+    #[test]
+    fn nothing_is_inserted_where_there_are_no_places() {
+        let notebook = notebook();
+        let (_, good) = change(&notebook);
+        let mut bad = good.decode();
+        assert!(matches!(&bad.operations[0].key, Key::Map(_)));
+        bad.operations[0].insert = true;
+        let bad = Change::from(bad);
+        let file = [notebook.save(), bad.raw_bytes().to_vec()].concat();
+        assert!(matches!(Notebook::load_prefix(&file), Err(NotebookError::Corrupt(_))));
+        // The engine takes it.
+        let mut doc = notebook.doc.fork();
+        doc.apply_changes([bad.clone()]).unwrap();
+        let oddities = Some(Oddities { marks: false, misplaced: true });
+        assert_eq!(Oddities::of_change(&doc, &bad), oddities);
+        assert_eq!(Oddities::of_document(&doc, &doc.save()), oddities);
+        assert!(matches!(Notebook::load(&doc.save()), Err(NotebookError::Corrupt(_))));
     }
 }
