@@ -5,6 +5,7 @@ use automerge::{Change, ChangeHash};
 use super::chunks::{self, Kind};
 use super::columns::{Reader, Unreadable};
 use super::contain::contained;
+use super::document::load;
 
 /// The change in a chunk; none if it is damaged, or spelled in another way than the engine would.
 ///
@@ -22,14 +23,21 @@ pub(super) fn checked(chunk: &[u8]) -> Option<Change> {
 /// Checks whole chunks, one behind the other; none if one is no chunk, or a change that is no good.
 ///
 /// Gives the heads of whole documents among them: the engine leaves out one that it cannot load, and says nothing.
-pub(super) fn all_checked(mut bytes: &[u8]) -> Option<Vec<ChangeHash>> {
+/// If they come `upon` a document that has changes, they are loaded by themselves first: what the engine makes of a bad
+/// one cannot be taken out of that document again.
+pub(super) fn all_checked(mut bytes: &[u8], upon: bool) -> Option<Vec<ChangeHash>> {
     let mut heads = Vec::new();
     while !bytes.is_empty() {
         let (kind, length) = chunks::first(bytes)?;
         let (chunk, rest) = bytes.split_at(length);
         match kind {
             Kind::Change => drop(checked(chunk)?),
-            Kind::Document => heads.extend(heads_of(chunk).ok()?),
+            Kind::Document => {
+                if upon {
+                    load(chunk).ok()?;
+                }
+                heads.extend(heads_of(chunk).ok()?);
+            }
             Kind::Other => {}
         }
         bytes = rest;
@@ -58,17 +66,17 @@ mod tests {
         let changes = notebook.save_since(&[]);
         let (kind, length) = chunks::first(&changes).unwrap();
         assert_eq!((kind, checked(&changes[..length]).is_some()), (Kind::Change, true));
-        assert_eq!(all_checked(&changes), Some(vec![]));
-        assert_eq!(all_checked(&[]), Some(vec![]));
-        assert_eq!(all_checked(&notebook.save()), Some(notebook.heads()));
+        assert_eq!(all_checked(&changes, true), Some(vec![]));
+        assert_eq!(all_checked(&[], true), Some(vec![]));
+        assert_eq!(all_checked(&notebook.save(), true), Some(notebook.heads()));
         for cut in 1..changes.len() {
-            assert_eq!(all_checked(&changes[..cut]).is_some(), cut == length, "cut at {cut}");
+            assert_eq!(all_checked(&changes[..cut], true).is_some(), cut == length, "cut at {cut}");
         }
         // Not the bytes that say what a chunk is: kinds that are newer than us are for the engine to judge.
         for at in (0..changes.len()).filter(|at| *at != 8 && *at != length + 8) {
             let mut damaged = changes.clone();
             damaged[at] ^= 0x10;
-            assert_eq!(all_checked(&damaged), None, "byte {at}");
+            assert_eq!(all_checked(&damaged, true), None, "byte {at}");
         }
     }
 }

@@ -56,8 +56,9 @@ impl PeerSync {
     /// A message that cannot be decoded, or that the engine breaks on, leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
     pub fn receive(&mut self, replica: &mut dyn Replica, message: &[u8]) -> Result<Changes, NotebookError> {
+        let upon = !replica.doc().get_heads().is_empty();
         let (message, told) =
-            contained(|| decode(message)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
+            contained(|| decode(message, upon)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
         let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
         let result = contained_change(replica, &told, |replica| replica.apply(&mut self.state, message));
         // A peer with our heads makes the engine believe that we announced them as well. If we did
@@ -181,9 +182,9 @@ fn bad(error: impl ToString) -> NotebookError {
     NotebookError::BadSync(error.to_string())
 }
 
-/// Decodes a message and refuses what the engine would accept but not survive. Gives also the heads that must be there
-/// when it is applied.
-fn decode(bytes: &[u8]) -> Result<(Message, Vec<ChangeHash>), NotebookError> {
+/// Decodes a message, which comes `upon` a document with changes or upon none, and refuses what the engine would accept
+/// but not survive. Gives also the heads that must be there when it is applied.
+fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Vec<ChangeHash>), NotebookError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
     // The engine compares sorted lists, and repeats the heads it was told in its own messages.
     sort(&mut message.heads);
@@ -201,7 +202,7 @@ fn decode(bytes: &[u8]) -> Result<(Message, Vec<ChangeHash>), NotebookError> {
     }
     let mut told = Vec::new();
     for chunks in message.changes.iter() {
-        told.extend(all_checked(chunks).ok_or_else(|| bad("damaged changes"))?);
+        told.extend(all_checked(chunks, upon).ok_or_else(|| bad("damaged changes"))?);
     }
     Ok((message, told))
 }
