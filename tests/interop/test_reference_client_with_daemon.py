@@ -537,7 +537,7 @@ def test_a_peer_that_does_not_read_hinders_nobody(room: Room) -> None:
         client.request("launch_kernel", **LAUNCH)
         client.add("cell-a", "for i in range(2000): display('x' * 4000)")
         client.request("execute_cell", cell_id="cell-a")
-        client.wait_broadcast("execution_done", cell_id="cell-a")
+        client.wait_broadcast("execution_done", 120, cell_id="cell-a")
         client.settle()
         assert len(client.document.outputs("cell-a")) == 2000
     finally:
