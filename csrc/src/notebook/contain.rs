@@ -189,4 +189,22 @@ mod tests {
             assert!(matches!(Notebook::load_prefix(&journal), Err(NotebookError::Corrupt(_))));
         }
     }
+
+    #[test]
+    fn operations_are_numbered_behind_what_they_depend_on() {
+        let mut room = Notebook::create("n").unwrap();
+        room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
+        let mut peer = room.doc.fork();
+        peer.transact::<_, _, automerge::AutomergeError>(|tx| tx.put(ROOT, "x", 1)).unwrap();
+        let good = peer.get_last_local_change().unwrap();
+        let before = room.doc.get_change_meta_by_hash(&good.deps()[0]).unwrap().max_op;
+        assert_eq!(good.start_op().get(), before + 1);
+        for (start, taken) in [(before - 1, false), (before, false), (before + 1, true)] {
+            let mut change = good.decode();
+            change.start_op = start.try_into().unwrap();
+            let mut doc = room.doc.fork();
+            doc.apply_changes([Change::from(change)]).unwrap();
+            assert_eq!(can_be_kept(&doc, &room.heads()), taken, "{start}");
+        }
+    }
 }
