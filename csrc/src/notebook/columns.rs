@@ -23,10 +23,6 @@ impl<'a> Reader<'a> {
         Self(bytes)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn number(&mut self) -> Result<u64, Unreadable> {
         let (value, width) = leb128(self.0).ok_or(Unreadable)?;
         self.0 = &self.0[width..];

@@ -140,22 +140,15 @@ impl Scales {
 /// Rows of an encoded column; of one that says how many rows others have (a group), those.
 fn rows(specification: u64, column: &[u8]) -> Result<u64, Unreadable> {
     let kind = specification & 7;
-    let mut rows: u64 = 0;
     let mut values = match kind {
         0 => Values::numbers(column),
-        // Booleans: lengths of runs that alternate.
-        4 => {
-            let mut lengths = Reader::new(column);
-            while !lengths.is_empty() {
-                rows = rows.saturating_add(lengths.number()?);
-            }
-            return Ok(rows);
-        }
+        4 => Values::flags(column),
         5 => Values::texts(column),
         // The bytes of values: another column has their lengths.
         7 => return Ok(0),
         _ => Values::others(column),
     };
+    let mut rows: u64 = 0;
     while let Some((count, value)) = values.run()? {
         let each = if kind == 0 { value.unwrap_or(0).max(1) } else { 1 };
         rows = rows.saturating_add(count.saturating_mul(each));
