@@ -51,7 +51,7 @@ struct Play {
 #[derive(Default)]
 struct Heard {
     broadcasts: Vec<Vec<u8>>,
-    /// Whether the script wrote bytes that are no frames: what they become is not counted.
+    /// Whether the script wrote broadcasts in another way, or bytes that are no frames: what they become is not counted.
     raw: bool,
     delivered: usize,
     requests: Vec<u64>,
@@ -85,7 +85,11 @@ impl Play {
     fn step(&mut self, what: u8, with: &[u8]) -> Vec<u8> {
         let mut stream = Vec::new();
         match what % 14 {
-            0 => stream.extend(frame::encode(with).unwrap()),
+            0 => {
+                // A frame of any kind may be a broadcast.
+                self.heard.raw |= with.first() == Some(&(FrameType::Broadcast as u8));
+                stream.extend(frame::encode(with).unwrap());
+            }
             1 => stream.extend(frame::encode_typed(FrameType::Sync, with).unwrap()),
             2 => {
                 let mut message = with.to_vec();
