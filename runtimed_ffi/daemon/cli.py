@@ -7,6 +7,7 @@ sub-command means ``run``.  The other commands look at a daemon from outside: ``
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -192,6 +193,8 @@ def run(paths: Layout, arguments: argparse.Namespace) -> int:
         plain_blob_urls=arguments.blob_urls == "plain",
         arguments=tuple(run_options(arguments)),
     )
+    # What kills the interpreter itself says where; in the background, standard error is the log.
+    faulthandler.enable(2)
     try:
         make_base(paths)
         open_log(paths.log, arguments.log_level, arguments.log_format)

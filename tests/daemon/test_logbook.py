@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +73,18 @@ def test_level_and_text(tmp_path: Path, log: logging.Logger, monkeypatch: pytest
     log.error("but this")
     line = (tmp_path / "log").read_text()
     assert line.endswith("ERROR   runtimed_ffi.daemon.test: but this\n")
+
+
+def test_a_crash_of_the_interpreter_says_where(tmp_path: Path) -> None:
+    pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+    from interop.daemons import DaemonProcess
+
+    daemon = DaemonProcess(tmp_path / "d", uv=0)
+    try:
+        daemon.process.send_signal(signal.SIGSEGV)
+        assert daemon.process.wait(30) == -signal.SIGSEGV
+        said = daemon.log.read_text()
+    finally:
+        daemon.kill()
+    assert "Segmentation fault" in said
+    assert "daemon/service.py" in said

@@ -88,7 +88,8 @@ def daemon(directory: Path, uv: int = 1) -> Iterator[DaemonProcess]:
     running = DaemonProcess(directory, uv=uv)
     try:
         yield running
-        assert running.process.poll() is None, "the daemon has died:\n" + running.log.read_text()
+        code = running.process.poll()
+        assert code is None, f"the daemon has died ({code}):\n" + running.log.read_text()
         running.terminate()
         assert not running.socket.exists()
     finally:
