@@ -82,10 +82,16 @@ def test_children_it_leaves_behind_are_ended(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+WAIT_FOR_PRIORITY = """
+import os, time
+while os.getpriority(os.PRIO_PROCESS, 0) < 10: time.sleep(0.01)
+while os.path.exists("/proc/self/autogroup") and "nice 10" not in open("/proc/self/autogroup").read(): time.sleep(0.01)
+"""
+
+
 def test_priority() -> None:
     async def body() -> None:
-        program = "import os, time\nwhile os.getpriority(os.PRIO_PROCESS, 0) < 10: time.sleep(0.01)"
-        await run([sys.executable, "-c", program], 30, background=True)
+        await run([sys.executable, "-c", WAIT_FOR_PRIORITY], 30, background=True)
 
     asyncio.run(body())
 

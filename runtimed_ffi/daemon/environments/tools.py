@@ -80,8 +80,7 @@ async def run(
     exited: asyncio.Future[int | None] = loop.create_future()
     watch_process(process, lambda code: None if exited.done() else exited.set_result(code))
     if background:
-        with contextlib.suppress(OSError):  # It has ended already.
-            os.setpriority(os.PRIO_PGRP, process.pid, _BACKGROUND_NICENESS)
+        _step_back(process.pid)
     try:
         await asyncio.wait({exited}, timeout=limit)
         if not exited.done():
@@ -96,3 +95,12 @@ async def run(
     if code != 0:
         raise ToolError(name, describe_exit(code), output)
     return output
+
+
+def _step_back(leader: int) -> None:
+    """Let a session run when others do not want to, if it has not ended already."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, leader, _BACKGROUND_NICENESS)
+    # Linux divides the time among sessions before it looks at the niceness of processes (sched(7), "autogroup").
+    with contextlib.suppress(OSError), open(f"/proc/{leader}/autogroup", "w") as group:
+        group.write(str(_BACKGROUND_NICENESS))
