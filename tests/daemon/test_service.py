@@ -232,11 +232,11 @@ def test_it_ends_with_standard_input(base: Path) -> None:
 
 
 def test_it_ends_when_idle_but_not_while_somebody_is_there(base: Path) -> None:
-    daemon = Process("run", "--socket", str(base / "s.sock"), "--idle-timeout", "0.3")
+    daemon = Process("run", "--socket", str(base / "s.sock"), "--idle-timeout", "1.5")
     session = runtimed_ffi.Session(socket_path=str(base / "s.sock"))
     session.connect()
     with pytest.raises(subprocess.TimeoutExpired):
-        daemon.process.wait(1.0)
+        daemon.process.wait(3.0)
     session.disconnect()
     assert daemon.end(None) == 0
 
