@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import stat
 from collections.abc import Iterator
@@ -79,7 +80,12 @@ def test_a_crash_of_the_interpreter_says_where(tmp_path: Path) -> None:
     pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
     from interop.daemons import DaemonProcess
 
-    daemon = DaemonProcess(tmp_path / "d", uv=0)
+    limit, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+    try:
+        daemon = DaemonProcess(tmp_path / "d", uv=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, most))
     try:
         daemon.process.send_signal(signal.SIGSEGV)
         assert daemon.process.wait(30) == -signal.SIGSEGV
