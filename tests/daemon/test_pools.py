@@ -127,6 +127,37 @@ def test_what_is_ready_stays_for_the_next_daemon(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rm = tmp_path / "bin" / "rm"
+    rm.parent.mkdir()
+    rm.write_text(f"#!/bin/sh\n: > {tmp_path}/begun\nexec sleep 600\n")
+    rm.chmod(0o755)
+    path = os.environ["PATH"]
+
+    async def body() -> None:
+        first = Scene(tmp_path, uv=0)
+        forge(first.directory, 1, claims.READY)
+        await first.pools.start()
+        monkeypatch.setenv("PATH", f"{rm.parent}{os.pathsep}{path}")
+        environment = await first.pools.acquire("uv", first.said.append)
+        environment.end()
+        await eventually((tmp_path / "begun").exists)
+        await asyncio.wait_for(first.pools.close(0.1), 30)
+        assert first.names == [os.path.basename(environment.path)]
+        claim = claims.claim(environment.path)
+        assert claim is not None and claim.read() == {"state": claims.BUILDING}, "nobody takes it for a whole one"
+        claim.release()
+        monkeypatch.setenv("PATH", path)
+        second = Scene(tmp_path, uv=0)
+        await second.pools.start()
+        assert second.left == []
+        await second.pools.close(10)
+
+    asyncio.run(body())
+
+
 def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
     async def body() -> None:
         first, second = Scene(tmp_path), Scene(tmp_path)

@@ -55,10 +55,9 @@ def test_the_deadline_ends_the_whole_group(tmp_path: Path) -> None:
         with pytest.raises(ToolError, match="not finished after 3 s") as caught:
             await run(sh("echo before; sleep 100 & echo $! > pid; wait"), 3, cwd=str(tmp_path))
         assert caught.value.output == "before"
+        await eventually(lambda: gone(int((tmp_path / "pid").read_text())))
 
     asyncio.run(body())
-    pid = (tmp_path / "pid").read_text()
-    assert not pid or gone(int(pid))
 
 
 def test_cancellation_ends_it(tmp_path: Path) -> None:

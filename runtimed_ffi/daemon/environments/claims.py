@@ -73,11 +73,21 @@ class Claim:
         if descriptor >= 0:
             os.close(descriptor)
 
+    def condemn(self) -> None:
+        """Say that it is incomplete from here on: whoever removes it may not come to the end of that."""
+        with contextlib.suppress(OSError):  # On a full disk the mark stays as it was.
+            self.write(BUILDING)
+
+    def forget(self) -> None:
+        """Remove the mark of an environment that is gone.  Raises ``OSError``."""
+        os.unlink(self.path + MARK_SUFFIX)
+
     def destroy(self) -> None:
         """Remove the environment, its mark last, and give up the hold.  What cannot be removed is logged and stays."""
+        self.condemn()
         try:
             remove_tree(self.path)
-            os.unlink(self.path + MARK_SUFFIX)
+            self.forget()
         except OSError as error:
             log.warning("%s cannot be removed, do it by hand: %s", self.path, error)
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Callable
 
 from ..ports import Json
-from . import claims
+from . import claims, tools
 from .claims import Claim
 from .diagnosis import BuildError
 from .recipes import Recipe
@@ -28,6 +28,9 @@ KINDS = ("uv", "conda")
 
 CONCURRENT_BUILDS = 2
 """Builds of all pools together."""
+
+_REMOVAL_LIMIT = 600.0
+"""Seconds the removal of an environment may take."""
 
 
 class Pools:
@@ -54,7 +57,7 @@ class Pools:
     ) -> None:
         self._announce = announce
         self._tasks: set[asyncio.Task[None]] = set()
-        self._removals: set[asyncio.Future[None]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
         slots = asyncio.Semaphore(CONCURRENT_BUILDS)
         directory = os.path.abspath(directory)
@@ -77,16 +80,26 @@ class Pools:
         self._started.set()
 
     async def close(self, timeout: float) -> None:
-        """End the builds; what is ready stays for the next daemon.  Removals get ``timeout`` seconds."""
+        """End the builds; what is ready stays for the next daemon.
+
+        Removals get ``timeout`` seconds; the next daemon goes on with those that take longer.
+        """
         for warmer in self._warmers.values():
             for environment in warmer.stock.close():
                 environment.claim.release()
         for task in self._tasks:
             task.cancel()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
         while self._tasks or self._removals:
-            done, _ = await asyncio.wait({*self._tasks, *self._removals}, timeout=timeout)
+            done, _ = await asyncio.wait({*self._tasks, *self._removals}, timeout=max(0.0, end - loop.time()))
             if not done:
                 break
+        for removal in self._removals:
+            removal.cancel()
+        rest = {*self._tasks, *self._removals}
+        if rest:
+            await asyncio.wait(rest, timeout=timeout)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a build."""
@@ -94,9 +107,9 @@ class Pools:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def destroy(self, claim: Claim) -> asyncio.Future[None]:
-        """Remove an environment on a thread."""
-        removal = asyncio.get_running_loop().run_in_executor(None, claim.destroy)
+    def destroy(self, claim: Claim) -> asyncio.Task[None]:
+        """Remove an environment in the background."""
+        removal = asyncio.get_running_loop().create_task(_remove(claim))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
         return removal
@@ -208,3 +221,15 @@ class Pools:
             # Without the mark a later daemon would take it for new.
             environment.end()
             raise
+
+
+async def _remove(claim: Claim) -> None:
+    """Remove an environment and its mark.  Thousands of files: by another process, which can be ended at any time."""
+    claim.condemn()
+    try:
+        await tools.run(["rm", "-rf", "--", claim.path], _REMOVAL_LIMIT, background=True)
+        claim.forget()
+    except (tools.ToolError, OSError) as error:
+        log.warning("%s cannot be removed, do it by hand: %s", claim.path, error)
+    finally:
+        claim.release()

@@ -35,7 +35,7 @@ class Owner(Protocol):
         """Run a build."""
 
     def destroy(self, claim: Claim) -> asyncio.Future[None]:
-        """Remove an environment on a thread."""
+        """Remove an environment in the background."""
 
     def announce(self) -> None:
         """The error of a pool has changed."""
