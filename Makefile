@@ -131,9 +131,8 @@ test-python: dev ## Python tests (PYTEST_ARGS=... for a selection)
 test-c: dev ## The tests that compile and run C programs
 	$(PY) -m pytest -m c $(PYTEST_ARGS)
 
-# Without those that attack a daemon for minutes, which take too long there.
 test-pypy: $(PYPY_VENV)/.native ## Python tests on PyPy
-	$(PYPY_VENV)/bin/python -m pytest --ignore=tests/stress $(PYTEST_ARGS)
+	$(PYPY_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 # --- what needs nightly Rust and takes its time (docs/fuzzing.md); each says what it skips
 
