@@ -82,19 +82,25 @@ def test_children_it_leaves_behind_are_ended(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-WAIT_FOR_PRIORITY = """
-import os, time
-while os.getpriority(os.PRIO_PROCESS, 0) < 10: time.sleep(0.01)
-group = "/proc/self/autogroup"
-while os.access(group, os.W_OK) and "nice 10" not in open(group).read(): time.sleep(0.01)
-"""
+def test_priority(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    gate = os.open(tmp_path / "gate", os.O_RDWR)
 
+    async def body() -> str:
+        loop = asyncio.get_running_loop()
+        says = sh("read line < gate; nice; cat /proc/self/autogroup 2>/dev/null || :")
+        work = loop.create_task(run(says, 30, cwd=str(tmp_path), background=True))
+        # Behind the first step of the task, which starts the shell and lowers its priority.
+        loop.call_soon(os.write, gate, b"go\n")
+        return await work
 
-def test_priority() -> None:
-    async def body() -> None:
-        await run([sys.executable, "-c", WAIT_FOR_PRIORITY], 30, background=True)
-
-    asyncio.run(body())
+    try:
+        niceness, _, of_session = asyncio.run(body()).partition("\n")
+    finally:
+        os.close(gate)
+    assert niceness == "10"
+    if os.access("/proc/self/autogroup", os.W_OK):
+        assert of_session.endswith("nice 10")
 
 
 @pytest.mark.parametrize(
