@@ -6,6 +6,7 @@ use super::chunks::{self, Kind};
 use super::columns::{Reader, Unreadable};
 use super::contain::contained;
 use super::document::load;
+use super::numbers;
 
 /// The change in a chunk; none if it is damaged, or spelled in another way than the engine would.
 ///
@@ -24,7 +25,7 @@ pub(super) fn checked(chunk: &[u8]) -> Option<Change> {
 ///
 /// Gives the heads of whole documents among them: the engine leaves out one that it cannot load, and says nothing.
 /// If they come `upon` a document that has changes, they are loaded by themselves first: what the engine makes of a bad
-/// one cannot be taken out of that document again.
+/// one cannot be taken out of that document again. A newcomer loads them once, and their numbers are looked at before.
 pub(super) fn all_checked(mut bytes: &[u8], upon: bool) -> Option<Vec<ChangeHash>> {
     let mut heads = Vec::new();
     while !bytes.is_empty() {
@@ -35,6 +36,8 @@ pub(super) fn all_checked(mut bytes: &[u8], upon: bool) -> Option<Vec<ChangeHash
             Kind::Document => {
                 if upon {
                     load(chunk).ok()?;
+                } else if !numbers::agree(chunk) {
+                    return None;
                 }
                 heads.extend(heads_of(chunk).ok()?);
             }

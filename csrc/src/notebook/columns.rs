@@ -2,6 +2,7 @@
 //!
 //! Source: the binary document format of Automerge.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use flate2::read::DeflateDecoder;
@@ -90,6 +91,39 @@ impl<'a> Reader<'a> {
         self.list()?; // Other authors.
         self.columns()
     }
+
+    /// Reads the columns of a whole document from its beginning: those of its changes, and those of their operations.
+    pub(super) fn document(&mut self) -> Result<(Columns<'a>, Columns<'a>), Unreadable> {
+        self.list()?; // Authors.
+        self.hashes()?;
+        let (changes, operations) = (self.columns()?, self.columns()?);
+        Ok((self.unpacked(&changes)?, self.unpacked(&operations)?))
+    }
+
+    /// Reads columns of which is known what [`Reader::columns`] says. How much they are when unpacked must have been
+    /// weighed before.
+    pub(super) fn unpacked(&mut self, columns: &[(u64, u64)]) -> Result<Columns<'a>, Unreadable> {
+        let mut unpacked = Vec::new();
+        for (specification, length) in columns {
+            let bytes = self.take(*length)?;
+            let column = match specification & DEFLATED {
+                0 => Cow::from(bytes),
+                _ => inflated(bytes, u64::MAX)?.into(),
+            };
+            unpacked.push((specification & !DEFLATED, column));
+        }
+        Ok(Columns(unpacked))
+    }
+}
+
+/// Columns by their specifications, unpacked.
+pub(super) struct Columns<'a>(Vec<(u64, Cow<'a, [u8]>)>);
+
+impl Columns<'_> {
+    /// A column; no bytes if there is none.
+    pub(super) fn get(&self, specification: u64) -> &[u8] {
+        self.0.iter().find(|(is, _)| *is == specification).map_or(&[][..], |(_, column)| column)
+    }
 }
 
 /// What the values of a column are.
@@ -100,6 +134,8 @@ enum Kind {
     Texts,
     /// Numbers with or without a sign, of which it is only told that they are there.
     Others,
+    /// Differences to the number before, with a sign. A run has equal differences.
+    Deltas,
     /// Ones and zeros in turn, zeros first; only the lengths of their runs are written.
     Flags,
 }
@@ -115,6 +151,8 @@ pub(super) struct Values<'a> {
     run: (u64, Option<u64>),
     /// The value of the next run of flags.
     flag: u64,
+    /// The sum of the differences so far; less than zero if it is very large.
+    sum: u64,
 }
 
 impl<'a> Values<'a> {
@@ -134,8 +172,13 @@ impl<'a> Values<'a> {
         Self::of(column, Kind::Flags)
     }
 
+    /// Numbers, each of which is written as the difference to the one before. To be taken row by row.
+    pub(super) fn deltas(column: &'a [u8]) -> Self {
+        Self::of(column, Kind::Deltas)
+    }
+
     fn of(column: &'a [u8], kind: Kind) -> Self {
-        Self { reader: Reader::new(column), kind, single: 0, run: (0, None), flag: 0 }
+        Self { reader: Reader::new(column), kind, single: 0, run: (0, None), flag: 0, sum: 0 }
     }
 
     /// The next rows that have one value, or none: how many they are, and the value.
@@ -166,12 +209,17 @@ impl<'a> Values<'a> {
             self.run = run;
         }
         self.run.0 -= 1;
+        if let (Kind::Deltas, Some(difference)) = (&self.kind, self.run.1) {
+            self.sum = self.sum.wrapping_add(difference);
+            return Ok(Some(Some(self.sum)));
+        }
         Ok(Some(self.run.1))
     }
 
     fn read(&mut self) -> Result<u64, Unreadable> {
         match self.kind {
             Kind::Numbers | Kind::Flags => self.reader.number(),
+            Kind::Deltas => self.reader.signed().map(|difference| difference as u64),
             Kind::Texts => self.reader.bytes().map(|_| 0),
             Kind::Others => self.reader.skip().map(|_| 0),
         }

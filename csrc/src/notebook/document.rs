@@ -8,6 +8,7 @@ use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, T
 use super::change::checked;
 use super::chunks::{self, Kind};
 use super::contain::{can_be_kept, contained};
+use super::numbers;
 use super::operations::Oddities;
 use super::rows::{object, ref_str, scalar_str, Rows};
 use super::weight::{Scales, TooHeavy};
@@ -161,7 +162,7 @@ pub(super) fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
     let doc =
         contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)?;
     match Oddities::of_document(&doc, chunk) {
-        Some(Oddities { misplaced: false, .. }) => Ok(doc),
+        Some(Oddities { misplaced: false, .. }) if numbers::agree(chunk) => Ok(doc),
         _ => Err(broken()),
     }
 }

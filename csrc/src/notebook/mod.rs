@@ -18,6 +18,7 @@ mod contain;
 mod document;
 mod edit;
 mod fork;
+mod numbers;
 mod op;
 mod operations;
 mod rows;

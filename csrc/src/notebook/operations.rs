@@ -3,12 +3,10 @@
 //! They are looked for in the columns of a chunk, row by row, when the engine has applied it: what they act on may have
 //! been made by another change.
 
-use std::borrow::Cow;
-
 use automerge::{ActorId, Automerge, Change, ObjId, ObjType, ReadDoc};
 
 use super::chunks;
-use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
+use super::columns::{Columns, Reader, Unreadable, Values};
 
 const OBJECT_ACTOR: u64 = 0x01;
 const OBJECT_COUNTER: u64 = 0x02;
@@ -38,46 +36,27 @@ impl Oddities {
         let actors: Vec<&ActorId> = change.actors().collect();
         let mut reader = Reader::new(body);
         let columns = reader.change_columns().ok()?;
-        Self::of(doc, &actors, &mut reader, &columns).ok()
+        Self::of(doc, &actors, &reader.unpacked(&columns).ok()?).ok()
     }
 
     /// Looks through the whole document in a chunk, of which `doc` is made; none if it cannot be read.
     pub(super) fn of_document(doc: &Automerge, chunk: &[u8]) -> Option<Self> {
         let (_, body, _) = chunks::split(chunk)?;
-        Self::of_body(doc, &mut Reader::new(body)).ok()
+        Self::of_body(doc, body).ok()
     }
 
-    fn of_body(doc: &Automerge, reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
-        let actors: Vec<ActorId> = reader.list()?.into_iter().map(ActorId::from).collect();
-        reader.hashes()?;
-        let (changes, operations) = (reader.columns()?, reader.columns()?);
-        for (_, length) in changes {
-            reader.take(length)?;
-        }
-        Self::of(doc, &actors.iter().collect::<Vec<_>>(), reader, &operations)
+    fn of_body(doc: &Automerge, body: &[u8]) -> Result<Self, Unreadable> {
+        let actors: Vec<ActorId> = Reader::new(body).list()?.into_iter().map(ActorId::from).collect();
+        let (_, operations) = Reader::new(body).document()?;
+        Self::of(doc, &actors.iter().collect::<Vec<_>>(), &operations)
     }
 
-    fn of(
-        doc: &Automerge,
-        actors: &[&ActorId],
-        reader: &mut Reader<'_>,
-        columns: &[(u64, u64)],
-    ) -> Result<Self, Unreadable> {
-        let mut data = Vec::new();
-        for (specification, length) in columns {
-            let bytes = reader.take(*length)?;
-            // How much it is when unpacked was weighed before.
-            let column = match specification & DEFLATED {
-                0 => Cow::from(bytes),
-                _ => inflated(bytes, u64::MAX)?.into(),
-            };
-            data.push((specification & !DEFLATED, column));
-        }
-        let column = |wanted| data.iter().find(|(is, _)| *is == wanted).map_or(&[][..], |(_, data)| data);
+    fn of(doc: &Automerge, actors: &[&ActorId], columns: &Columns<'_>) -> Result<Self, Unreadable> {
         let (mut object_actor, mut object_counter) =
-            (Values::numbers(column(OBJECT_ACTOR)), Values::numbers(column(OBJECT_COUNTER)));
-        let (mut key, mut action) = (Values::texts(column(KEY_TEXT)), Values::numbers(column(ACTION)));
-        let mut insert = Values::flags(column(INSERT));
+            (Values::numbers(columns.get(OBJECT_ACTOR)), Values::numbers(columns.get(OBJECT_COUNTER)));
+        let (mut key, mut action) =
+            (Values::texts(columns.get(KEY_TEXT)), Values::numbers(columns.get(ACTION)));
+        let mut insert = Values::flags(columns.get(INSERT));
         let mut seen = Self::default();
         let mut object = None;
         let mut listed = None;
