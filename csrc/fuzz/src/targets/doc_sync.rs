@@ -7,11 +7,11 @@
 //!   somebody made up it may be in the name of the other (Automerge keeps one change of an actor and a number, and
 //!   refuses others); then each of them still becomes equal to a newcomer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use runtimed_ffi::notebook::{barrier, Cell, Changes, Notebook, NotebookError, OutputChange, PeerSync};
 
-use super::document::{edit, examine, mend_checksums, newcomer, room};
+use super::document::{cells_with_unseen_outputs, edit, examine, mend_checksums, newcomer, room};
 use super::script::{first, steps};
 
 /// A new connection of two replicas that differ by this script takes a few rounds.
@@ -108,13 +108,15 @@ fn step(replicas: &mut [Replica; 2], what: u8, with: &[u8]) -> bool {
 fn deliver(replica: &mut Replica, message: &[u8]) -> bool {
     let Replica { notebook, peer, .. } = replica;
     let (heads, cells, metadata) = (notebook.heads(), notebook.cells(), notebook.metadata());
+    let mut unseen = cells_with_unseen_outputs(notebook);
     match peer.receive(notebook, message) {
         Ok(changes) if heads.is_empty() => assert!(notebook.is_empty() || changes.order),
         Ok(changes) => {
             if notebook.metadata() != metadata {
                 assert!(changes.metadata, "a change of the metadata was not told");
             }
-            told(&cells, &notebook.cells(), &changes);
+            unseen.extend(cells_with_unseen_outputs(notebook));
+            told(&cells, &notebook.cells(), &changes, &unseen);
         }
         Err(NotebookError::BadSync(_)) => {
             assert_eq!(notebook.heads(), heads, "refused and applied");
@@ -125,7 +127,8 @@ fn deliver(replica: &mut Replica, message: &[u8]) -> bool {
     true
 }
 
-fn told(before: &[Cell], after: &[Cell], changes: &Changes) {
+/// Compares what is told with what there is, but for the places of outputs in cells with unseen ones.
+fn told(before: &[Cell], after: &[Cell], changes: &Changes, unseen: &BTreeSet<String>) {
     let by_id = |cells: &[Cell]| -> Option<BTreeMap<String, Cell>> {
         let map: BTreeMap<_, _> = cells.iter().map(|cell| (cell.id.clone(), cell.clone())).collect();
         // Cells that share an id are told apart by nobody.
@@ -145,7 +148,7 @@ fn told(before: &[Cell], after: &[Cell], changes: &Changes) {
         }
         let Some(was) = was else { continue };
         let mut outputs = was.outputs.clone();
-        let mut known = true;
+        let mut known = !unseen.contains(id);
         for change in changes.outputs.iter().filter(|change| change.cell_id() == id) {
             known &= repeat(&mut outputs, change);
         }
@@ -155,8 +158,7 @@ fn told(before: &[Cell], after: &[Cell], changes: &Changes) {
     }
 }
 
-/// Does to a list of outputs what a change tells; false if it speaks of places that are not there, as it does when
-/// the stored list has elements that no reader sees.
+/// Does to a list of outputs what a change tells; false if it speaks of places that are not there.
 fn repeat(outputs: &mut Vec<String>, change: &OutputChange) -> bool {
     match change {
         OutputChange::Cleared { .. } => outputs.clear(),

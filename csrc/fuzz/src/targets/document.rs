@@ -1,8 +1,10 @@
 //! What the targets need of documents: a room to start from, edits made of bytes, and what is true of every notebook.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use runtimed_ffi::notebook::{Notebook, Op};
+use automerge::{ReadDoc, ROOT};
+use runtimed_ffi::notebook::{Notebook, Op, Replica};
 use runtimed_ffi::outputs::hash::sha256_hex;
 
 /// The first bytes of every chunk of Automerge's format.
@@ -52,6 +54,19 @@ pub fn edit(notebook: &Notebook, bytes: &[u8]) -> Op {
         10 => Op::SetMetadata { key: format!("k{}", at(1) % 4), value: text },
         _ => Op::SetCellType { cell_id, cell_type: text },
     }
+}
+
+/// The cells whose stored outputs have elements that are no texts. No reader sees those, and yet they count.
+pub fn cells_with_unseen_outputs(notebook: &Notebook) -> BTreeSet<String> {
+    let doc = notebook.doc();
+    let Ok(Some((_, list))) = doc.get(ROOT, "cells") else { return BTreeSet::new() };
+    let cells = doc.list_range(&list, ..).map(|cell| cell.id());
+    let unseen = cells.filter(|cell| {
+        let Ok(Some((_, outputs))) = doc.get(cell, "outputs") else { return false };
+        let found = doc.list_range(&outputs, ..).any(|element| element.value.into_value().as_str().is_none());
+        found
+    });
+    unseen.filter_map(|cell| doc.get(&cell, "id").ok()??.0.into_string().ok()).collect()
 }
 
 /// What is true of a notebook however it came to be: every way of reading gives the same, and a copy that is loaded
