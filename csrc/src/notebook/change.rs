@@ -21,31 +21,43 @@ pub(super) fn checked(chunk: &[u8]) -> Option<Change> {
     })?
 }
 
-/// Checks whole chunks, one behind the other; none if one is no chunk, or a change that is no good.
-///
-/// Gives the heads of whole documents among them: the engine leaves out one that it cannot load, and says nothing.
-/// If they come `upon` a document that has changes, they are loaded by themselves first: what the engine makes of a bad
-/// one cannot be taken out of that document again. A newcomer loads them once, and their numbers are looked at before.
-pub(super) fn all_checked(mut bytes: &[u8], upon: bool) -> Option<Vec<ChangeHash>> {
-    let mut heads = Vec::new();
-    while !bytes.is_empty() {
-        let (kind, length) = chunks::first(bytes)?;
-        let (chunk, rest) = bytes.split_at(length);
-        match kind {
-            Kind::Change => drop(checked(chunk)?),
-            Kind::Document => {
-                if upon {
-                    load(chunk).ok()?;
-                } else if !numbers::agree(chunk) {
-                    return None;
+/// What the whole documents in a message say, to be compared with what the engine makes of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Their heads: the engine leaves out a document that it cannot load, and says nothing.
+    pub(super) heads: Vec<ChangeHash>,
+    /// Their chunks, if they were not loaded by themselves.
+    pub(super) unloaded: Vec<Vec<u8>>,
+}
+
+impl Told {
+    /// Checks whole chunks, one behind the other; none if one is no chunk, or a change that is no good.
+    ///
+    /// Documents that come `upon` one that has changes are loaded by themselves first: what the engine makes of a bad
+    /// one cannot be taken out of that document again. A newcomer loads them once, and their numbers are looked at
+    /// before.
+    pub(super) fn add(&mut self, mut bytes: &[u8], upon: bool) -> Option<()> {
+        while !bytes.is_empty() {
+            let (kind, length) = chunks::first(bytes)?;
+            let (chunk, rest) = bytes.split_at(length);
+            match kind {
+                Kind::Change => drop(checked(chunk)?),
+                Kind::Document => {
+                    if upon {
+                        load(chunk).ok()?;
+                    } else if numbers::agree(chunk) {
+                        self.unloaded.push(chunk.to_vec());
+                    } else {
+                        return None;
+                    }
+                    self.heads.extend(heads_of(chunk).ok()?);
                 }
-                heads.extend(heads_of(chunk).ok()?);
+                Kind::Other => {}
             }
-            Kind::Other => {}
+            bytes = rest;
         }
-        bytes = rest;
+        Some(())
     }
-    Some(heads)
 }
 
 /// The heads that a whole document says it has.
@@ -62,6 +74,12 @@ mod tests {
     use super::*;
     use crate::notebook::{Notebook, Op};
 
+    fn all_checked(bytes: &[u8], upon: bool) -> Option<Told> {
+        let mut told = Told::default();
+        told.add(bytes, upon)?;
+        Some(told)
+    }
+
     #[test]
     fn only_whole_and_undamaged_changes_pass() {
         let mut notebook = Notebook::create("n").unwrap();
@@ -69,9 +87,13 @@ mod tests {
         let changes = notebook.save_since(&[]);
         let (kind, length) = chunks::first(&changes).unwrap();
         assert_eq!((kind, checked(&changes[..length]).is_some()), (Kind::Change, true));
-        assert_eq!(all_checked(&changes, true), Some(vec![]));
-        assert_eq!(all_checked(&[], true), Some(vec![]));
-        assert_eq!(all_checked(&notebook.save(), true), Some(notebook.heads()));
+        let nothing = Told::default();
+        assert_eq!(all_checked(&changes, true).as_ref(), Some(&nothing));
+        assert_eq!(all_checked(&[], true).as_ref(), Some(&nothing));
+        let (saved, heads) = (notebook.save(), notebook.heads());
+        let unloaded = vec![saved.clone()];
+        assert_eq!(all_checked(&saved, true), Some(Told { heads: heads.clone(), unloaded: vec![] }));
+        assert_eq!(all_checked(&saved, false), Some(Told { heads, unloaded }));
         for cut in 1..changes.len() {
             assert_eq!(all_checked(&changes[..cut], true).is_some(), cut == length, "cut at {cut}");
         }

@@ -9,6 +9,7 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use automerge::{Automerge, Change, ChangeHash};
 
+use super::change::Told;
 use super::document::{load, ENCODING};
 use super::operations::Oddities;
 use super::{NotebookError, Replica};
@@ -27,18 +28,14 @@ pub(super) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
 /// When what the engine left cannot be proven to be the document as it was.
 pub(super) fn contained_change<T>(
     replica: &mut dyn Replica,
-    told: &[ChangeHash],
+    told: &Told,
     call: impl FnOnce(&mut dyn Replica) -> Result<T, NotebookError>,
 ) -> Result<T, NotebookError> {
     let before = replica.doc().get_heads();
     let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| call(replica))) {
         Ok(Err(error)) => return Err(error),
-        // A newcomer takes the document of the room as it is, and keeps it for nobody.
-        Ok(done)
-            if all_there(replica.doc(), told)
-                && (before.is_empty() || can_be_kept(replica.doc(), &before)) =>
-        {
-            return done;
+        Ok(done) if made_of(replica.doc(), told) && can_be_kept(replica.doc(), since(&before, told)) => {
+            return done
         }
         Ok(_) => Box::new("changes that cannot be kept"),
         Err(panic) => panic,
@@ -82,8 +79,23 @@ fn can_be_read(doc: &Automerge, changes: &[Change]) -> bool {
     !marks || load(&doc.save()).is_ok()
 }
 
-fn all_there(doc: &Automerge, heads: &[ChangeHash]) -> bool {
-    heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
+/// What need not be given again: what was there before. For a newcomer whole documents, of which the hashes and the
+/// numbers are known to be right; giving them again would cost nearly as much as loading them did.
+fn since<'a>(before: &'a [ChangeHash], told: &'a Told) -> &'a [ChangeHash] {
+    if before.is_empty() {
+        &told.heads
+    } else {
+        before
+    }
+}
+
+/// True if the whole documents of a message are there, and nothing in them breaks the engine later.
+fn made_of(doc: &Automerge, told: &Told) -> bool {
+    told.heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
+        && told
+            .unloaded
+            .iter()
+            .all(|chunk| matches!(Oddities::of_document(doc, chunk), Some(Oddities { misplaced: false, .. })))
 }
 
 /// True if the operations of a change are numbered behind those it depends on; without any of its own, right behind.
@@ -110,11 +122,12 @@ fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
 mod tests {
     use automerge::legacy::OpType;
     use automerge::marks::{ExpandMark, Mark};
+    use automerge::sync::{ChunkList, Message};
     use automerge::transaction::Transactable;
     use automerge::{ObjType, ROOT};
 
     use super::*;
-    use crate::notebook::{Notebook, Op, PeerSync};
+    use crate::notebook::{barrier, Notebook, Op, PeerSync};
 
     /// A room, and a peer with a text that makes a part of it bold; or says where that ends, and nothing else. If the
     /// room knows the text the peer sends one change, else its document.
@@ -187,6 +200,32 @@ mod tests {
             // The journal of a room is changes, one behind the other.
             let journal = peer.save_since(&[]);
             assert!(matches!(Notebook::load_prefix(&journal), Err(NotebookError::Corrupt(_))));
+        }
+    }
+
+    #[test]
+    fn a_newcomer_takes_no_document_that_breaks_later() {
+        let mut room = Notebook::create("n").unwrap();
+        room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
+        let mut peer = room.doc.fork();
+        peer.transact::<_, _, automerge::AutomergeError>(|tx| tx.put(ROOT, "x", 1)).unwrap();
+        let good = peer.get_last_local_change().unwrap();
+        let mut bad = good.decode();
+        bad.operations[0].insert = true;
+        for (change, taken) in [(good, true), (Change::from(bad), false)] {
+            let mut doc = room.doc.fork();
+            doc.apply_changes([change]).unwrap();
+            let peer = Notebook::over(doc);
+            // A whole document, one with a change behind it, and all as changes.
+            let [whole, first, last] = [peer.save(), room.save(), peer.save_since(&room.heads())];
+            for chunks in [whole, [first, last].concat(), peer.save_since(&[])] {
+                let mut message = Message::decode(&barrier(&peer)).unwrap();
+                message.changes = ChunkList::from(vec![chunks]);
+                let mut newcomer = Notebook::empty();
+                let told = PeerSync::new().receive(&mut newcomer, &message.encode());
+                assert_eq!(told.is_ok(), taken);
+                assert_eq!(newcomer.heads(), if taken { peer.heads() } else { vec![] });
+            }
         }
     }
 

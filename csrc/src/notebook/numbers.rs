@@ -79,7 +79,7 @@ mod tests {
     use automerge::{Automerge, ROOT};
 
     use super::*;
-    use crate::notebook::change::all_checked;
+    use crate::notebook::change::Told;
     use crate::notebook::{Notebook, NotebookError, Op};
     use crate::outputs::hash::sha256_hex;
 
@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(taken, shift == 50);
             assert!(!agree(&chunk), "{shift}");
             for upon in [false, true] {
-                assert_eq!(all_checked(&chunk, upon), None, "{shift}");
+                assert_eq!(Told::default().add(&chunk, upon), None, "{shift}");
             }
             assert!(matches!(Notebook::load(&chunk), Err(NotebookError::Corrupt(_))), "{shift}");
         }

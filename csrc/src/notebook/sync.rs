@@ -3,7 +3,7 @@
 use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
 use automerge::{Automerge, ChangeHash, PatchLog};
 
-use super::change::all_checked;
+use super::change::Told;
 use super::changes::{digest, everything, Changes};
 use super::contain::{contained, contained_change};
 use super::rows::Rows;
@@ -183,8 +183,8 @@ fn bad(error: impl ToString) -> NotebookError {
 }
 
 /// Decodes a message, which comes `upon` a document with changes or upon none, and refuses what the engine would accept
-/// but not survive. Gives also the heads that must be there when it is applied.
-fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Vec<ChangeHash>), NotebookError> {
+/// but not survive. Gives also what must be there when it is applied.
+fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Told), NotebookError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
     // The engine compares sorted lists, and repeats the heads it was told in its own messages.
     sort(&mut message.heads);
@@ -200,9 +200,9 @@ fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Vec<ChangeHash>), Notebo
     for chunks in message.changes.iter() {
         scales.add(chunks).map_err(bad)?;
     }
-    let mut told = Vec::new();
+    let mut told = Told::default();
     for chunks in message.changes.iter() {
-        told.extend(all_checked(chunks, upon).ok_or_else(|| bad("damaged changes"))?);
+        told.add(chunks, upon).ok_or_else(|| bad("damaged changes"))?;
     }
     Ok((message, told))
 }
