@@ -72,7 +72,10 @@ class House(RuleBasedStateMachine):
                     each, [{"op": "insert_cell", "cell_id": f"{name}", "cell_type": "code", "source": "1"}], []
                 )
         self.enter(room, False)
+        self.enter(room, True)
         self.calm()
+        # More than the small queue holds, at once.
+        self.publish(room, [], [{"event": "comm", "msg_type": "comm_msg", "content": {"data": "x" * 100}}] * 300)
 
     def pick(self, which: int) -> tuple[Session, str]:
         return self.sessions[which % len(self.sessions)]
