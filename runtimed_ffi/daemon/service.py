@@ -27,6 +27,7 @@ from .environments.inline import InlineEnvironments
 from .environments.plans import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
 from .environments.pools import Pools
 from .environments.recipes import CondaRecipe, UvRecipe
+from .environments.removals import Removals
 from .kernels.launcher import Launcher
 from .libraries import load
 from .limits import MAX_PEERS, Limits
@@ -135,14 +136,16 @@ class Service:
             server = self._blob_server()
             settings = Settings(host, self._paths.settings_document, self._paths.settings)
             settings.open()
+            removals = Removals()
             pools = Pools(
                 self._paths.environments,
                 {"uv": self._options.uv_pool_size, "conda": self._options.conda_pool_size},
                 host.announce_pool_state,
                 {"uv": UvRecipe(settings), "conda": CondaRecipe(settings)},
+                removals,
             )
             settings.on_change(lambda _: pools.settings_changed())
-            inline = InlineEnvironments(self._paths.environments)
+            inline = InlineEnvironments(self._paths.environments, removals)
             launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
             # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
             rooms = Rooms(
@@ -200,6 +203,7 @@ class Service:
                 await settings.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
                 await pools.close(ENVIRONMENTS_END)
+                await removals.close(ENVIRONMENTS_END)
                 if waiting is not None:
                     await waiting
                 await channel.close()
@@ -323,7 +327,7 @@ async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> Non
     """Begin with what a daemon before has left, in the background."""
     try:
         await pools.start()
-        await asyncio.get_running_loop().run_in_executor(None, inline.prune)
+        await inline.prune()
     except Exception:
         log.exception("the environments of an earlier daemon cannot be looked at")
 

@@ -18,6 +18,7 @@ from runtimed_ffi.daemon.environments.inline import InlineEnvironments
 from runtimed_ffi.daemon.environments.plans import LaunchPlan, LaunchRequest
 from runtimed_ffi.daemon.environments.pools import Pools
 from runtimed_ffi.daemon.environments.recipes import CondaRecipe, UvRecipe
+from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.kernels import launcher
 from runtimed_ffi.daemon.kernels.launcher import Launcher
 from runtimed_ffi.daemon.ports import LaunchError, Launching
@@ -70,8 +71,9 @@ class Scene:
         self.listener = Listener()
         self.failure: Exception | None = None
         recipes = {"uv": UvRecipe(self.settings), "conda": CondaRecipe(self.settings)}
-        self.pools = Pools(str(self.envs), {"uv": uv}, lambda state: None, recipes)
-        self.inline = InlineEnvironments(str(self.envs))
+        removals = Removals()
+        self.pools = Pools(str(self.envs), {"uv": uv}, lambda state: None, recipes, removals)
+        self.inline = InlineEnvironments(str(self.envs), removals)
         self.launcher = Launcher(self.start, self.pools, self.inline, self.settings, str(directory / "key"))
 
     async def start(self, plan: LaunchPlan, listener: Any) -> Any:

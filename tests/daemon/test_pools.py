@@ -16,6 +16,7 @@ from runtimed_ffi.daemon.environments import claims
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.inline import InlineEnvironments
 from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.environments.stock import MAXIMUM_AGE
 
 from .fakes import FakeRecipe, eventually, make_fake_environment
@@ -27,9 +28,18 @@ class Scene:
         self.uv, self.conda = FakeRecipe(), FakeRecipe()
         self.said: list[str] = []
         self.states: list[Any] = []
-        self.pools = Pools(
-            str(self.directory), {"uv": uv, "conda": conda}, self.states.append, {"uv": self.uv, "conda": self.conda}
-        )
+        recipes = {"uv": self.uv, "conda": self.conda}
+        self.removals = Removals()
+        self.pools = Pools(str(self.directory), {"uv": uv, "conda": conda}, self.states.append, recipes, self.removals)
+
+    async def start(self) -> None:
+        """Begin, and see old environments removed."""
+        await self.pools.start()
+        await self.removals.settle()
+
+    async def close(self) -> None:
+        await self.pools.close(10)
+        await self.removals.close(10)
 
     def available(self, kind: str = "uv") -> int:
         return int(self.pools.stats()[f"{kind}_available"])
@@ -81,7 +91,7 @@ def test_what_was_left_on_disk(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tenant:
             assert tenant.stdout is not None and tenant.stdin is not None
             assert tenant.stdout.readline() == b"up\n"
-            await scene.pools.start()
+            await scene.start()
             assert scene.available() == 1
             for path in (good, given, held, inhabited, foreign, unmarked):
                 assert path.exists(), path.name
@@ -93,7 +103,7 @@ def test_what_was_left_on_disk(tmp_path: Path) -> None:
             tenant.stdin.close()
         assert holder is not None
         holder.release()
-        await scene.pools.close(10)
+        await scene.close()
 
     asyncio.run(body())
 
@@ -103,11 +113,11 @@ def test_more_than_the_target_is_not_kept(tmp_path: Path) -> None:
         scene = Scene(tmp_path, uv=1)
         for number in range(3):
             forge(scene.directory, number, claims.READY)
-        await scene.pools.start()
+        await scene.start()
         assert scene.available() == 1
         assert len(scene.names) == 1
         assert scene.uv.made_paths == []
-        await scene.pools.close(10)
+        await scene.close()
 
     asyncio.run(body())
 
@@ -117,12 +127,12 @@ def test_what_is_ready_stays_for_the_next_daemon(tmp_path: Path) -> None:
         first = Scene(tmp_path)
         await first.pools.start()
         await eventually(lambda: first.available() == 1)
-        await first.pools.close(10)
+        await first.close()
         second = Scene(tmp_path)
         await second.pools.start()
         assert second.available() == 1
         assert second.uv.made_paths == []
-        await second.pools.close(10)
+        await second.close()
 
     asyncio.run(body())
 
@@ -144,16 +154,31 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
         environment = await first.pools.acquire("uv", first.said.append)
         environment.end()
         await eventually((tmp_path / "begun").exists)
-        await asyncio.wait_for(first.pools.close(0.1), 30)
+        await asyncio.wait_for(first.removals.close(0.1), 30)
         assert first.names == [os.path.basename(environment.path)]
         claim = claims.claim(environment.path)
         assert claim is not None and claim.read() == {"state": claims.BUILDING}, "nobody takes it for a whole one"
         claim.release()
         monkeypatch.setenv("PATH", path)
         second = Scene(tmp_path, uv=0)
-        await second.pools.start()
+        await second.start()
         assert second.left == []
-        await second.pools.close(10)
+        await second.close()
+
+    asyncio.run(body())
+
+
+def test_a_removal_that_ends_before_it_begins_gives_up_the_hold(tmp_path: Path) -> None:
+    async def body() -> None:
+        path = forge(tmp_path, 1, claims.READY)
+        claim = claims.claim(str(path))
+        assert claim is not None
+        removals = Removals()
+        removals.begin(claim).cancel()
+        await removals.settle()
+        again = claims.claim(str(path))
+        assert again is not None and again.read() == {"state": claims.BUILDING}, "the next daemon goes on"
+        again.release()
 
     asyncio.run(body())
 
@@ -168,8 +193,8 @@ def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
         assert len(first.names) == 2
         await second.pools.flush()
         assert first.pools.take("uv") is not None
-        await first.pools.close(10)
-        await second.pools.close(10)
+        await first.close()
+        await second.close()
 
     asyncio.run(body())
 
@@ -190,7 +215,7 @@ def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
         assert claims.claim(environment.path) is None, "it is held"
         environment.end()
         environment.end()
-        await scene.pools.close(10)
+        await scene.close()
         assert scene.left == []
 
     asyncio.run(body())
@@ -215,7 +240,7 @@ def test_a_cancelled_launch_leaves_the_environment_to_the_pool(tmp_path: Path) -
         with pytest.raises(asyncio.CancelledError):
             await launch
         await eventually(lambda: scene.available() == 1)
-        await scene.pools.close(10)
+        await scene.close()
         assert len(scene.names) == 1
 
     asyncio.run(body())
@@ -237,7 +262,7 @@ def test_failures_reach_the_launch_and_patience_ends(tmp_path: Path) -> None:
         with pytest.raises(BuildError, match="no space left"):
             await scene.pools.acquire("uv", scene.said.append)
         assert scene.left == []
-        await scene.pools.close(10)
+        await scene.close()
 
     asyncio.run(body())
 
@@ -250,7 +275,7 @@ def test_the_end_of_the_daemon_ends_builds_and_removes_them(tmp_path: Path) -> N
         await eventually(lambda: bool(scene.uv.made_paths))
         launch = asyncio.ensure_future(scene.pools.acquire("uv", scene.said.append))
         await eventually(lambda: bool(scene.said))
-        await scene.pools.close(10)
+        await scene.close()
         with pytest.raises(BuildError, match="shutting down"):
             await launch
         assert scene.left == []
@@ -266,7 +291,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         await scene.pools.start()
         await eventually(lambda: bool(scene.states))
         assert "--cache-dir" in scene.states[0]["uv_error"]["message"]
-        await scene.pools.close(10)
+        await scene.close()
 
     asyncio.run(body())
 
@@ -296,7 +321,7 @@ def python_of(path: str) -> str:
 
 def test_the_same_content_is_made_once(tmp_path: Path) -> None:
     async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
         make.gate.clear()
         launches = [
             asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(3)
@@ -319,7 +344,7 @@ def test_the_same_content_is_made_once(tmp_path: Path) -> None:
 
 def test_a_build_ends_with_the_last_who_waits_for_it(tmp_path: Path) -> None:
     async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
         make.gate.clear()
         one, two = (
             asyncio.ensure_future(cache.obtain("conda", "conda-inline-1", python_of, make, said.append))
@@ -342,7 +367,7 @@ def test_a_build_ends_with_the_last_who_waits_for_it(tmp_path: Path) -> None:
 
 def test_a_failed_build_is_told_to_all_and_leaves_nothing(tmp_path: Path) -> None:
     async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path)), Maker(), list[str]()
+        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
         make.gate.clear()
         make.failure = BuildError("no package x")
         launches = [
@@ -364,7 +389,7 @@ def test_two_daemons_make_the_same_content_once(tmp_path: Path) -> None:
         make.gate.clear()
         first, second = (
             asyncio.ensure_future(
-                InlineEnvironments(str(tmp_path)).obtain("uv", "inline-1", python_of, make, said.append)
+                InlineEnvironments(str(tmp_path), Removals()).obtain("uv", "inline-1", python_of, make, said.append)
             )
             for _ in range(2)
         )
@@ -379,7 +404,8 @@ def test_two_daemons_make_the_same_content_once(tmp_path: Path) -> None:
 
 def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
     async def body() -> None:
-        cache, make = InlineEnvironments(str(tmp_path), keep_seconds=100, keep_count=3), Maker()
+        removals, make = Removals(), Maker()
+        cache = InlineEnvironments(str(tmp_path), removals, keep_seconds=100, keep_count=3)
         now, held = time.time(), []
         for number in range(6):
             claim = await cache.obtain("uv", f"inline-{number}", python_of, make, lambda text: None)
@@ -389,7 +415,8 @@ def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
         for number, claim in enumerate(held):
             if number != 5:
                 claim.release()
-        cache.prune()
+        await cache.prune()
+        await removals.settle()
         left = sorted(name for name in os.listdir(os.path.dirname(make.paths[0])) if not name.endswith(".json"))
         # 2 is too old, 5 is in use, 4 and 3 were the longest unused of what is too much.
         assert left == ["inline-0", "inline-1", "inline-5"]

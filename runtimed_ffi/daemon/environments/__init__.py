@@ -14,6 +14,7 @@ module         noun
 ``recipes``    how pooled environments are made
 ``inline``     environments cached by content
 ``claims``     directories of environments, and their owners
+``removals``   environments that are being removed
 ``uv``         the program uv
 ``conda``      the programs that make conda environments
 ``deno``       the program deno

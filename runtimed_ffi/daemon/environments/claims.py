@@ -5,7 +5,7 @@ environment is in, and whose lock (``flock``) says that a living daemon builds, 
 without that file is not ours and is never touched; one whose file is locked belongs to somebody who lives.  A lock
 cannot be left behind by a crash; the state can, and tells the next daemon what to make of the directory.
 
-May be called from any thread.  ``destroy`` and ``inhabited`` take long (up to seconds), the rest a few system calls.
+May be called from any thread.  ``inhabited`` takes long (up to seconds), the rest a few system calls.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from ..ports import Json
-
-log = logging.getLogger(__name__)
 
 MARK_SUFFIX = ".json"
 _MARK_LIMIT = 1 << 20
@@ -39,7 +35,7 @@ GIVEN = "given"
 
 
 class Claim:
-    """The hold on one environment directory.  Made by :func:`claim`; ends with ``release`` or ``destroy``."""
+    """The hold on one environment directory.  Made by :func:`claim`; ends with ``release``."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
@@ -82,17 +78,6 @@ class Claim:
         """Remove the mark of an environment that is gone.  Raises ``OSError``."""
         os.unlink(self.path + MARK_SUFFIX)
 
-    def destroy(self) -> None:
-        """Remove the environment, its mark last, and give up the hold.  What cannot be removed is logged and stays."""
-        self.condemn()
-        try:
-            remove_tree(self.path)
-            self.forget()
-        except OSError as error:
-            log.warning("%s cannot be removed, do it by hand: %s", self.path, error)
-        finally:
-            self.release()
-
 
 def claim(path: str, *, shared: bool = False, create: bool = False) -> Claim | None:
     """Hold an environment, alone or together with others, or ``None`` if that is not possible now.
@@ -129,7 +114,9 @@ def create(directory: str, prefix: str) -> Claim:
             try:
                 claimed.write(BUILDING)
             except OSError:
-                claimed.destroy()
+                with contextlib.suppress(OSError):
+                    claimed.forget()
+                claimed.release()
                 raise
             return claimed
 
@@ -169,11 +156,3 @@ def _programs(process: Any) -> Iterator[str]:
     # The interpreter of a virtual environment is a link: the command line names it, the program does not.
     yield from process.cmdline()[:1]
     yield process.exe()
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory and everything in it; of a link, the link.  Raises ``OSError``."""
-    if os.path.islink(path):
-        os.unlink(path)
-    elif os.path.lexists(path):
-        shutil.rmtree(path)

@@ -18,6 +18,7 @@ from typing import Callable
 
 from . import claims
 from .claims import Claim
+from .removals import Removals, clear
 from .uv import Progress
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,16 @@ class _Build:
 class InlineEnvironments:
     """The cache of environments made for notebooks.  On the loop's thread."""
 
-    def __init__(self, directory: str, keep_seconds: float = KEEP_SECONDS, keep_count: int = KEEP_COUNT) -> None:
+    def __init__(
+        self, directory: str, removals: Removals, keep_seconds: float = KEEP_SECONDS, keep_count: int = KEEP_COUNT
+    ) -> None:
         tag = f"{sys.implementation.cache_tag or sys.implementation.name}"
         # uv environments depend on the daemon's interpreter; daemons with another one have their own.
         self._directories = {
             "uv": os.path.join(os.path.abspath(directory), "inline-envs", tag),
             "conda": os.path.join(os.path.abspath(directory), "inline-envs", "conda"),
         }
+        self._removals = removals
         self._keep_seconds = keep_seconds
         self._keep_count = keep_count
         self._builds: dict[str, _Build] = {}
@@ -98,7 +102,6 @@ class InlineEnvironments:
             task.result()
 
     async def _build(self, build: _Build, path: str, python: str, make: Make) -> None:
-        loop = asyncio.get_running_loop()
         try:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             claim = claims.claim(path, create=True)
@@ -109,22 +112,31 @@ class InlineEnvironments:
             try:
                 if claim.read().get("state") == claims.READY and os.access(python, os.X_OK):
                     return  # Made by somebody else meanwhile.
-                await loop.run_in_executor(None, claims.remove_tree, path)
                 claim.write(claims.BUILDING)
+                await clear(path)
                 await make(path, build.say)
                 claim.write(claims.READY, made=time.time())
             except BaseException:
-                # Seen through even if cancelled again: the claim belongs to the removal from here on.
-                await asyncio.wait({loop.run_in_executor(None, claim.destroy)})
+                # Also if cancelled again: the claim belongs to the removal from here on.
+                removal, claim = self._removals.begin(claim), None
+                await asyncio.wait({removal})
                 raise
             finally:
-                claim.release()
+                if claim is not None:
+                    claim.release()
         finally:
             if self._builds.get(path) is build:
                 del self._builds[path]
 
-    def prune(self) -> None:
-        """Remove what has not been used for long, and what is too much.  Blocks; for a thread."""
+    async def prune(self) -> None:
+        """Begin to remove what has not been used for long, and what is too much."""
+        for claim in await asyncio.get_running_loop().run_in_executor(None, self._surplus):
+            log.info("%s is removed: not used for long, or too many", claim.path)
+            self._removals.begin(claim)
+
+    def _surplus(self) -> list[Claim]:
+        """What has not been used for long, and what is too much.  Blocks."""
+        found: list[Claim] = []
         paths = [path for directory in self._directories.values() for path in claims.marked(directory, "")]
         oldest_first = sorted(paths, key=claims.last_use)
         now, surplus = time.time(), len(paths) - self._keep_count
@@ -137,9 +149,9 @@ class InlineEnvironments:
             if claims.inhabited(path):
                 claim.release()
                 continue
-            log.info("%s is removed: not used for long, or too many", path)
-            claim.destroy()
+            found.append(claim)
             surplus -= 1
+        return found
 
 
 def _usable(path: str, python: str) -> Claim | None:

@@ -13,10 +13,10 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Callable
 
 from ..ports import Json
-from . import claims, tools
-from .claims import Claim
+from . import claims
 from .diagnosis import BuildError
 from .recipes import Recipe
+from .removals import Removals
 from .stock import PoolError
 from .uv import Progress
 from .warmer import Environment, Warmer
@@ -28,9 +28,6 @@ KINDS = ("uv", "conda")
 
 CONCURRENT_BUILDS = 2
 """Builds of all pools together."""
-
-_REMOVAL_LIMIT = 600.0
-"""Seconds the removal of an environment may take."""
 
 
 class Pools:
@@ -46,6 +43,8 @@ class Pools:
         Called with the message of the pool-state channel (11.2) when the error of a pool has changed.
     recipes:
         How to make each kind.
+    removals:
+        Where environments go that are not wanted.
     """
 
     def __init__(
@@ -54,10 +53,11 @@ class Pools:
         targets: Mapping[str, int],
         announce: Callable[[Json], None],
         recipes: Mapping[str, Recipe],
+        removals: Removals,
     ) -> None:
         self._announce = announce
         self._tasks: set[asyncio.Task[None]] = set()
-        self._removals: set[asyncio.Task[None]] = set()
+        self.removals = removals
         self._started = asyncio.Event()
         slots = asyncio.Semaphore(CONCURRENT_BUILDS)
         directory = os.path.abspath(directory)
@@ -68,51 +68,37 @@ class Pools:
     # -- life
 
     async def start(self) -> None:
-        """Look at what is on disk and begin to build."""
+        """Look at what is on disk, begin to remove what is of no use, and to build."""
         loop = asyncio.get_running_loop()
         for warmer in self._warmers.values():
             try:
-                adopted = await loop.run_in_executor(None, warmer.adopt)
+                adopted, unwanted = await loop.run_in_executor(None, warmer.adopt)
             except OSError as error:
                 log.warning("the environments of the %s pool cannot be read: %s", warmer.kind, error)
-                adopted = []
+                adopted, unwanted = [], []
+            for claim in unwanted:
+                self.removals.begin(claim)
             warmer.stock.start(adopted)
         self._started.set()
 
     async def close(self, timeout: float) -> None:
-        """End the builds; what is ready stays for the next daemon.
+        """End the builds, and what they have made so far; what is ready stays for the next daemon.
 
-        Removals get ``timeout`` seconds; the next daemon goes on with those that take longer.
+        Takes no longer than ``timeout`` seconds.
         """
         for warmer in self._warmers.values():
             for environment in warmer.stock.close():
                 environment.claim.release()
         for task in self._tasks:
             task.cancel()
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
-        while self._tasks or self._removals:
-            done, _ = await asyncio.wait({*self._tasks, *self._removals}, timeout=max(0.0, end - loop.time()))
-            if not done:
-                break
-        for removal in self._removals:
-            removal.cancel()
-        rest = {*self._tasks, *self._removals}
-        if rest:
-            await asyncio.wait(rest, timeout=timeout)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a build."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def destroy(self, claim: Claim) -> asyncio.Task[None]:
-        """Remove an environment in the background."""
-        removal = asyncio.get_running_loop().create_task(_remove(claim))
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
-        return removal
 
     # -- facts
 
@@ -169,8 +155,7 @@ class Pools:
         for warmer in self._warmers.values():
             for environment in warmer.stock.flush():
                 environment.end()
-        if self._removals:
-            await asyncio.wait(set(self._removals))
+        await self.removals.settle()
 
     def settings_changed(self) -> None:
         """The packages may be others now: what is out of date goes, and what failed is tried again."""
@@ -221,15 +206,3 @@ class Pools:
             # Without the mark a later daemon would take it for new.
             environment.end()
             raise
-
-
-async def _remove(claim: Claim) -> None:
-    """Remove an environment and its mark.  Thousands of files: by another process, which can be ended at any time."""
-    claim.condemn()
-    try:
-        await tools.run(["rm", "-rf", "--", claim.path], _REMOVAL_LIMIT, background=True)
-        claim.forget()
-    except (tools.ToolError, OSError) as error:
-        log.warning("%s cannot be removed, do it by hand: %s", claim.path, error)
-    finally:
-        claim.release()

@@ -19,6 +19,7 @@ from . import claims
 from .claims import Claim
 from .diagnosis import BuildError
 from .recipes import Made, Recipe
+from .removals import Removals
 from .stock import Stock
 from .tools import ToolMissing
 from .uv import Progress
@@ -31,11 +32,10 @@ _NAME = re.compile(r"runtimed-(uv|conda)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]
 class Owner(Protocol):
     """What a warmer has its pools do."""
 
+    removals: Removals
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a build."""
-
-    def destroy(self, claim: Claim) -> asyncio.Future[None]:
-        """Remove an environment in the background."""
 
     def announce(self) -> None:
         """The error of a pool has changed."""
@@ -128,14 +128,14 @@ class Warmer:
             finally:
                 self.progress = ""
         log.info("%s is ready", claim.path)
-        self.stock.built(Environment(self.kind, claim, made, time.monotonic(), self._owner.destroy), generation)
+        self.stock.built(Environment(self.kind, claim, made, time.monotonic(), self._owner.removals.begin), generation)
 
     def _mark(self, claim: Claim, state: str, ingredients: Json) -> None:
         claim.write(state, kind=self.kind, made=time.time(), ingredients=ingredients)
 
     async def _abandon(self, claim: Claim | None) -> None:
         if claim is not None:
-            await asyncio.wait({self._owner.destroy(claim)})
+            await asyncio.wait({self._owner.removals.begin(claim)})
 
     def _failed(self, error: Exception, generation: int) -> None:
         package = error.failed_package if isinstance(error, BuildError) else None
@@ -152,9 +152,10 @@ class Warmer:
         for listener in list(self.listeners):
             listener(text)
 
-    def adopt(self) -> list[Environment]:
-        """What is on disk and fits.  The rest of ours is removed, unless somebody still lives in it.  Blocks."""
+    def adopt(self) -> tuple[list[Environment], list[Claim]]:
+        """What is on disk and fits; and the rest of ours, unless somebody still lives in it.  Blocks."""
         adopted: list[Environment] = []
+        unwanted: list[Claim] = []
         for path in claims.marked(self._directory, f"runtimed-{self.kind}-"):
             claim = claims.claim(path) if _NAME.fullmatch(os.path.basename(path)) else None
             if claim is None:
@@ -169,8 +170,8 @@ class Warmer:
             elif claims.inhabited(path):
                 claim.release()
             else:
-                claim.destroy()
-        return adopted
+                unwanted.append(claim)
+        return adopted, unwanted
 
     def _revive(self, claim: Claim, mark: Json) -> Environment | None:
         """An environment from its mark, if it is unused, complete and up to date."""
@@ -185,7 +186,7 @@ class Warmer:
             return None
         # The mark has the time of day; the pool counts on a clock that nobody sets.
         born = time.monotonic() - max(0.0, time.time() - made)
-        environment = Environment(self.kind, claim, facts, born, self._owner.destroy)
+        environment = Environment(self.kind, claim, facts, born, self._owner.removals.begin)
         return environment if environment.usable else None
 
     def given(self, path: str) -> Environment | None:

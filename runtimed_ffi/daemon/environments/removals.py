@@ -1,0 +1,76 @@
+"""Environments that are being removed, in the background.
+
+Storey: daemon (7).  They are thousands of files, so another process does it: it can be ended at any time, and the next
+daemon goes on.  Everything on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from . import tools
+from .claims import Claim
+
+log = logging.getLogger(__name__)
+
+CONCURRENT = 2
+"""Removals at once; more wait, their environments marked as incomplete already."""
+
+_LIMIT = 600.0
+"""Seconds one may take."""
+
+
+class Removals:
+    """All removals of one daemon."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(CONCURRENT)
+
+    def begin(self, claim: Claim) -> asyncio.Task[None]:
+        """Remove an environment, its mark last, and give up the hold.  What cannot be removed is logged and stays."""
+        claim.condemn()
+        task = asyncio.get_running_loop().create_task(self._remove(claim))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # Here and not in the task: one that is cancelled at once never begins.
+            self._tasks.discard(task)
+            claim.release()
+
+        task.add_done_callback(ended)
+        return task
+
+    async def settle(self) -> None:
+        """Wait for those that have begun."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def close(self, timeout: float) -> None:
+        """End them; they get ``timeout`` seconds, the next daemon goes on with those that take longer."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
+
+    async def _remove(self, claim: Claim) -> None:
+        try:
+            async with self._slots:
+                await clear(claim.path, background=True)
+            claim.forget()
+        except OSError as error:
+            log.warning("%s cannot be removed, do it by hand: %s", claim.path, error)
+
+
+async def clear(path: str, *, background: bool = False) -> None:
+    """Remove a directory and everything in it, if it is there; of a link, the link.  Raises ``OSError``."""
+    if not os.path.lexists(path):
+        return
+    try:
+        await tools.run(["rm", "-rf", "--", path], _LIMIT, background=background)
+    except tools.ToolError as error:
+        raise OSError(str(error)) from error
