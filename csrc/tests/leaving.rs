@@ -2,61 +2,28 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::{mpsc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use runtimed_ffi::code::rtd_code::{RTD_E_TIMEOUT, RTD_OK};
 use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
-use runtimed_ffi::drive::{DriveError, Event, EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op};
 use serde_json::{json, Map};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+mod support;
 
-struct Place(PathBuf);
+use support::{until, Place, PATIENCE};
 
-impl Place {
-    fn new() -> Self {
-        let place = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&place).unwrap();
-        Self(place)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("s")
-    }
-
-    fn host(&self) -> Host {
-        Host::open(&self.socket(), HostOptions::default()).unwrap()
-    }
-
-    fn session(&self, host: &Host, id: &str) -> Session {
-        let session = Session::open(&self.socket(), id, SessionOptions::default()).unwrap();
-        host.open_room(id, None).unwrap();
-        until(|| session.next_event().unwrap(), EventKind::Ready);
-        session
-    }
+fn host(place: &Place) -> Host {
+    Host::open(&place.socket(), HostOptions::default()).unwrap()
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-fn until(mut next: impl FnMut() -> Option<Event>, kind: EventKind) -> Event {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match next() {
-            Some(event) if event.kind == kind => return event,
-            Some(_) => {}
-            None => {
-                assert!(Instant::now() < deadline, "no {kind:?} came");
-                std::thread::yield_now();
-            }
-        }
-    }
+fn session(place: &Place, host: &Host, id: &str) -> Session {
+    let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
+    host.open_room(id, None).unwrap();
+    until(&session, EventKind::Ready);
+    session
 }
 
 /// Text that no compression makes small.
@@ -71,19 +38,19 @@ fn noise(length: usize) -> String {
 #[test]
 fn what_was_written_before_the_end_arrives_however_much_it_is() {
     let place = Place::new();
-    let host = place.host();
-    let session = place.session(&host, "n");
+    let host = host(&place);
+    let session = session(&place, &host, "n");
     // More than the socket takes at once.
-    let source = noise(1_000_000);
+    let source = noise(600_000);
     session.edit(&[Op::insert_cell("c", "code", &source, None)]).unwrap();
     session.request(7, br#"{"action":"get_queue_state"}"#, None).unwrap();
     session.close().unwrap();
     assert_eq!(session.info().unwrap()["state"], "closed");
     assert!(matches!(session.edit(&[]), Err(DriveError::Closed(_))));
-    assert_eq!(until(|| session.next_event().unwrap(), EventKind::Response).token, 7);
-    assert_eq!(until(|| session.next_event().unwrap(), EventKind::Closed).code, RTD_OK as i32);
+    assert_eq!(until(&session, EventKind::Response).token, 7);
+    assert_eq!(until(&session, EventKind::Closed).code, RTD_OK as i32);
     assert_eq!(session.info().unwrap()["unsent"], false);
-    until(|| host.next_event().unwrap(), EventKind::PeerLeft);
+    until(&host, EventKind::PeerLeft);
     assert_eq!(host.cell("n", "c").unwrap().source, source);
 }
 
@@ -121,11 +88,11 @@ impl Raw {
 #[test]
 fn the_last_edits_of_a_peer_count_also_when_something_was_sent_to_it_after_it_left() {
     let place = Place::new();
-    let host = place.host();
-    let _there = place.session(&host, "n");
+    let host = host(&place);
+    let _there = session(&place, &host, "n");
     let mut raw = Raw::join(&place, "n");
     // The I/O thread stands still while the peer writes and leaves, and something is sent to it.
-    let _elsewhere = place.session(&host, "m");
+    let _elsewhere = session(&place, &host, "m");
     while host.next_event().unwrap().is_some() {}
     let (stands, standing) = mpsc::channel();
     let (go, goes) = mpsc::channel::<()>();
@@ -146,7 +113,7 @@ fn the_last_edits_of_a_peer_count_also_when_something_was_sent_to_it_after_it_le
     drop(raw);
     host.publish("n", &[], &[json!({"event": "news"})], 0).unwrap();
     go.send(()).unwrap();
-    let left = until(|| host.next_event().unwrap(), EventKind::PeerLeft);
+    let left = until(&host, EventKind::PeerLeft);
     assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
     assert_eq!(host.cell("n", "last").unwrap().source, "words");
 }
@@ -174,7 +141,7 @@ fn a_daemon_that_takes_nothing_cannot_hold_back_who_leaves() {
     }
     session.edit(&[Op::insert_cell("c", "code", &noise(1_000_000), None)]).unwrap();
     session.close().unwrap();
-    let closed = until(|| session.next_event().unwrap(), EventKind::Closed);
+    let closed = until(&session, EventKind::Closed);
     assert_eq!(closed.code, RTD_E_TIMEOUT as i32, "{}", closed.text);
 }
 
@@ -218,7 +185,7 @@ fn who_finds_the_socket_can_connect() {
             }
             UnixStream::connect(path).map(drop)
         });
-        let host = place.host();
+        let host = host(&place);
         waiting.join().unwrap().unwrap();
         drop(host);
         assert_eq!(std::fs::read_dir(&place.0).unwrap().count(), 0, "nothing is left beside it");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use runtimed_ffi::drive::{Event, EventKind, Host, Session, Waited};
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Place(pub PathBuf);
 
