@@ -3,7 +3,7 @@
 //! The engine reports patches, grouped by object with parents first. [`digest`] reads them once: it
 //! updates the order of the cells and tells what happened in terms of cells and outputs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, Patch, PatchAction, Prop, ReadDoc, Value};
 
@@ -106,7 +106,7 @@ pub(super) fn digest(doc: &Automerge, rows: &mut Rows, patches: &[Patch], before
         changes: Changes::default(),
         fresh: HashSet::new(),
         removed: HashSet::new(),
-        spliced: HashMap::new(),
+        spliced: BTreeMap::new(),
         rebuild: false,
     };
     patches.iter().for_each(|patch| digest.patch(patch));
@@ -132,8 +132,9 @@ struct Digest<'a> {
     fresh: HashSet<ObjId>,
     /// Ids of cells that went with this message: one that comes back was moved.
     removed: HashSet<String>,
-    /// Lists of outputs from which something was removed, with their cells.
-    spliced: HashMap<ObjId, String>,
+    /// Lists of outputs from which something was removed, with their cells. In an order, so that the same changes are
+    /// told in the same way.
+    spliced: BTreeMap<ObjId, String>,
     /// True if the order must be read again because a patch does not tell it.
     rebuild: bool,
 }
