@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CRATE = ROOT / "csrc"
 FUZZ = CRATE / "fuzz"
+EDGES = FUZZ / "target" / "edges"
 TOOLCHAIN = os.environ.get("NIGHTLY", "nightly")
 
-# Larger inputs are slower and find no more: the messages of these parsers are small.
+# Bytes of an input. Larger ones are slower and find no more: the messages of these parsers are small.
 MAX_LEN = {"doc_load": 2048, "frame_decode": 512}
 
 # The driven tier over real sockets, and the document with many replicas: where threads and memory are shared.
@@ -92,24 +93,21 @@ def require_source():
 
 def fuzz(options):
     """Runs the targets one after the other; what they find stays in csrc/fuzz/crashers."""
-    host()
-    if answer(*cargo("fuzz", "--version")) is None:
-        raise Missing("cargo-fuzz: cargo install cargo-fuzz --locked")
-    build = ["-O", "--fuzz-dir", FUZZ, "--sanitizer", options.sanitizer]
-    guidance = []
-    if options.edges:
-        build.append("--no-trace-compares")
-        guidance = ["-entropic=0", "-use_counters=0", "-reduce_inputs=0"]
-    if status := call(cargo("fuzz", "build", *build)):
-        return status
+    targets = sorted(path.stem for path in (FUZZ / "fuzz_targets").glob("*.rs"))
+    build = build_for_edges(targets) if options.edges else build_with_everything(options.sanitizer)
+    if build:
+        return build
+    # With counts and comparisons the corpus grows without end, and most of the time goes into looking after it.
+    guidance = ["-keep_seed=1", "-entropic=0", "-use_counters=0", "-reduce_inputs=0"] if options.edges else []
     rows = []
-    for target in options.target or sorted(path.stem for path in (FUZZ / "fuzz_targets").glob("*.rs")):
+    for target in options.target or targets:
         found = FUZZ / "target" / "found" / target
         found.mkdir(parents=True, exist_ok=True)
-        limits = [f"-max_len={MAX_LEN.get(target, 1024)}", "-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=256"]
+        length = options.max_len or MAX_LEN.get(target, 1024)
+        limits = [f"-max_len={length}", "-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=256"]
         crashers = f"-artifact_prefix={FUZZ / 'crashers' / target}/"
         (FUZZ / "crashers" / target).mkdir(parents=True, exist_ok=True)
-        command = [program(target), found, FUZZ / "corpus" / target, *limits, crashers]
+        command = [program(target, options.edges), found, FUZZ / "corpus" / target, *limits, crashers]
         start = time.monotonic()
         status = call([*command, *guidance, f"-runs={options.runs}", "-print_final_stats=1", "-verbosity=1"])
         rows.append((target, "FAILED" if status else "ok", time.monotonic() - start))
@@ -118,9 +116,29 @@ def fuzz(options):
     return int(any(state == "FAILED" for _, state, _ in rows))
 
 
-def program(target):
-    """The program of a target, as cargo-fuzz builds it."""
-    return FUZZ / "target" / host() / "release" / target
+def build_with_everything(sanitizer):
+    """Builds all targets as cargo-fuzz does: every crate tells where it is and what it compares; the exit status."""
+    host()
+    if answer(*cargo("fuzz", "--version")) is None:
+        raise Missing("cargo-fuzz: cargo install cargo-fuzz --locked")
+    return call(cargo("fuzz", "build", "-O", "--fuzz-dir", FUZZ, "--sanitizer", sanitizer))
+
+
+def build_for_edges(targets):
+    """Builds all targets so that our own crates tell where they are; the exit status."""
+    return call(
+        cargo("build", "--release", "--locked", "--manifest-path", FUZZ / "Cargo.toml", "--target", host()),
+        CARGO_TARGET_DIR=str(EDGES),
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS="1",
+        INSTRUMENTED=" ".join(["runtimed_ffi", "runtimed_ffi_fuzz", *targets]),
+        RUSTC_WRAPPER=str(ROOT / "tools" / "instrument.sh"),
+        RUSTFLAGS="--cfg fuzzing",
+    )
+
+
+def program(target, edges):
+    """The program of a target."""
+    return (EDGES if edges else FUZZ / "target") / host() / "release" / target
 
 
 # --- sanitizers
@@ -198,7 +216,8 @@ def main():
     command = commands.add_parser("fuzz", help=fuzz.__doc__)
     command.add_argument("--runs", type=int, default=10_000_000, help="executions of each target")
     command.add_argument("--sanitizer", choices=["none", "address"], default="none")
-    command.add_argument("--edges", action="store_true", help="guided by edges alone: documents are five times as fast")
+    command.add_argument("--edges", action="store_true", help="only our own crates are instrumented: faster")
+    command.add_argument("--max-len", type=int, help="bytes of an input; default: by target, up to 2048")
     command.add_argument("target", nargs="*", help="default: all")
     command.set_defaults(call=fuzz)
     command = commands.add_parser("sanitize", help=sanitize.__doc__)
