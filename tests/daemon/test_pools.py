@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -179,6 +180,36 @@ def test_a_removal_that_ends_before_it_begins_gives_up_the_hold(tmp_path: Path) 
         again = claims.claim(str(path))
         assert again is not None and again.read() == {"state": claims.BUILDING}, "the next daemon goes on"
         again.release()
+
+    asyncio.run(body())
+
+
+def test_what_somebody_waits_for_does_not_stand_in_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, rm, gate = shutil.which("rm"), tmp_path / "bin" / "rm", tmp_path / "gate"
+    os.mkfifo(gate)
+    rm.parent.mkdir()
+    # The first two wait at the gate, and would keep whoever stands behind them.
+    rm.write_text(f'#!/bin/sh\ncase "$3" in *slow*) read -r line < {gate} ;; esac\nexec {real} "$@"\n')
+    rm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{rm.parent}{os.pathsep}{os.environ['PATH']}")
+
+    async def body() -> None:
+        removals, held = Removals(), []
+        for name in ("slow-1", "slow-2", "behind", "wanted"):
+            make_fake_environment(str(tmp_path / name))
+            claim = claims.claim(str(tmp_path / name), create=True)
+            assert claim is not None
+            held.append(claim)
+        for claim in held[:3]:
+            removals.begin(claim)
+        await asyncio.wait_for(removals.begin(held[3], awaited=True), 30)
+        left = [name for name in ("slow-1", "slow-2", "behind", "wanted") if (tmp_path / name).exists()]
+        assert left == ["slow-1", "slow-2", "behind"], "no more than two of the others at once"
+        with open(gate, "w") as lines:
+            lines.write("\n\n")
+            lines.flush()
+            await asyncio.wait_for(removals.settle(), 30)
+        assert not any((tmp_path / name).exists() for name in ("slow-1", "slow-2", "behind", "wanted"))
 
     asyncio.run(body())
 

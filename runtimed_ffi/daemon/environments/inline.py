@@ -118,7 +118,7 @@ class InlineEnvironments:
                 claim.write(claims.READY, made=time.time())
             except BaseException:
                 # Also if cancelled again: the claim belongs to the removal from here on.
-                removal, claim = self._removals.begin(claim), None
+                removal, claim = self._removals.begin(claim, awaited=True), None
                 await asyncio.wait({removal})
                 raise
             finally:

@@ -16,7 +16,7 @@ from .claims import Claim
 log = logging.getLogger(__name__)
 
 CONCURRENT = 2
-"""Removals at once; more wait, their environments marked as incomplete already."""
+"""Removals at once that nobody waits for; more wait, their environments marked as incomplete already."""
 
 _LIMIT = 600.0
 """Seconds one may take."""
@@ -29,10 +29,13 @@ class Removals:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
 
-    def begin(self, claim: Claim) -> asyncio.Task[None]:
-        """Remove an environment, its mark last, and give up the hold.  What cannot be removed is logged and stays."""
+    def begin(self, claim: Claim, *, awaited: bool = False) -> asyncio.Task[None]:
+        """Remove an environment, its mark last, and give up the hold.  What cannot be removed is logged and stays.
+
+        If it is ``awaited`` it does not wait for others, and has no low priority.
+        """
         claim.condemn()
-        task = asyncio.get_running_loop().create_task(self._remove(claim))
+        task = asyncio.get_running_loop().create_task(self._remove(claim, awaited))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -57,10 +60,13 @@ class Removals:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
 
-    async def _remove(self, claim: Claim) -> None:
+    async def _remove(self, claim: Claim, awaited: bool) -> None:
         try:
-            async with self._slots:
-                await clear(claim.path, background=True)
+            if awaited:
+                await clear(claim.path)
+            else:
+                async with self._slots:
+                    await clear(claim.path, background=True)
             claim.forget()
         except OSError as error:
             log.warning("%s cannot be removed, do it by hand: %s", claim.path, error)

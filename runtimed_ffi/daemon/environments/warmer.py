@@ -135,7 +135,7 @@ class Warmer:
 
     async def _abandon(self, claim: Claim | None) -> None:
         if claim is not None:
-            await asyncio.wait({self._owner.removals.begin(claim)})
+            await asyncio.wait({self._owner.removals.begin(claim, awaited=True)})
 
     def _failed(self, error: Exception, generation: int) -> None:
         package = error.failed_package if isinstance(error, BuildError) else None
