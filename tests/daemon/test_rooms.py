@@ -95,6 +95,13 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen")
 
 
+async def settled() -> None:
+    """Wait until nothing is going on any more."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:  # type: ignore[arg-type]
+        _, open_ones = await asyncio.wait(others, timeout=60.0)
+        assert not open_ones
+
+
 def staged(test: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
     """Run a coroutine test with a stage."""
 
@@ -766,30 +773,65 @@ async def test_a_refused_change_does_not_take_the_rest_with_it(s: Stage) -> None
 # -- rooms
 
 
+class Evictions:
+    """The timers of an hour that a loop is asked for: they expire when the test says so."""
+
+    DELAY = 3600.0
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._set: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
+        real = loop.call_later
+
+        def call_later(delay: float, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+            timer = real(delay, callback, *args)
+            if delay == self.DELAY:
+                self._set.append((timer, lambda: callback(*args)))
+            return timer
+
+        loop.call_later = call_later  # type: ignore[method-assign,assignment]
+
+    def expire(self) -> int:
+        """Let an hour go by; how many timers that were."""
+        due = [(timer, call) for timer, call in self._set if not timer.cancelled()]
+        self._set.clear()
+        for timer, call in due:
+            timer.cancel()
+            call()
+        return len(due)
+
+
 def test_an_empty_room_is_evicted_with_its_kernel_but_not_while_it_works() -> None:
     async def body() -> None:
-        s = Stage(eviction_delay=0.02)
+        evictions = Evictions()
+        s = Stage(eviction_delay=Evictions.DELAY)
         await s.launch()
         s.execute("a")
         s.rooms.left("nb", 1)
+        assert evictions.expire() == 0
         s.rooms.left("nb", 2)
         assert not s.rooms.get("nb").peers
-        await asyncio.sleep(0.06)
+        assert evictions.expire() == 1
         assert s.rooms.get("nb") is not None and s.rooms.active
         s.play(1)
+        await turn()
+        assert s.rooms.get("nb") is not None
+        assert evictions.expire() == 1
         await until(lambda: s.rooms.get("nb") is None and s.kernel.stopped)
         assert s.host.closed == ["nb"]
+        assert evictions.expire() == 0
 
     asyncio.run(body())
 
 
 def test_who_returns_in_time_finds_the_room() -> None:
     async def body() -> None:
-        s = Stage(eviction_delay=0.02)
+        evictions = Evictions()
+        s = Stage(eviction_delay=Evictions.DELAY)
         s.rooms.left("nb", 1)
         s.rooms.left("nb", 2)
         s.rooms.joined("nb", 3, 1)
-        await asyncio.sleep(0.06)
+        assert evictions.expire() == 0
         assert s.rooms.get("nb") is not None and not s.host.closed
 
     asyncio.run(body())
@@ -817,7 +859,7 @@ def test_automatic_launch(notebook_id: str, launches: bool) -> None:
             await until(lambda: bool(factory.kernels))
             assert host.brief() == ["status starting -", "status idle -"]
         else:
-            await asyncio.sleep(0.05)
+            await settled()
             assert not factory.kernels
         await rooms.close("end", 1)
 

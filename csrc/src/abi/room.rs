@@ -5,9 +5,33 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::doc::{lock_doc, rtd_doc};
-use super::guard::{give, guard, handle, text};
+use super::guard::{give, guard, handle, text, Outcome};
 use super::host::{rtd_host, with};
 use super::rtd_result;
+use crate::drive::{DriveError, Host};
+
+/// A text as a caller gives it: where, and how many bytes.
+type Text = (*const c_char, usize);
+
+/// Opens a room in one of two ways.
+///
+/// # Safety
+/// `host` is null or a live host; what the texts point at is there and as long as they say.
+unsafe fn open(
+    host: *const rtd_host,
+    notebook_id: Text,
+    journal_path: Text,
+    way: fn(&Host, &str, Option<&Path>) -> Result<(), DriveError>,
+) -> Outcome {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        with(host, |host| {
+            let id = text(notebook_id.0, notebook_id.1, "notebook_id")?;
+            let path = text(journal_path.0, journal_path.1, "journal_path")?;
+            Ok(way(host, id, (!path.is_empty()).then(|| Path::new(path)))?)
+        })
+    }
+}
 
 /// Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is
 /// loaded from it and every change is appended to it before anybody gets an acknowledgement.
@@ -29,13 +53,7 @@ pub unsafe extern "C" fn rtd_host_open_room(
     path_len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            let id = text(notebook_id, id_len, "notebook_id")?;
-            let path = text(journal_path, path_len, "journal_path")?;
-            Ok(host.open_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
-        })
-    })
+    guard(|| unsafe { open(host, (notebook_id, id_len), (journal_path, path_len), Host::open_room) })
 }
 
 /// Opens a room like rtd_host_open_room(), but lets nobody in: the peers wait for rtd_host_admit(). What is published
@@ -58,13 +76,7 @@ pub unsafe extern "C" fn rtd_host_prepare_room(
     path_len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            let id = text(notebook_id, id_len, "notebook_id")?;
-            let path = text(journal_path, path_len, "journal_path")?;
-            Ok(host.prepare_room(id, (!path.is_empty()).then(|| Path::new(path)))?)
-        })
-    })
+    guard(|| unsafe { open(host, (notebook_id, id_len), (journal_path, path_len), Host::prepare_room) })
 }
 
 /// Lets the peers into a prepared room.
