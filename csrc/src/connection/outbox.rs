@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::ConnectionError;
 use crate::notebook::{PeerSync, Replica};
 use crate::wire::frame;
-use crate::wire::handshake::Protocol;
 use crate::wire::FrameType;
 
 /// Frames are moved to the wire buffer only up to this many bytes, so that changes made while a
@@ -34,7 +33,7 @@ struct InTurn {
 /// then broadcasts; so a broadcast never overtakes the change it speaks of, nor the response of the
 /// request that caused it (protocol 2, section 5.5).
 pub struct Outbox {
-    protocol: Protocol,
+    /// Frames carry a type byte: the notebook channel of protocol 2, which alone has broadcasts.
     typed: bool,
     wire: Vec<u8>,
     /// Bytes at the start of `wire` that were written; dropped when they are many.
@@ -50,9 +49,8 @@ pub struct Outbox {
 
 impl Outbox {
     /// `typed`: frames carry a type byte (notebook channel, protocol 2).
-    pub fn new(protocol: Protocol, typed: bool) -> Self {
+    pub fn new(typed: bool) -> Self {
         Self {
-            protocol,
             typed,
             wire: Vec::new(),
             sent: 0,
@@ -124,7 +122,7 @@ impl Outbox {
     /// Queues a broadcast. With a `cause` it waits for the response to that request, and everything
     /// behind it waits too.
     pub fn broadcast(&mut self, json: &Arc<[u8]>, cause: u64) {
-        if self.protocol == Protocol::V2 && self.typed {
+        if self.typed {
             self.queued += json.len();
             self.in_turn.push_back(InTurn { kind: FrameType::Broadcast, json: Arc::clone(json), cause });
         }
@@ -227,7 +225,7 @@ mod tests {
     use serde_json::json;
 
     fn outbox() -> Outbox {
-        Outbox::new(Protocol::V2, true)
+        Outbox::new(true)
     }
 
     fn broadcast(outbox: &mut Outbox, name: &str, cause: u64) {
@@ -312,6 +310,57 @@ mod tests {
         }
         assert_eq!(sent(&mut outbox, None), ["big"]);
         assert_eq!(sent(&mut outbox, Some((&mut sync, &notebook))), ["sync"]);
+    }
+
+    #[test]
+    fn the_wire_takes_no_more_than_its_mark_and_one_frame() {
+        let mut outbox = outbox();
+        let body = json!({"event": "x".repeat(1000)}).to_string();
+        let json: Arc<[u8]> = body.clone().into_bytes().into();
+        for _ in 0..3 * WIRE_MARK / body.len() {
+            outbox.broadcast(&json, 0);
+        }
+        let mut taken = 0;
+        while outbox.queued() > 0 {
+            outbox.fill(None).unwrap();
+            let full = outbox.output().len();
+            assert!(full < WIRE_MARK + body.len() + 5);
+            assert!(full >= WIRE_MARK || outbox.queued() == 0, "the peer waits for what could be sent");
+            outbox.written(full);
+            taken += full;
+        }
+        assert_eq!(taken, 3 * WIRE_MARK / body.len() * (body.len() + 5));
+    }
+
+    #[test]
+    fn a_connection_without_types_has_no_broadcasts() {
+        let mut outbox = Outbox::new(false);
+        broadcast(&mut outbox, "output", 0);
+        assert_eq!(outbox.queued(), 0);
+        outbox.fill(None).unwrap();
+        assert!(!outbox.has_output());
+    }
+
+    #[test]
+    fn of_states_a_slow_peer_is_told_the_newest_alone() {
+        let mut outbox = Outbox::new(false);
+        let state = |name: &str| -> Arc<[u8]> { name.as_bytes().into() };
+        let told = |outbox: &mut Outbox| {
+            let output = outbox.output().to_vec();
+            outbox.written(output.len());
+            output[4..].to_vec()
+        };
+        outbox.present(&state("first"));
+        outbox.fill(None).unwrap();
+        for name in ["second", "third"] {
+            outbox.present(&state(name));
+            outbox.fill(None).unwrap();
+        }
+        assert_eq!(told(&mut outbox), b"first");
+        outbox.fill(None).unwrap();
+        assert_eq!(told(&mut outbox), b"third");
+        outbox.fill(None).unwrap();
+        assert!(!outbox.has_output(), "a state is told once");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Server {
             deferred: VecDeque::new(),
             deferred_rounds: 0,
             answers_sync: false,
-            outbox: Outbox::new(Protocol::V1, false),
+            outbox: Outbox::new(false),
         }
     }
 
@@ -232,7 +232,7 @@ impl Server {
             self.decoder.set_limit(DATA_LIMIT);
         }
         let typed = self.state == State::Waiting && self.protocol == Protocol::V2;
-        self.outbox = Outbox::new(self.protocol, typed);
+        self.outbox = Outbox::new(typed);
         Ok(ServerEvent::Handshake(handshake))
     }
 
