@@ -189,7 +189,8 @@ fn idle_newcomers_make_room_for_others_and_peers_stay() {
     newest.frame();
 }
 
-/// Connects as another user and says what became of it: 0 when the host has closed the connection, 1 when it answers.
+/// Connects as another user and says what became of it: 0 when the host has closed the connection, 1 when it answers,
+/// 4 when it does neither.
 fn as_user(user: u32, socket: &std::path::Path) -> i32 {
     use std::os::unix::ffi::OsStrExt;
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
@@ -203,6 +204,10 @@ fn as_user(user: u32, socket: &std::path::Path) -> i32 {
         let child = libc::fork();
         if child == 0 {
             let socket = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+            let limit = libc::timeval { tv_sec: PATIENCE.as_secs() as libc::time_t, tv_usec: 0 };
+            let size = std::mem::size_of::<libc::timeval>() as libc::socklen_t;
+            let at = std::ptr::from_ref(&limit).cast();
+            libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, at, size);
             let length = std::mem::size_of::<libc::sockaddr_un>() as libc::socklen_t;
             if libc::setuid(user) != 0 {
                 libc::_exit(3);
@@ -213,7 +218,8 @@ fn as_user(user: u32, socket: &std::path::Path) -> i32 {
             libc::send(socket, hello.as_ptr().cast(), hello.len(), libc::MSG_NOSIGNAL);
             let mut byte = 0_u8;
             let got = libc::recv(socket, std::ptr::from_mut(&mut byte).cast(), 1, 0);
-            libc::_exit(i32::from(got == 1));
+            let silent = got < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+            libc::_exit(if silent { 4 } else { i32::from(got == 1) });
         }
         let mut status = 0;
         assert_eq!(libc::waitpid(child, &mut status, 0), child);
