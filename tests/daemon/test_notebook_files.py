@@ -58,7 +58,7 @@ def slow() -> Iterator[SlowFile]:
 
 
 def test_a_save_that_takes_long_is_answered_and_holds_nobody_up(
-    slow: SlowFile, monkeypatch: pytest.MonkeyPatch
+    slow: SlowFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(requests, "SAVE_ANSWER_LIMIT", 0.05)
 
@@ -74,6 +74,7 @@ def test_a_save_that_takes_long_is_answered_and_holds_nobody_up(
         stage.ask("save_notebook", format_cells=False)
         await until(lambda: len(stage.host.responses()) == 3)
         assert stage.host.responses()[2]["result"] == "notebook_saved"
+        assert not caplog.records, "the first went well in the end"
         slow.failure = FileError("/nb is no regular file")
         stage.ask("save_notebook", format_cells=False)
         await until(lambda: len(stage.host.responses()) == 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable
 from typing import Any, Callable
 
@@ -514,6 +515,17 @@ async def test_clear_output(s: Stage) -> None:
 
 
 @staged
+async def test_a_request_to_clear_does_what_a_pending_clear_output_would(s: Stage) -> None:
+    await s.launch()
+    s.execute("a")
+    s.kernel.say(busy("m1"), started("m1", 1), stream("m1", "one"), iopub("clear_output", "m1", wait=True))
+    s.host.log.clear()
+    s.ask("clear_outputs", cell_id="a")
+    s.kernel.say(stream("m1", "two"))
+    assert s.host.brief() == ["-> outputs_cleared", "outputs_cleared a", "output a stream"]
+
+
+@staged
 async def test_clear_output_in_one_batch_with_outputs_around(s: Stage) -> None:
     await s.launch()
     s.execute("a")
@@ -522,6 +534,20 @@ async def test_clear_output_in_one_batch_with_outputs_around(s: Stage) -> None:
         steps += [iopub("clear_output", "m1", wait=True), stream("m1", str(number))]
     s.play(1, *steps)
     assert [output["text"] for output in s.host.outputs("nb", "a")] == ["49"]
+
+
+@staged
+async def test_errors_are_outputs_of_nbformat_however_odd(s: Stage) -> None:
+    await s.launch()
+    s.execute("a")
+    odd = iopub("error", "m1", ename=None, evalue=5, traceback="no list")
+    lines = iopub("error", "m1", ename="E", evalue="v", traceback=["one", 2])
+    s.play(1, error("m1"), odd, lines)
+    assert s.host.outputs("nb", "a") == [
+        {"output_type": "error", "ename": "ValueError", "evalue": "x", "traceback": ["line"]},
+        {"output_type": "error", "ename": "", "evalue": "5", "traceback": []},
+        {"output_type": "error", "ename": "E", "evalue": "v", "traceback": ["one", "2"]},
+    ]
 
 
 @staged
@@ -849,7 +875,7 @@ def test_who_returns_in_time_finds_the_room() -> None:
         ("", False),
     ],
 )
-def test_automatic_launch(notebook_id: str, launches: bool) -> None:
+def test_automatic_launch(notebook_id: str, launches: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         host, factory = FakeHost(), KernelFactory()
         rooms = Rooms(host, FakeBlobs(), factory, automatic=by_default)
@@ -861,6 +887,39 @@ def test_automatic_launch(notebook_id: str, launches: bool) -> None:
         else:
             await settled()
             assert not factory.kernels
+        await rooms.close("end", 1)
+        assert not caplog.records
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("meanwhile", ["left", "launched", "closed"])
+def test_what_happened_while_an_automatic_launch_was_planned_counts(meanwhile: str) -> None:
+    async def body() -> None:
+        host, factory = FakeHost(), KernelFactory()
+        asked, go_on = threading.Event(), threading.Event()
+
+        def slowly(notebook_id: str) -> LaunchRequest | None:
+            asked.set()
+            assert go_on.wait(60.0)
+            return LaunchRequest("python", "uv:prewarmed", None)
+
+        rooms = Rooms(host, FakeBlobs(), factory, automatic=slowly)
+        ask = NotebookRequests(host, rooms)
+        rooms.wanted("nb")
+        rooms.joined("nb", 1, 1)
+        assert await asyncio.get_running_loop().run_in_executor(None, asked.wait, 60.0)
+        if meanwhile == "left":
+            rooms.left("nb", 1)
+        elif meanwhile == "closed":
+            rooms.failed("nb", 1, "broken")
+        else:
+            ask.handle("nb", 1, 1, json.dumps(LAUNCH).encode())
+            await until(lambda: bool(factory.kernels))
+            await turn()
+        go_on.set()
+        await settled()
+        assert len(factory.kernels) == (meanwhile == "launched")
         await rooms.close("end", 1)
 
     asyncio.run(body())

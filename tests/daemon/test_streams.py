@@ -124,6 +124,48 @@ async def test_a_peer_that_changes_outputs_meanwhile_costs_nothing_else(s: Stage
     assert texts(s.host.outputs("nb", "a")) == ["xyz"]
 
 
+FOREIGN = json.dumps({"output_type": "stream", "name": "stderr", "text": "mine"})
+
+
+@staged
+async def test_a_run_that_is_no_longer_at_the_end_is_merged_where_it_is(s: Stage) -> None:
+    await s.launch()
+    for behind in (1, 2, 3):
+        s.execute("a")
+        m = f"m{behind}"
+        s.kernel.say(busy(m), started(m, behind), stream(m, "long text"))
+        s.kernel.say(stream(m, "1"))
+        outputs = s.host.documents["nb"][0]["outputs"]
+        outputs[:] = [FOREIGN, *outputs, *[FOREIGN] * behind]
+        s.kernel.say(idle(m), reply(m))
+        assert texts(s.host.outputs("nb", "a")) == ["mine", "long text1"] + ["mine"] * behind
+
+
+@staged
+async def test_the_last_merge_is_mended_when_the_kernel_has_ended(s: Stage) -> None:
+    await s.launch()
+    s.execute("a")
+    s.kernel.say(busy("m1"), started("m1", 1), stream("m1", "long text"))
+    s.kernel.say(stream("m1", "1"))
+    s.host.documents["nb"][0]["outputs"].insert(0, FOREIGN)
+    s.kernel.die()
+    assert texts(s.host.outputs("nb", "a"))[:2] == ["mine", "long text1"]
+
+
+@staged
+async def test_after_a_change_of_a_peer_places_are_known_again(s: Stage) -> None:
+    await s.launch()
+    s.execute("a")
+    s.kernel.say(busy("m1"), started("m1", 1), display("m1", "0%", "d"))
+    s.host.documents["nb"][0]["outputs"].insert(0, FOREIGN)
+    s.kernel.say(display("m1", "1%", "d", "update_display_data"))
+    before = s.host.publications
+    s.kernel.say(stream("m1", "x"))
+    s.kernel.say(stream("m1", "y"))
+    assert s.host.publications == before + 2, "nothing was refused and mended"
+    assert texts(s.host.outputs("nb", "a")) == ["mine", "1%", "xy"]
+
+
 @staged
 async def test_a_piece_that_cannot_be_stored_or_merged_stays(s: Stage) -> None:
     await s.launch()

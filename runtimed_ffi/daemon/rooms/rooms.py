@@ -199,11 +199,9 @@ class Rooms:
         self._evictions[notebook_id] = loop.call_later(self._eviction_delay, self._evict, notebook_id)
 
     def _evict(self, notebook_id: str) -> None:
-        self._evictions.pop(notebook_id, None)
-        room = self._rooms.get(notebook_id)
-        if room is None or room.peers:
-            return
-        if room.working or self._entered(notebook_id):
+        # The room is there and empty: who enters or removes it takes the timer away.
+        del self._evictions[notebook_id]
+        if self._rooms[notebook_id].working or self._entered(notebook_id):
             self._evict_later(notebook_id)
             return
         log.info("room %r is evicted", notebook_id)
