@@ -331,6 +331,35 @@ def test_two_threads_wait_for_one_execution(ready):
     assert joins[0]().outputs == joins[1]()
 
 
+def test_who_waits_for_a_turn_sleeps_until_it_is_rung(ready, monkeypatch):
+    bells, rung = [], threading.Semaphore(0)
+
+    class Counting:
+        """The module `threading`, whose locks are counted."""
+
+        def __getattr__(self, name):
+            return getattr(threading, name)
+
+        def Lock(self):
+            bells.append(threading.Lock())
+            rung.release()
+            return bells[-1]
+
+    tokens = []
+    ready.fake.on_execute = lambda token, cell: tokens.append(token)
+    execution = ready.submit_cell(ready.create_cell())
+    monkeypatch.setattr(runtimed_ffi.execution, "threading", Counting())
+    joins = [in_thread(execution.result), in_thread(execution.result)]
+    output = Event(events.OUTPUT, token=tokens[0], payload=json.dumps(OUT).encode())
+    for _ in range(3):
+        assert rung.acquire(timeout=SECONDS), "one of them leads, the other waits"
+        ready.fake.push(output)
+    assert rung.acquire(timeout=SECONDS)
+    ready.fake.push(Event(events.DONE, token=tokens[0], number=1))
+    assert joins[0]() == joins[1]()
+    assert len(bells) == 4, "one for the beginning and one for each output"
+
+
 def test_dropped_events_are_read_from_the_document(ready):
     cell = ready.create_cell()
     ready.fake.document[cell]["outputs"] = [json.dumps(dict(OUT, text=str(n))) for n in range(3)]
