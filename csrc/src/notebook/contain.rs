@@ -238,12 +238,16 @@ mod tests {
         let good = peer.get_last_local_change().unwrap();
         let before = room.doc.get_change_meta_by_hash(&good.deps()[0]).unwrap().max_op;
         assert_eq!(good.start_op().get(), before + 1);
-        for (start, taken) in [(before - 1, false), (before, false), (before + 1, true)] {
+        let full = [(before - 1, false), (before, false), (before + 1, true), (before + 2, true)];
+        let empty = [(before, false), (before + 1, true), (before + 2, false)];
+        let cases = full.map(|case| (1, case)).into_iter().chain(empty.map(|case| (0, case)));
+        for (operations, (start, taken)) in cases {
             let mut change = good.decode();
             change.start_op = start.try_into().unwrap();
+            change.operations.truncate(operations);
             let mut doc = room.doc.fork();
             doc.apply_changes([Change::from(change)]).unwrap();
-            assert_eq!(can_be_kept(&doc, &room.heads()), taken, "{start}");
+            assert_eq!(can_be_kept(&doc, &room.heads()), taken, "{operations} at {start}");
         }
     }
 }
