@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell])
     after = apply(merged, change.hard)
     assert after == document(file)
     assert merging.mend(known, change, merged, after) == []
+
+
+@settings(deadline=None)  # A loaded machine is no failure.
+@given(st.permutations(range(7)))
+def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
+    """All but the most that stand in the right order among themselves already."""
+    base = [Cell(NAMES[number], "code", "", [], None, {}) for number in range(7)]
+    known, file = document(base), [base[number] for number in order]
+    change = merging.change(known, file, known, store)
+    assert [cell["id"] for cell in apply(apply(known, change.gentle), change.hard)] == [cell.id for cell in file]
+    moved = [op["cell_id"] for op in [*change.gentle, *change.hard] if op["op"] == "move_cell"]
+    ordered = (
+        size for size in range(7, 0, -1) for part in itertools.combinations(order, size) if list(part) == sorted(part)
+    )
+    assert len(moved) == 7 - next(ordered)
 
 
 @settings(deadline=None)  # A loaded machine is no failure.

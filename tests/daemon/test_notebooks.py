@@ -143,6 +143,7 @@ def test_an_id_is_given_once() -> None:
         encoded(cells=[1]),
         encoded(cells=[{"source": ""}]),
         encoded(cells=[markdown(7)]),
+        encoded(cells=[markdown(["a", 7])]),
         encoded(cells=[{"cell_type": "code", "source": "", "outputs": [1]}]),
         encoded(cells=[markdown("\ud800")]),
     ],

@@ -126,6 +126,15 @@ def test_forgetting_while_something_is_told_does_not_stop_for_ever(tmp_path: Pat
         assert not end.is_alive()
 
 
+def test_a_closed_watcher_starts_nothing(tmp_path: Path, watcher: Watcher) -> None:
+    watcher.watch("a", str(tmp_path / "a.ipynb"))
+    watcher.close()
+    threads = set(threading.enumerate())
+    watcher.watch("b", str(tmp_path / "b.ipynb"))
+    watcher.forget("b")
+    assert set(threading.enumerate()) == threads
+
+
 def test_what_cannot_be_watched_is_only_noted(tmp_path: Path, watcher: Watcher) -> None:
     watcher.watch("a", str(tmp_path / "none" / "a.ipynb"))
     watcher.forget("a")
