@@ -120,6 +120,21 @@ def test_cells_without_ids_are_recognised() -> None:
     names = [cell.id for cell in notebooks.parse(data, known).cells]
     assert names[:3] == ["a", "b", "c"]
     assert names[3] not in ("a", "b", "c")
+    data = encoded(nbformat_minor=4, cells=[markdown(source) for source in ("new", "1", "2", "3")])
+    names = [cell.id for cell in notebooks.parse(data, known).cells]
+    assert names[1:] == ["a", "b", "c"]
+    data = encoded(nbformat_minor=4, cells=[markdown(source) for source in ("2", "3", "new")])
+    names = [cell.id for cell in notebooks.parse(data, known).cells]
+    assert names[:2] == ["b", "c"]
+
+
+def test_a_cell_of_another_type_is_another_cell() -> None:
+    code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    types = ("markdown", "code", "markdown")
+    known = [{"id": name, "cell_type": kind, "source": name} for name, kind in zip("abc", types)]
+    cells = [{**code, "source": "x"}, {**code, "source": "y"}, markdown("z")]
+    names = [cell.id for cell in notebooks.parse(encoded(nbformat_minor=4, cells=cells), known).cells]
+    assert names[0] not in ("a", "b", "c") and names[1:] == ["b", "c"]
 
 
 def test_an_id_is_given_once() -> None:
@@ -151,6 +166,12 @@ def test_an_id_is_given_once() -> None:
 def test_what_is_no_notebook(data: bytes) -> None:
     with pytest.raises(FormatError):
         notebooks.parse(data)
+
+
+@pytest.mark.parametrize("version", [5, "4", 0, -1, None])
+def test_a_format_that_is_not_known_is_named(version: object) -> None:
+    with pytest.raises(FormatError, match=f"no notebook this daemon knows: nbformat {version!r}"):
+        notebooks.parse(encoded(nbformat=version))
 
 
 def test_nbformat_is_asked_but_does_not_decide() -> None:
