@@ -180,3 +180,12 @@ def test_few_cells_are_moved() -> None:
     base = [code(name, name) for name in NAMES]
     change, _ = meet(base, [base[-1], *base[:-1]], base)
     assert change.hard == [{"op": "move_cell", "cell_id": NAMES[-1], "index": 0}]
+
+
+def test_where_both_have_text_the_copy_stands_behind_the_cell_of_the_room() -> None:
+    room = document([code("a", "room a"), code("b", "same"), code("c", "room c"), code("d", "same")])
+    file = [code("a", "file a"), code("b", "same"), code("c", "file c"), code("d", "same")]
+    after = apply(room, merging.exchange(room, file, store).hard)
+    united = apply(after, merging.unite(room, after))
+    assert [cell["source"] for cell in united] == ["room a", "file a", "same", "room c", "file c", "same"]
+    assert [cell["id"] for cell in united if cell["source"].startswith("room")] == ["a", "c"]

@@ -116,6 +116,8 @@ def test_the_end_waits_for_what_is_being_done_but_not_for_ever(slow: SlowFile) -
         assert slow.closed and not saving.done()
         slow.go_on.set()
         await saving
+        with pytest.raises(RuntimeError):
+            files.run(slow.save)
 
     asyncio.run(body())
 

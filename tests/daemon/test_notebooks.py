@@ -128,6 +128,15 @@ def test_cells_without_ids_are_recognised() -> None:
     assert names[:2] == ["b", "c"]
 
 
+@pytest.mark.parametrize(
+    "count, kept", [(0, True), (2**63 - 1, True), (2**63, False), (-1, False), (True, False), (1.0, False)]
+)
+def test_an_execution_count_that_no_document_holds_is_none(count: object, kept: bool) -> None:
+    cell = {"cell_type": "code", "metadata": {}, "source": "", "outputs": [], "execution_count": count}
+    (read,) = notebooks.parse(encoded(cells=[cell])).cells
+    assert read.execution_count == (count if kept else None)
+
+
 def test_a_cell_of_another_type_is_another_cell() -> None:
     code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     types = ("markdown", "code", "markdown")
@@ -214,5 +223,6 @@ def test_a_snapshot_is_merged_into_a_file() -> None:
         "runt": {"schema_version": "1", "trust_signature": "s", "uv": {"dependencies": []}},
         "mine": [1],
     }
+    assert snapshots.merged(metadata, {}) == {"runt": {"schema_version": "1", "trust_signature": "s"}, "mine": [1]}
     unreadable = {"kernelspec": "?", "language_info": 3}
     assert snapshots.merged(unreadable, {"runt": {"schema_version": "1"}}) == unreadable
