@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,25 @@ def test_a_mended_file_counts_again(host, tmp_path, mirror):
     assert settings.values.theme == "dark"
 
 
+def test_a_file_that_somebody_is_writing_is_no_mistake(host, tmp_path, mirror, caplog):
+    settings = opened(host, tmp_path)
+    caplog.set_level(logging.DEBUG, "runtimed_ffi")
+    mirror.write_text("")
+    settings.read_mirror()
+    assert [record.levelno for record in caplog.records if "broken" in record.message] == [logging.DEBUG]
+
+
+def test_a_file_that_was_removed_is_written_again_with_the_next_change(host, tmp_path, mirror):
+    settings = opened(host, tmp_path)
+    settings.changed()
+    before = mirror.read_bytes()
+    mirror.unlink()
+    settings.read_mirror()
+    assert settings.values == Values() and not mirror.exists()
+    settings.changed()
+    assert mirror.read_bytes() == before
+
+
 def test_one_unusable_member_does_not_cost_the_others(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
     mirror.write_text('{"theme": 5, "default_runtime": "deno"}')
@@ -222,6 +242,29 @@ def test_edits_are_seen_while_watching_and_the_watch_ends(host, tmp_path, mirror
 
 
 # -- the daemon
+
+
+def test_the_end_waits_for_a_watch_that_is_starting(host, tmp_path, mirror, monkeypatch):
+    settings = opened(host, tmp_path)
+    go_on, steps = threading.Event(), []
+
+    def start(loop, on_change):
+        assert go_on.wait(60.0)
+        steps.append("started")
+
+    monkeypatch.setattr(settings._mirror, "start_watching", start)
+    monkeypatch.setattr(settings._mirror, "stop_watching", lambda: steps.append("stopped"))
+
+    async def body():
+        settings.watch()
+        ending = asyncio.ensure_future(settings.close())
+        await asyncio.sleep(0)
+        assert not steps
+        go_on.set()
+        await ending
+        assert steps == ["started", "stopped"]
+
+    asyncio.run(body())
 
 
 def test_two_peers_the_mirror_and_a_restart(tmp_path):

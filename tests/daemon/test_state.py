@@ -24,6 +24,25 @@ def test_paths_of_the_default_directory(tmp_path: Path) -> None:
     assert dev.base.endswith("/worktrees/" + hashlib.sha256(b"/w").hexdigest()[:12])
 
 
+def test_development_mode_asks_git_for_a_directory_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, git = tmp_path / "top", tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\n[ "$*" = "rev-parse --show-toplevel" ] && echo {top}\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "RUNTIMED_DEV": "1"}
+    default = str(tmp_path / "runtimed-ffi")
+    assert layout(environ).base == default, "git names what is not there"
+    top.mkdir()
+    digits = hashlib.sha256(str(top).encode()).hexdigest()[:12]
+    assert layout(environ).base.endswith(f"/worktrees/{digits}")
+    assert layout({**environ, "RUNTIMED_DEV": "0"}).base == default
+    git.write_text("#!/bin/sh\nexit 128\n")
+    assert layout(environ).base == default, "no checkout"
+
+
 def test_a_socket_alone_brings_everything_beside_it(tmp_path: Path) -> None:
     paths = layout({}, socket=str(tmp_path / "d" / "s.sock"))
     assert (paths.base, paths.socket) == (str(tmp_path / "d"), str(tmp_path / "d" / "s.sock"))
