@@ -16,6 +16,8 @@ import pytest
 from runtimed_ffi.daemon.channels import blob_pages
 from runtimed_ffi.daemon.channels.blob_server import BlobServer
 
+from .fakes import eventually
+
 LIMIT = 30.0
 HASH = "ab" + "0" * 62
 
@@ -239,8 +241,7 @@ def test_silent_and_slow_clients_are_disconnected(tmp_path: Path, monkeypatch: p
             slow.setblocking(False)
             await loop.sock_sendall(slow, f"GET /blob/{HASH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             connections = server.server._pages._connections
-            while connections._ends or not connections.requests_count:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: connections.requests_count and not connections._ends)
         assert (await server.ask("/health")).status == 200
 
     serving(tmp_path, body)
@@ -258,9 +259,27 @@ def test_connections_beyond_the_limit_are_closed(tmp_path: Path, monkeypatch: py
         finally:
             for connection in held:
                 connection.close()
-        while server.server._pages._connections._ends:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not server.server._pages._connections._ends)
         assert (await server.ask("/health")).status == 200
+
+    serving(tmp_path, body)
+
+
+def test_the_end_cuts_connections_and_gives_the_port_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blob_pages, "REQUEST_LIMIT", 3600.0)
+
+    async def body(server: Server) -> None:
+        assert (await server.ask("/health")).status == 200
+        connections = server.server._pages._connections
+        await eventually(lambda: not connections._ends)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(client, b"GET /health")
+            await eventually(lambda: bool(connections._ends))
+            await server.server.close()
+            await _ended(client)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
 
     serving(tmp_path, body)
 

@@ -238,7 +238,9 @@ def test_edits_are_seen_while_watching_and_the_watch_ends(host, tmp_path, mirror
         await settings.close()
         return values
 
+    threads = set(threading.enumerate())
     assert asyncio.run(life()).theme == "light"
+    assert set(threading.enumerate()) == threads
 
 
 # -- the daemon
