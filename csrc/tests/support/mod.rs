@@ -79,7 +79,11 @@ pub struct Raw {
 impl Raw {
     /// Connects and says nothing.
     pub fn connect(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
+        Self::over(UnixStream::connect(socket).unwrap())
+    }
+
+    /// Speaks over a connection that is there.
+    pub fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream, decoder: Decoder::new(DATA_LIMIT) }
     }

@@ -1,0 +1,136 @@
+//! When a session says that it has synchronised, with a daemon that answers requests before it looks at changes, as
+//! the reference does: its answer alone says nothing.
+
+use std::os::unix::net::UnixListener;
+
+use runtimed_ffi::drive::{EventKind, Session, SessionOptions};
+use runtimed_ffi::notebook::{barrier, Notebook, Op, PeerSync};
+use runtimed_ffi::wire::typed::split;
+use runtimed_ffi::wire::FrameType;
+use serde_json::{json, Value};
+
+mod support;
+
+use support::{until, Place, Raw, Source, PATIENCE};
+
+/// A daemon of one room that does each thing when the test says so.
+struct Daemon {
+    peer: Raw,
+    room: Notebook,
+    sync: PeerSync,
+    /// Sync messages it has read and not looked at.
+    held: Vec<Vec<u8>>,
+}
+
+impl Daemon {
+    /// A daemon and a session that has joined its room.
+    fn with_session(place: &Place) -> (Self, Session) {
+        let listener = UnixListener::bind(place.socket()).unwrap();
+        let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+        let mut peer = Raw::over(listener.accept().unwrap().0);
+        peer.frame();
+        peer.send(br#"{"protocol":"v2"}"#);
+        let room = Notebook::create("n").unwrap();
+        let mut daemon = Self { peer, room, sync: PeerSync::new(), held: Vec::new() };
+        daemon.tell();
+        while !daemon.sync.converged(&daemon.room) {
+            assert_eq!(daemon.hear(), None);
+            daemon.look();
+        }
+        until(&session, EventKind::Ready);
+        (daemon, session)
+    }
+
+    fn say(&mut self, kind: FrameType, body: &[u8]) {
+        self.peer.send(&[&[kind as u8], body].concat());
+    }
+
+    /// Reads one frame: a request, or a sync message that is held.
+    fn hear(&mut self) -> Option<Value> {
+        let frame = self.peer.frame();
+        match split(&frame).unwrap() {
+            (FrameType::Sync, message) => self.held.push(message.to_vec()),
+            (FrameType::Request, body) => return Some(serde_json::from_slice(body).unwrap()),
+            (kind, _) => panic!("a client sends no {kind:?}"),
+        }
+        None
+    }
+
+    /// Looks at what is held, and answers.
+    fn look(&mut self) {
+        for message in std::mem::take(&mut self.held) {
+            self.sync.receive(&mut self.room, &message).unwrap();
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        if let Some(message) = self.sync.generate(&self.room) {
+            self.say(FrameType::Sync, &message);
+        }
+    }
+
+    /// Answers the next request.
+    fn answer(&mut self) {
+        let request = loop {
+            if let Some(request) = self.hear() {
+                break request;
+            }
+        };
+        let answer = json!({"result": "queue_state", "queued": [], "request_id": request["request_id"]});
+        self.say(FrameType::Response, answer.to_string().as_bytes());
+    }
+}
+
+/// Begins a sync, which asks the daemon something. Long after it has its answer it must wait still.
+fn not_yet(daemon: &mut Daemon, session: &Session) {
+    session.sync(1, None).unwrap();
+    daemon.answer();
+    // What comes in one piece may be told in another order; behind two requests everything has been told.
+    for token in [2, 3] {
+        session.request(token, br#"{"action":"get_queue_state"}"#, None).unwrap();
+        daemon.answer();
+        loop {
+            let Some(event) = session.take() else {
+                session.wait_for_event(PATIENCE);
+                continue;
+            };
+            assert_ne!(event.kind, EventKind::Synced);
+            if event.kind == EventKind::Response {
+                break assert_eq!((event.token, event.code), (token, 0));
+            }
+        }
+    }
+}
+
+fn ends(session: &Session) {
+    let event = until(session, EventKind::Synced);
+    assert_eq!((event.token, event.code), (1, 0));
+}
+
+#[test]
+fn a_sync_waits_until_the_daemon_has_every_edit() {
+    let place = Place::new();
+    let (mut daemon, session) = Daemon::with_session(&place);
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    not_yet(&mut daemon, &session);
+    assert!(daemon.room.cell_ids().is_empty());
+    daemon.look();
+    ends(&session);
+    assert_eq!(daemon.room.cell_ids(), ["c"]);
+}
+
+#[test]
+fn a_sync_waits_for_every_change_that_the_daemon_has_announced() {
+    let place = Place::new();
+    let (mut daemon, session) = Daemon::with_session(&place);
+    daemon.room.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    // Announced and withheld, as a Bloom filter may do.
+    let announcement = barrier(&daemon.room);
+    daemon.say(FrameType::Sync, &announcement);
+    not_yet(&mut daemon, &session);
+    assert!(session.cells().unwrap().is_empty());
+    daemon.look();
+    ends(&session);
+    assert_eq!(session.cells().unwrap().len(), 1);
+}
