@@ -21,7 +21,7 @@ TOOLCHAIN = os.environ.get("NIGHTLY", "nightly")
 MAX_LEN = {"doc_load": 2048, "frame_decode": 512}
 
 # The driven tier over real sockets, and the document with many replicas: where threads and memory are shared.
-SANITIZED = ["drive", "host", "leaving", "threads", "notebook_sync", "fuzz_replay"]
+SANITIZED = ["drive", "host", "leaving", "syncing", "threads", "notebook_sync", "fuzz_replay"]
 SANITIZERS = {"address": "__asan_", "thread": "__tsan_"}
 """Each with the prefix of its functions."""
 

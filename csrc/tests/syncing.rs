@@ -134,3 +134,24 @@ fn a_sync_waits_for_every_change_that_the_daemon_has_announced() {
     ends(&session);
     assert_eq!(session.cells().unwrap().len(), 1);
 }
+
+#[test]
+fn an_execution_waits_until_the_daemon_has_every_edit() {
+    let place = Place::new();
+    let (mut daemon, session) = Daemon::with_session(&place);
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    assert_eq!(daemon.hear(), None);
+    session.execute(5, "c", None).unwrap();
+    // A change of the daemon's is answered by a message, which an execution that did not wait would be before.
+    daemon.room.edit(&[Op::SetMetadata { key: "k".into(), value: "v".into() }]).unwrap();
+    daemon.tell();
+    assert_eq!(daemon.hear(), None);
+    daemon.look();
+    let request = loop {
+        if let Some(request) = daemon.hear() {
+            break request;
+        }
+    };
+    assert_eq!((&request["action"], &request["cell_id"]), (&json!("execute_cell"), &json!("c")));
+    assert_eq!(daemon.room.cell_ids(), ["c"]);
+}
