@@ -15,6 +15,7 @@ import pytest
 import runtimed_ffi
 from runtimed_ffi.daemon.channels.mirror import SCHEMA
 from runtimed_ffi.daemon.channels.settings import Settings, Values
+from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.host import EventKind, Host
 
@@ -202,6 +203,17 @@ def test_one_unusable_member_does_not_cost_the_others(host, tmp_path, mirror, ca
     settings.read_mirror()
     assert settings.values == Values(default_runtime="deno")
     assert "theme must be a string" in caplog.text
+
+
+def test_settings_that_failed_are_served_again_unless_the_disk_is_full(host, tmp_path, mirror, caplog, monkeypatch):
+    settings = opened(host, tmp_path)
+    served = []
+    monkeypatch.setattr(host, "open_settings", served.append)
+    settings.failed(RTD_E_IO, "no space")
+    assert "cannot be saved at present, free some space: no space" in caplog.text and not served
+    settings.failed(RTD_E_CORRUPT, "broken")
+    assert "the settings failed and are served again: broken" in caplog.text
+    assert served == [str(tmp_path / "settings.automerge")]
 
 
 def test_a_file_that_cannot_be_written_is_reported_and_the_settings_go_on(host, tmp_path, mirror, caplog):
