@@ -70,7 +70,7 @@ static void pure(const char *dir) {
   rtd_doc *one = NULL, *two = NULL;
   rtd_sync *from_one = NULL, *from_two = NULL;
   rtd_blobs *blobs = NULL;
-  char path[512], text[8];
+  char path[512], text[8], whole[256];
   size_t len = 0;
   int32_t converged = 0;
   int step;
@@ -86,6 +86,12 @@ static void pure(const char *dir) {
   CHECK(rtd_frame_encode(9, BYTES("x"), &other) == RTD_E_ARG);
   CHECK(rtd_frame_encode(0, NULL, 3, &other) == RTD_E_NULL);
   CHECK(rtd_last_error(text, sizeof text, &len) == RTD_OK && len > sizeof text && memcmp(text, "payload", 7) == 0);
+  CHECK(rtd_last_error(text, 0, &len) == RTD_OK && len > sizeof text && text[0] == 'p');
+  CHECK(rtd_last_error(text, 1, NULL) == RTD_E_NULL && rtd_last_error(NULL, 1, &len) == RTD_E_NULL);
+  CHECK(rtd_last_error(whole, sizeof whole, &len) == RTD_OK && strlen(whole) == len);
+  memset(whole, 'x', sizeof whole);
+  CHECK(rtd_last_error(whole, len, &len) == RTD_OK && whole[len - 1] != 'x' && whole[len] == 'x');
+  CHECK(rtd_frame_encode(0, (const uint8_t *)text, SIZE_MAX, &other) == RTD_E_ARG);
   CHECK(rtd_frame_encode(0, NULL, 0, NULL) == RTD_E_NULL);
   CHECK(rtd_decoder_new(RTD_LIMIT_CONTROL, &decoder) == RTD_OK);
   CHECK(rtd_decoder_push(decoder, out.data, 5) == RTD_OK);
@@ -222,21 +228,30 @@ static void driven(const char *dir) {
   rtd_host *host = NULL, *second = NULL;
   rtd_session *session = NULL, *none = NULL;
   rtd_session_options options;
+  rtd_host_options host_options;
   rtd_event event = {0};
   rtd_buf out = {0};
   char socket[512];
-  size_t count;
+  size_t count, taken;
   int userdata = 42;
 
   event.struct_size = sizeof event;
   snprintf(socket, sizeof socket, "%s/s", dir);
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), NULL, &none) == RTD_E_IO && none == NULL);
+  rtd_host_options_init(&host_options, sizeof host_options);
+  CHECK(host_options.struct_size == sizeof host_options);
+  for (count = 0; count < 2; count++) {
+    host_options.struct_size = (uint32_t)(count ? sizeof host_options + 8 : 3);
+    CHECK(rtd_host_open(TEXT(socket), &host_options, &host) == RTD_E_VERSION && host == NULL);
+  }
   CHECK(rtd_host_open(TEXT(socket), NULL, &host) == RTD_OK);
   CHECK(rtd_host_open(TEXT(socket), NULL, &second) == RTD_E_IO && second == NULL);
   rtd_session_options_init(&options, sizeof options);
   CHECK(options.struct_size == sizeof options && options.connect_timeout_ms == 10000);
   options.struct_size = 3;
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &none) == RTD_E_VERSION);
+  options.struct_size = sizeof options + 8; /* what it ends with is unknown here */
+  CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &none) == RTD_E_VERSION && none == NULL);
   rtd_session_options_init(&options, sizeof options);
   options.flags = RTD_SESSION_WATCH_ALL;
   options.connect_timeout_ms = PATIENCE; /* under valgrind on a busy machine ten seconds are little */
@@ -312,14 +327,27 @@ static void driven(const char *dir) {
   wait_session(session, &event, RTD_EV_SYNCED); /* nothing else is on its way now */
   CHECK(rtd_session_wait(session, 0) == RTD_E_TIMEOUT);
   CHECK(rtd_session_next_event(session, &event) == RTD_E_AGAIN);
-  event.struct_size = 1;
-  CHECK(rtd_session_next_event(session, &event) == RTD_E_VERSION);
+  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_OK && count == 0);
+  CHECK(rtd_session_sync(session, 10, 20000) == RTD_OK && rtd_session_sync(session, 11, 20000) == RTD_OK);
+  for (taken = 0; taken < 2; taken += count) { /* no more than asked for, and at last no error but nothing */
+    CHECK(rtd_session_wait(session, 20000) == RTD_OK);
+    CHECK(rtd_session_dispatch(session, on_event, &userdata, 0, &count) == RTD_OK && count == 0);
+    CHECK(rtd_session_dispatch(session, on_event, &userdata, 1, &count) == RTD_OK && count == 1);
+  }
+  CHECK(rtd_session_dispatch(session, NULL, &userdata, 1, &count) == RTD_E_NULL);
+  CHECK(rtd_session_dispatch(session, on_event, &userdata, 1, NULL) == RTD_E_NULL);
+  for (count = 0; count < 2; count++) {
+    event.struct_size = (uint32_t)(count ? sizeof event + 8 : 1);
+    CHECK(rtd_session_next_event(session, &event) == RTD_E_VERSION);
+    CHECK(rtd_host_next_event(host, &event) == RTD_E_VERSION);
+  }
   event.struct_size = sizeof event;
   CHECK(rtd_session_next_event(NULL, &event) == RTD_E_NULL && rtd_session_next_event(session, NULL) == RTD_E_NULL);
   CHECK(rtd_session_fd(NULL) == -1 && rtd_host_fd(NULL) == -1 && rtd_session_close(NULL) == RTD_E_NULL);
 
   CHECK(rtd_session_close(session) == RTD_OK && rtd_session_close(session) == RTD_OK);
-  wait_session(session, &event, RTD_EV_CLOSED);
+  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_OK && count == 1); /* RTD_EV_CLOSED */
+  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_E_CLOSED);
   CHECK(rtd_session_next_event(session, &event) == RTD_E_CLOSED);
   CHECK(rtd_session_wait(session, -1) == RTD_E_CLOSED);
   CHECK(rtd_session_execute(session, 9, TEXT("c"), -1) == RTD_E_CLOSED);
