@@ -90,7 +90,7 @@ static void pure(const char *dir) {
   CHECK(rtd_last_error(text, 1, NULL) == RTD_E_NULL && rtd_last_error(NULL, 1, &len) == RTD_E_NULL);
   CHECK(rtd_last_error(whole, sizeof whole, &len) == RTD_OK && strlen(whole) == len);
   memset(whole, 'x', sizeof whole);
-  CHECK(rtd_last_error(whole, len, &len) == RTD_OK && whole[len - 1] != 'x' && whole[len] == 'x');
+  CHECK(rtd_last_error(whole, len, &len) == RTD_OK && memchr(whole, 0, len) == NULL && whole[len] == 'x');
   CHECK(rtd_frame_encode(0, (const uint8_t *)text, SIZE_MAX, &other) == RTD_E_ARG);
   CHECK(rtd_frame_encode(0, NULL, 0, NULL) == RTD_E_NULL);
   CHECK(rtd_decoder_new(RTD_LIMIT_CONTROL, &decoder) == RTD_OK);
@@ -352,8 +352,11 @@ static void driven(const char *dir) {
   CHECK(rtd_session_wait(session, -1) == RTD_E_CLOSED);
   CHECK(rtd_session_execute(session, 9, TEXT("c"), -1) == RTD_E_CLOSED);
   CHECK(finalized == 0);
+  CHECK(rtd_session_set_wakeup(session, NULL, NULL, NULL) == RTD_OK && finalized == 1); /* of the one before */
+  CHECK(rtd_session_set_wakeup(session, NULL, NULL, on_final) == RTD_OK && finalized == 2);
+  CHECK(rtd_session_set_wakeup(session, on_wakeup, &woken, on_final) == RTD_OK && finalized == 2);
   rtd_session_free(session);
-  CHECK(finalized == 1);
+  CHECK(finalized == 3);
   wait_host(host, &event, RTD_EV_PEER_LEFT);
   CHECK(rtd_host_disconnect(host, 12345) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_OK);
