@@ -188,13 +188,20 @@ static void sans_io(void) {
   event.struct_size = sizeof event;
   CHECK(rtd_conn_client(TEXT("n"), &client) == RTD_OK && rtd_conn_server(&server) == RTD_OK);
   CHECK(rtd_doc_new(&copy) == RTD_OK && rtd_doc_create(TEXT("n"), &original) == RTD_OK);
-  CHECK(rtd_conn_join(client, NULL, 0) == RTD_E_STATE);
+  CHECK(rtd_conn_join(client, NULL, 0) == RTD_E_STATE && rtd_conn_join(server, NULL, 0) == RTD_E_STATE);
   for (step = 0; step < 12; step++) {
     CHECK(rtd_conn_output(client, copy, 0, 0, &out) == RTD_OK);
     CHECK(rtd_conn_receive(server, out.data, out.len) == RTD_OK);
     rtd_buf_free(&out);
+    if (!step) { /* changes are nothing to speak of before the daemon has said hello */
+      CHECK(rtd_conn_output(client, copy, 1, 0, &out) == RTD_OK && out.len == 0);
+      rtd_buf_free(&out);
+    }
     while (rtd_conn_next_event(server, step ? original : NULL, 0, &event) == RTD_OK) {
-      if (event.kind == RTD_EV_ROOM_WANTED) CHECK(rtd_conn_join(server, BYTES("{\"rtd\":1}")) == RTD_OK);
+      if (event.kind == RTD_EV_ROOM_WANTED) {
+        CHECK(rtd_conn_join(server, BYTES("{\"rtd\":1}")) == RTD_OK);
+        CHECK(rtd_conn_join(server, BYTES("{\"rtd\":1}")) == RTD_E_STATE);
+      }
       if (event.kind == RTD_EV_REQUEST) {
         CHECK(rtd_conn_respond(server, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_OK);
         CHECK(rtd_conn_respond(server, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_E_NOT_FOUND);
