@@ -268,6 +268,53 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_an_answer_or_ends_something_goes_into_a_queue_that_is_full() {
+        use EventKind::*;
+        let dropped = [Queued, Started, Output, Cleared, Broadcast];
+        let kept = [
+            Ready,
+            Changed,
+            Response,
+            Done,
+            Synced,
+            Resync,
+            RoomWanted,
+            PeerJoined,
+            PeerLeft,
+            Request,
+            RoomChanged,
+            RoomFailed,
+            SettingsChanged,
+            SettingsFailed,
+        ];
+        let queue = Queue::new(1).unwrap();
+        for kind in dropped.into_iter().chain(kept) {
+            queue.push(Event::new(kind));
+        }
+        let mut expected = vec![Resync];
+        expected.extend(kept);
+        assert_eq!(kinds(&queue), expected);
+        queue.push(Event::new(Closed));
+        assert_eq!(queue.pop().unwrap().unwrap().kind, Closed);
+    }
+
+    #[test]
+    fn the_bound_is_in_bytes_of_all_that_an_event_carries() {
+        let mut event = Event::new(EventKind::Output);
+        let empty = event.size();
+        event.id = "i".repeat(100);
+        event.payload = vec![0; 1000];
+        event.text = "t".repeat(10_000);
+        event.covered = Some(vec!["c".repeat(100_000), "d".repeat(100_000)]);
+        assert_eq!(event.size() - empty, 211_100);
+        let queue = Queue::new(event.size() * 2).unwrap();
+        for _ in 0..3 {
+            queue.push(event.clone());
+        }
+        assert_eq!(kinds(&queue), [EventKind::Output, EventKind::Output, EventKind::Resync]);
+    }
+
+    #[test]
     fn hints_collapse_per_room_until_they_are_taken() {
         let queue = Queue::new(1 << 20).unwrap();
         queue.push(output("first"));
