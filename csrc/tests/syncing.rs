@@ -1,9 +1,10 @@
-//! When a session says that it has synchronised, with a daemon that answers requests before it looks at changes, as
-//! the reference does: its answer alone says nothing.
+//! What waits for changes. A session says that it has synchronised: with a daemon that answers requests before it looks
+//! at changes, as the reference does, the answer alone says nothing. A host tells a request behind the changes that its
+//! sender has announced.
 
 use std::os::unix::net::UnixListener;
 
-use runtimed_ffi::drive::{EventKind, Session, SessionOptions};
+use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{barrier, Notebook, Op, PeerSync};
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
@@ -154,4 +155,89 @@ fn an_execution_waits_until_the_daemon_has_every_edit() {
     };
     assert_eq!((&request["action"], &request["cell_id"]), (&json!("execute_cell"), &json!("c")));
     assert_eq!(daemon.room.cell_ids(), ["c"]);
+}
+
+/// A peer of a room, a client of ours or one that does not say so.
+struct Peer {
+    raw: Raw,
+    replica: Notebook,
+    sync: PeerSync,
+}
+
+impl Peer {
+    fn join(place: &Place, ours: bool) -> Self {
+        let mut hello = json!({"channel": "notebook_sync", "notebook_id": "n", "protocol": "v2"});
+        if ours {
+            hello["rtd"] = 1.into();
+        }
+        let mut raw = Raw::open(&place.socket(), &hello.to_string());
+        raw.frame();
+        let mut peer = Self { raw, replica: Notebook::empty(), sync: PeerSync::new() };
+        while peer.replica.is_empty() {
+            peer.tell();
+            let frame = peer.raw.frame();
+            peer.sync.receive(&mut peer.replica, split(&frame).unwrap().1).unwrap();
+        }
+        peer
+    }
+
+    fn say(&mut self, kind: FrameType, body: &[u8]) {
+        self.raw.send(&[&[kind as u8], body].concat());
+    }
+
+    fn tell(&mut self) {
+        if let Some(message) = self.sync.generate(&self.replica) {
+            self.say(FrameType::Sync, &message);
+        }
+    }
+
+    /// Announces a new cell, withholds it, and asks for its execution.
+    fn ask_too_early(&mut self) {
+        self.replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        let announcement = barrier(&self.replica);
+        self.say(FrameType::Sync, &announcement);
+        self.say(FrameType::Request, br#"{"action":"execute_cell","cell_id":"c","request_id":1}"#);
+    }
+}
+
+fn room(place: &Place) -> (Host, Session) {
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    host.open_room("n", None).unwrap();
+    let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    until(&session, EventKind::Ready);
+    (host, session)
+}
+
+fn asked(host: &Host) -> (u64, Value) {
+    let event = until(host, EventKind::Request);
+    let body: Value = serde_json::from_slice(&event.payload).unwrap();
+    (event.token, body["action"].clone())
+}
+
+#[test]
+fn a_request_waits_for_the_changes_before_it_and_holds_nobody_else_up() {
+    let place = Place::new();
+    let (host, session) = room(&place);
+    let mut peer = Peer::join(&place, true);
+    peer.ask_too_early();
+    for token in 1..=4 {
+        session.request(token, br#"{"action":"get_kernel_info"}"#, None).unwrap();
+        let (answer, action) = asked(&host);
+        assert_eq!(action, "get_kernel_info");
+        host.respond(answer, &json!({"result": "ok"})).unwrap();
+        assert_eq!(until(&session, EventKind::Response).token, token);
+    }
+    peer.tell();
+    assert_eq!(asked(&host).1, "execute_cell");
+    assert_eq!(host.cell("n", "c").unwrap().source, "x");
+}
+
+#[test]
+fn a_request_of_a_client_that_never_sends_what_it_announced_is_told_at_last() {
+    let place = Place::new();
+    let (host, _session) = room(&place);
+    let mut peer = Peer::join(&place, false);
+    peer.ask_too_early();
+    assert_eq!(asked(&host).1, "execute_cell");
+    assert!(host.cell("n", "c").is_err());
 }
