@@ -241,3 +241,22 @@ fn a_request_of_a_client_that_never_sends_what_it_announced_is_told_at_last() {
     assert_eq!(asked(&host).1, "execute_cell");
     assert!(host.cell("n", "c").is_err());
 }
+
+#[test]
+fn a_request_of_a_peer_that_leaves_is_told_although_what_it_announced_never_comes() {
+    let place = Place::new();
+    let (host, _session) = room(&place);
+    // A client of ours has fifteen seconds for its changes, but nothing comes from one that has left.
+    let mut peer = Peer::join(&place, true);
+    peer.ask_too_early();
+    drop(peer);
+    assert_eq!(asked(&host).1, "execute_cell");
+    until(&host, EventKind::PeerLeft);
+    // What it sent at the end comes before the request, although that was sent first.
+    let mut peer = Peer::join(&place, true);
+    peer.ask_too_early();
+    peer.tell();
+    drop(peer);
+    assert_eq!(asked(&host).1, "execute_cell");
+    assert_eq!(host.cell("n", "c").unwrap().source, "x");
+}

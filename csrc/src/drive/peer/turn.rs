@@ -102,7 +102,7 @@ impl Peer {
             if turn.late {
                 lock(&self.state).server.stop_deferring();
             }
-            self.work(state, outcome, request, changed, |event| host.queue.push(event))?;
+            self.work(state, outcome, ended, request, changed, |event| host.queue.push(event))?;
             if ended {
                 return Err(DriveError::Closed(String::new()));
             }
@@ -118,11 +118,13 @@ impl Peer {
         Ok(())
     }
 
-    /// Does what was read: applies changes, tells the host program, sends to everybody.
+    /// Does what was read: applies changes, tells the host program, sends to everybody. When nothing more comes,
+    /// because the peer has `ended`, its requests wait for no changes any longer.
     fn work<D: Hosted>(
         &self,
         state: &mut RoomState<D>,
         outcome: &mut Outcome,
+        ended: bool,
         request: impl Fn(&D, Vec<u8>, Option<Value>) -> Event,
         changed: impl FnOnce(Hint) -> Option<Event>,
         tell: impl Fn(Event),
@@ -135,6 +137,9 @@ impl Peer {
                 Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
                 Ok(Some(ServerEvent::Request { body, request_id })) => {
                     requests.push(request(&state.document, body, request_id));
+                }
+                Ok(None) if ended && lock(&self.state).server.is_deferring() => {
+                    lock(&self.state).server.stop_deferring();
                 }
                 Ok(Some(_) | None) => {
                     self.time_deferral();
