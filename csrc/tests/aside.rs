@@ -5,59 +5,27 @@ mod support;
 use std::collections::BTreeSet;
 
 use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions};
-use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
+use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::wire::FrameType;
 use serde_json::json;
-use support::{until, Place, Raw};
+use support::{until, Peer, Place};
 
 /// Characters that take the engine seconds, not milliseconds.
 const LARGE: usize = 400_000;
 /// Round trips that take milliseconds, not seconds.
 const TRIPS: usize = 20;
 
-/// A peer with a replica.
-struct Peer {
-    raw: Raw,
-    sync: PeerSync,
-    replica: Notebook,
+/// Joins a room as a peer and waits until the host has told of it.
+fn join(place: &Place, host: &Host, room: &str) -> Peer {
+    let peer = Peer::join(place, room, false);
+    until(host, EventKind::PeerJoined);
+    peer
 }
 
 impl Peer {
-    fn join(place: &Place, host: &Host, room: &str) -> Self {
-        let handshake =
-            json!({"channel": "notebook_sync", "notebook_id": room, "protocol": "v2"}).to_string();
-        let mut raw = Raw::open(&place.socket(), &handshake);
-        until(host, EventKind::PeerJoined);
-        raw.frame();
-        let mut peer = Self { raw, sync: PeerSync::new(), replica: Notebook::empty() };
-        while peer.replica.is_empty() {
-            peer.receive();
-        }
-        peer
-    }
-
-    /// Takes a frame that is for the document, and answers it.
-    fn receive(&mut self) {
-        let frame = self.raw.frame();
-        assert_eq!(frame[0], FrameType::Sync as u8);
-        self.sync.receive(&mut self.replica, &frame[1..]).unwrap();
-        self.send_changes();
-    }
-
-    fn send_changes(&mut self) {
-        if let Some(message) = self.sync.generate(&self.replica) {
-            self.raw.send(&[&[FrameType::Sync as u8], message.as_slice()].concat());
-        }
-    }
-
-    fn add(&mut self, cell_id: &str, source: &str) {
-        self.replica.edit(&[Op::insert_cell(cell_id, "code", source, None)]).unwrap();
-        self.send_changes();
-    }
-
     /// Sends a request and has it answered by the host; the events before it go to `others`.
     fn trip(&mut self, host: &Host, others: &mut Vec<Event>) {
-        self.raw.send(&[&[FrameType::Request as u8], br#"{"action":"get_queue_state"}"#.as_slice()].concat());
+        self.say(FrameType::Request, br#"{"action":"get_queue_state"}"#);
         loop {
             let event = next(host);
             if event.kind == EventKind::Request {
@@ -96,9 +64,9 @@ fn done(events: &[Event]) -> bool {
 fn a_long_change_holds_up_its_own_room_only() {
     let place = Place::new();
     let host = open(&place);
-    let mut author = Peer::join(&place, &host, "slow");
-    let mut neighbour = Peer::join(&place, &host, "slow");
-    let mut other = Peer::join(&place, &host, "quick");
+    let mut author = join(&place, &host, "slow");
+    let mut neighbour = join(&place, &host, "slow");
+    let mut other = join(&place, &host, "quick");
 
     author.add("large", &"é\n".repeat(LARGE / 2));
     neighbour.add("small", "1");
@@ -109,7 +77,7 @@ fn a_long_change_holds_up_its_own_room_only() {
     assert!(!done(&events), "others had to wait for the long change");
 
     // The room itself goes on as soon as it can.
-    let mut late = Peer::join(&place, &host, "slow");
+    let mut late = join(&place, &host, "slow");
     let all = BTreeSet::from(["large".to_owned(), "small".to_owned()]);
     for peer in [&mut author, &mut neighbour, &mut late] {
         while peer.replica.cell_ids().iter().cloned().collect::<BTreeSet<_>>() != all {
@@ -124,8 +92,8 @@ fn a_long_change_holds_up_its_own_room_only() {
 fn a_host_can_be_closed_in_the_middle_of_a_long_change() {
     let place = Place::new();
     let host = open(&place);
-    let mut author = Peer::join(&place, &host, "slow");
-    let mut other = Peer::join(&place, &host, "quick");
+    let mut author = join(&place, &host, "slow");
+    let mut other = join(&place, &host, "quick");
     author.add("large", &"é\n".repeat(LARGE / 2));
     other.trip(&host, &mut Vec::new());
     drop(host);

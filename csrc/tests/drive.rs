@@ -6,28 +6,13 @@ use std::time::Instant;
 
 use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
-use serde_json::{json, Value};
-use support::{until, Place, Source, PATIENCE};
-
-fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
-    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
-    let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
-    let wanted = until(&host, EventKind::RoomWanted);
-    assert_eq!(wanted.id, id);
-    host.open_room(id, None).unwrap();
-    until(&session, EventKind::Ready);
-    (host, session)
-}
+use serde_json::json;
+use support::{host_with_room, request, until, Place, Source, PATIENCE};
 
 fn join(place: &Place, id: &str) -> Session {
     let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
     until(&session, EventKind::Ready);
     session
-}
-
-fn request(host: &Host) -> (u64, Value) {
-    let event = until(host, EventKind::Request);
-    (event.token, serde_json::from_slice(&event.payload).unwrap())
 }
 
 fn synced(session: &Session) {

@@ -4,7 +4,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::drive::{EventKind, Session, SessionOptions};
 use runtimed_ffi::notebook::{barrier, Notebook, Op, PeerSync};
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 
 mod support;
 
-use support::{until, Place, Raw, Source, PATIENCE};
+use support::{host_with_room, request, until, Peer, Place, Raw, Source, PATIENCE};
 
 /// A daemon of one room that does each thing when the test says so.
 struct Daemon {
@@ -71,13 +71,18 @@ impl Daemon {
         }
     }
 
-    /// Answers the next request.
-    fn answer(&mut self) {
-        let request = loop {
+    /// The next request; sync messages before it are held.
+    fn request(&mut self) -> Value {
+        loop {
             if let Some(request) = self.hear() {
                 break request;
             }
-        };
+        }
+    }
+
+    /// Answers the next request.
+    fn answer(&mut self) {
+        let request = self.request();
         let answer = json!({"result": "queue_state", "queued": [], "request_id": request["request_id"]});
         self.say(FrameType::Response, answer.to_string().as_bytes());
     }
@@ -148,49 +153,12 @@ fn an_execution_waits_until_the_daemon_has_every_edit() {
     daemon.tell();
     assert_eq!(daemon.hear(), None);
     daemon.look();
-    let request = loop {
-        if let Some(request) = daemon.hear() {
-            break request;
-        }
-    };
+    let request = daemon.request();
     assert_eq!((&request["action"], &request["cell_id"]), (&json!("execute_cell"), &json!("c")));
     assert_eq!(daemon.room.cell_ids(), ["c"]);
 }
 
-/// A peer of a room, a client of ours or one that does not say so.
-struct Peer {
-    raw: Raw,
-    replica: Notebook,
-    sync: PeerSync,
-}
-
 impl Peer {
-    fn join(place: &Place, ours: bool) -> Self {
-        let mut hello = json!({"channel": "notebook_sync", "notebook_id": "n", "protocol": "v2"});
-        if ours {
-            hello["rtd"] = 1.into();
-        }
-        let mut raw = Raw::open(&place.socket(), &hello.to_string());
-        raw.frame();
-        let mut peer = Self { raw, replica: Notebook::empty(), sync: PeerSync::new() };
-        while peer.replica.is_empty() {
-            peer.tell();
-            let frame = peer.raw.frame();
-            peer.sync.receive(&mut peer.replica, split(&frame).unwrap().1).unwrap();
-        }
-        peer
-    }
-
-    fn say(&mut self, kind: FrameType, body: &[u8]) {
-        self.raw.send(&[&[kind as u8], body].concat());
-    }
-
-    fn tell(&mut self) {
-        if let Some(message) = self.sync.generate(&self.replica) {
-            self.say(FrameType::Sync, &message);
-        }
-    }
-
     /// Announces a new cell, withholds it, and asks for its execution.
     fn ask_too_early(&mut self) {
         self.replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
@@ -200,63 +168,49 @@ impl Peer {
     }
 }
 
-fn room(place: &Place) -> (Host, Session) {
-    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
-    host.open_room("n", None).unwrap();
-    let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    until(&session, EventKind::Ready);
-    (host, session)
-}
-
-fn asked(host: &Host) -> (u64, Value) {
-    let event = until(host, EventKind::Request);
-    let body: Value = serde_json::from_slice(&event.payload).unwrap();
-    (event.token, body["action"].clone())
-}
-
 #[test]
 fn a_request_waits_for_the_changes_before_it_and_holds_nobody_else_up() {
     let place = Place::new();
-    let (host, session) = room(&place);
-    let mut peer = Peer::join(&place, true);
+    let (host, session) = host_with_room(&place, "n");
+    let mut peer = Peer::join(&place, "n", true);
     peer.ask_too_early();
     for token in 1..=4 {
         session.request(token, br#"{"action":"get_kernel_info"}"#, None).unwrap();
-        let (answer, action) = asked(&host);
-        assert_eq!(action, "get_kernel_info");
+        let (answer, body) = request(&host);
+        assert_eq!(body["action"], "get_kernel_info");
         host.respond(answer, &json!({"result": "ok"})).unwrap();
         assert_eq!(until(&session, EventKind::Response).token, token);
     }
-    peer.tell();
-    assert_eq!(asked(&host).1, "execute_cell");
+    peer.send_changes();
+    assert_eq!(request(&host).1["action"], "execute_cell");
     assert_eq!(host.cell("n", "c").unwrap().source, "x");
 }
 
 #[test]
 fn a_request_of_a_client_that_never_sends_what_it_announced_is_told_at_last() {
     let place = Place::new();
-    let (host, _session) = room(&place);
-    let mut peer = Peer::join(&place, false);
+    let (host, _session) = host_with_room(&place, "n");
+    let mut peer = Peer::join(&place, "n", false);
     peer.ask_too_early();
-    assert_eq!(asked(&host).1, "execute_cell");
+    assert_eq!(request(&host).1["action"], "execute_cell");
     assert!(host.cell("n", "c").is_err());
 }
 
 #[test]
 fn a_request_of_a_peer_that_leaves_is_told_although_what_it_announced_never_comes() {
     let place = Place::new();
-    let (host, _session) = room(&place);
+    let (host, _session) = host_with_room(&place, "n");
     // A client of ours has fifteen seconds for its changes, but nothing comes from one that has left.
-    let mut peer = Peer::join(&place, true);
+    let mut peer = Peer::join(&place, "n", true);
     peer.ask_too_early();
     drop(peer);
-    assert_eq!(asked(&host).1, "execute_cell");
+    assert_eq!(request(&host).1["action"], "execute_cell");
     until(&host, EventKind::PeerLeft);
     // What it sent at the end comes before the request, although that was sent first.
-    let mut peer = Peer::join(&place, true);
+    let mut peer = Peer::join(&place, "n", true);
     peer.ask_too_early();
-    peer.tell();
+    peer.send_changes();
     drop(peer);
-    assert_eq!(asked(&host).1, "execute_cell");
+    assert_eq!(request(&host).1["action"], "execute_cell");
     assert_eq!(host.cell("n", "c").unwrap().source, "x");
 }

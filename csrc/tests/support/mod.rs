@@ -8,8 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use runtimed_ffi::drive::{Event, EventKind, Host, Session, Waited};
+use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
+use runtimed_ffi::wire::FrameType;
+use serde_json::{json, Value};
 
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -124,5 +127,69 @@ impl Raw {
     /// The end of the connection, with nothing before it.
     pub fn closed(&mut self) {
         assert_eq!(self.next(), None);
+    }
+}
+
+/// A host with one room, and a session that has joined it.
+pub fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
+    let wanted = until(&host, EventKind::RoomWanted);
+    assert_eq!(wanted.id, id);
+    host.open_room(id, None).unwrap();
+    until(&session, EventKind::Ready);
+    (host, session)
+}
+
+/// The next request that the host tells of: its token and its body.
+pub fn request(host: &Host) -> (u64, Value) {
+    let event = until(host, EventKind::Request);
+    (event.token, serde_json::from_slice(&event.payload).unwrap())
+}
+
+/// A peer with a replica: it reads and writes when the test says so.
+pub struct Peer {
+    pub raw: Raw,
+    pub sync: PeerSync,
+    pub replica: Notebook,
+}
+
+impl Peer {
+    /// Joins a room that is open, as a client of ours or as one that does not say so.
+    pub fn join(place: &Place, room: &str, ours: bool) -> Self {
+        let mut hello = json!({"channel": "notebook_sync", "notebook_id": room, "protocol": "v2"});
+        if ours {
+            hello["rtd"] = 1.into();
+        }
+        let mut raw = Raw::open(&place.socket(), &hello.to_string());
+        raw.frame();
+        let mut peer = Self { raw, sync: PeerSync::new(), replica: Notebook::empty() };
+        while peer.replica.is_empty() {
+            peer.receive();
+        }
+        peer
+    }
+
+    /// Takes a frame that is for the document, and answers it.
+    pub fn receive(&mut self) {
+        let frame = self.raw.frame();
+        assert_eq!(frame[0], FrameType::Sync as u8);
+        self.sync.receive(&mut self.replica, &frame[1..]).unwrap();
+        self.send_changes();
+    }
+
+    pub fn send_changes(&mut self) {
+        if let Some(message) = self.sync.generate(&self.replica) {
+            self.say(FrameType::Sync, &message);
+        }
+    }
+
+    pub fn say(&mut self, kind: FrameType, body: &[u8]) {
+        self.raw.send(&[&[kind as u8], body].concat());
+    }
+
+    pub fn add(&mut self, cell_id: &str, source: &str) {
+        self.replica.edit(&[Op::insert_cell(cell_id, "code", source, None)]).unwrap();
+        self.send_changes();
     }
 }
