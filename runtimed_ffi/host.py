@@ -86,7 +86,9 @@ class Host(Handle):
     handshake_timeout:
         Seconds a connection may take for its first frame (default 10).
     peer_limit:
-        Bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default 64 MiB).
+        Bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default 64 MiB).  Also
+        bytes of requests of one peer that wait for an answer; with more, or with 1024 requests, all else that it sends
+        waits.
 
     Raises
     ------

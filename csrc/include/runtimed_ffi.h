@@ -613,7 +613,8 @@ typedef struct rtd_host_options {
    */
   int64_t handshake_timeout_ms;
   /**
-   * Bytes kept for a peer that does not read; beyond, it is disconnected. Default 67108864.
+   * Bytes kept for a peer that does not read; beyond, it is disconnected. Also bytes of requests without an answer;
+   * beyond, what it sends waits. Default 67108864.
    */
   uint64_t peer_limit;
   /**
@@ -1196,7 +1197,8 @@ rtd_result rtd_host_announce_pool_state(const struct rtd_host *host,
 
 /**
  * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
- * answers are the library's work. A peer with 1024 requests without an answer is not read further.
+ * answers are the library's work. Of a peer with 1024 requests without an answer, or more than `peer_limit` bytes of
+ * them, everything else waits; if it has left, until they are answered it is still there.
  *
  * \param host the host
  * \param token token of the event

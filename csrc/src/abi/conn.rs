@@ -226,7 +226,7 @@ fn server_event(
     };
     let token = *next_token;
     *next_token += 1;
-    server.outbox.expect(token, request_id);
+    server.outbox.expect(token, request_id, payload.len());
     let mut event = Event::new(EventKind::Request);
     event.code = channel;
     event.token = token;

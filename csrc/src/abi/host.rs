@@ -31,7 +31,8 @@ pub struct rtd_host_options {
     pub max_peers: u32,
     /// Milliseconds a connection has for its handshake; negative: no limit. Default 10000.
     pub handshake_timeout_ms: i64,
-    /// Bytes kept for a peer that does not read; beyond, it is disconnected. Default 67108864.
+    /// Bytes kept for a peer that does not read; beyond, it is disconnected. Also bytes of requests without an answer;
+    /// beyond, what it sends waits. Default 67108864.
     pub peer_limit: u64,
     /// JSON object whose members join the capabilities frame; NULL for none. The member `blobs`, a directory,
     /// tells sessions where the blobs of rtd_output_store() lie, unless that is `blobs` beside the socket.
@@ -393,7 +394,8 @@ pub unsafe extern "C" fn rtd_host_announce_pool_state(
 }
 
 /// Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
-/// answers are the library's work. A peer with 1024 requests without an answer is not read further.
+/// answers are the library's work. Of a peer with 1024 requests without an answer, or more than `peer_limit` bytes of
+/// them, everything else waits; if it has left, until they are answered it is still there.
 ///
 /// \param host the host
 /// \param token token of the event

@@ -19,6 +19,8 @@ pub struct Answer {
     token: u64,
     /// Identifier to echo; with it answers may leave in any order.
     request_id: Option<Value>,
+    /// Bytes of the request.
+    size: usize,
     body: Option<Vec<u8>>,
 }
 
@@ -39,12 +41,16 @@ pub struct Outbox {
     /// Bytes at the start of `wire` that were written; dropped when they are many.
     sent: usize,
     answers: VecDeque<Answer>,
+    /// Requests without an answer, and their bytes.
+    unanswered: (usize, usize),
     ready: VecDeque<Vec<u8>>,
     in_turn: VecDeque<InTurn>,
     queued: usize,
     document_moved: bool,
     /// Replaced, not queued, while the peer does not read.
     latest: Option<Arc<[u8]>>,
+    /// The peer takes nothing any more.
+    closed: bool,
 }
 
 impl Outbox {
@@ -55,11 +61,13 @@ impl Outbox {
             wire: Vec::new(),
             sent: 0,
             answers: VecDeque::new(),
+            unanswered: (0, 0),
             ready: VecDeque::new(),
             in_turn: VecDeque::new(),
             queued: 0,
             document_moved: false,
             latest: None,
+            closed: false,
         }
     }
 
@@ -71,14 +79,29 @@ impl Outbox {
         frame::append(&mut self.wire, None, payload).map_err(Into::into)
     }
 
-    /// Notes a request that must be answered.
-    pub fn expect(&mut self, token: u64, request_id: Option<Value>) {
-        self.answers.push_back(Answer { token, request_id, body: None });
+    /// Notes a request of `size` bytes that must be answered.
+    pub fn expect(&mut self, token: u64, request_id: Option<Value>, size: usize) {
+        self.answers.push_back(Answer { token, request_id, size, body: None });
+        self.unanswered.0 += 1;
+        self.unanswered.1 += size;
     }
 
     /// Number of requests without an answer.
     pub fn unanswered(&self) -> usize {
-        self.answers.iter().filter(|answer| answer.body.is_none()).count()
+        self.unanswered.0
+    }
+
+    /// Bytes of the requests without an answer.
+    pub fn unanswered_bytes(&self) -> usize {
+        self.unanswered.1
+    }
+
+    /// The peer takes nothing any more: what waits to be sent is dropped, and nothing is kept from now on. Requests
+    /// are to be answered all the same.
+    pub fn close(&mut self) {
+        let unanswered = self.unanswered;
+        let answers = std::mem::take(&mut self.answers);
+        *self = Self { answers, unanswered, closed: true, ..Self::new(self.typed) };
     }
 
     /// Answers a request; `false` when the token is unknown or was answered before.
@@ -88,6 +111,8 @@ impl Outbox {
         else {
             return false;
         };
+        self.unanswered.0 -= 1;
+        self.unanswered.1 -= self.answers[place].size;
         if let Some(id) = self.answers[place].request_id.take() {
             let mut body = body.clone();
             if let Some(members) = body.as_object_mut() {
@@ -115,6 +140,9 @@ impl Outbox {
     }
 
     fn make_ready(&mut self, body: Vec<u8>) {
+        if self.closed {
+            return;
+        }
         self.queued += body.len();
         self.ready.push_back(body);
     }
@@ -122,7 +150,7 @@ impl Outbox {
     /// Queues a broadcast. With a `cause` it waits for the response to that request, and everything
     /// behind it waits too.
     pub fn broadcast(&mut self, json: &Arc<[u8]>, cause: u64) {
-        if self.typed {
+        if self.typed && !self.closed {
             self.queued += json.len();
             self.in_turn.push_back(InTurn { kind: FrameType::Broadcast, json: Arc::clone(json), cause });
         }
@@ -131,6 +159,9 @@ impl Outbox {
     /// Queues a response that stands for "you have everything up to here": unlike others it leaves
     /// behind the changes and broadcasts before it.
     pub fn respond_in_turn(&mut self, body: &Value) {
+        if self.closed {
+            return;
+        }
         let json: Arc<[u8]> = body.to_string().into_bytes().into();
         self.queued += json.len();
         self.document_moved = true;
@@ -140,7 +171,9 @@ impl Outbox {
     /// Sends a state when everything before it was taken. One that waits still is replaced: of a channel that
     /// only tells the present state, a slow peer needs the newest message alone.
     pub fn present(&mut self, json: &Arc<[u8]>) {
-        self.latest = Some(Arc::clone(json));
+        if !self.closed {
+            self.latest = Some(Arc::clone(json));
+        }
     }
 
     /// The document changed, or an answer to a sync message is owed.
@@ -161,6 +194,9 @@ impl Outbox {
         &mut self,
         mut document: Option<(&mut PeerSync, &dyn Replica)>,
     ) -> Result<(), ConnectionError> {
+        if self.closed {
+            return Ok(());
+        }
         let response = self.typed.then_some(FrameType::Response);
         while self.wire.len() - self.sent < WIRE_MARK {
             if let Some(body) = self.ready.pop_front() {
@@ -257,7 +293,7 @@ mod tests {
         let mut notebook = Notebook::create("n").unwrap();
         let mut sync = PeerSync::new();
         let mut outbox = outbox();
-        outbox.expect(1, None);
+        outbox.expect(1, None, 10);
         notebook.edit(&[Op::insert_cell("c", "code", "", None)]).unwrap();
         broadcast(&mut outbox, "output", 0);
         outbox.document_moved();
@@ -267,9 +303,38 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_kept_for_a_peer_that_takes_nothing_any_more() {
+        let mut notebook = Notebook::create("n").unwrap();
+        let mut sync = PeerSync::new();
+        for typed in [true, false] {
+            let mut outbox = Outbox::new(typed);
+            let everything = |outbox: &mut Outbox, token| {
+                assert!(outbox.respond(token, &json!({"result": "ok"})));
+                broadcast(outbox, "output", 0);
+                outbox.respond_in_turn(&json!({"result": "ok"}));
+                outbox.present(&Arc::from(&b"{}"[..]));
+                outbox.document_moved();
+            };
+            for token in 1..=4 {
+                outbox.expect(token, (token % 2 == 0).then(|| json!(token)), 10);
+            }
+            outbox.raw(b"{}").unwrap();
+            everything(&mut outbox, 1);
+            outbox.close();
+            assert_eq!((outbox.unanswered(), outbox.unanswered_bytes()), (3, 30));
+            everything(&mut outbox, 2);
+            everything(&mut outbox, 3);
+            outbox.fill(Some((&mut sync, &notebook))).unwrap();
+            assert_eq!((outbox.has_output(), outbox.queued(), outbox.unanswered()), (false, 0, 1));
+        }
+        notebook.edit(&[Op::insert_cell("c", "code", "", None)]).unwrap();
+        assert!(sync.generate(&notebook).is_some(), "nothing was made for it either");
+    }
+
+    #[test]
     fn a_caused_broadcast_and_all_behind_it_wait_for_the_response() {
         let mut outbox = outbox();
-        outbox.expect(1, Some(json!(5)));
+        outbox.expect(1, Some(json!(5)), 10);
         broadcast(&mut outbox, "before", 0);
         broadcast(&mut outbox, "starting", 1);
         broadcast(&mut outbox, "behind", 0);
@@ -281,8 +346,8 @@ mod tests {
     #[test]
     fn a_caused_broadcast_waits_for_no_other_response() {
         let mut outbox = outbox();
-        outbox.expect(1, Some(json!(5)));
-        outbox.expect(2, Some(json!(6)));
+        outbox.expect(1, Some(json!(5)), 10);
+        outbox.expect(2, Some(json!(6)), 10);
         broadcast(&mut outbox, "starting", 1);
         outbox.respond(1, &json!({"result": "kernel_launched"}));
         assert_eq!(sent(&mut outbox, None), ["kernel_launched", "starting"]);
@@ -292,9 +357,9 @@ mod tests {
     #[test]
     fn answers_keep_the_order_of_requests_unless_these_carry_identifiers() {
         let mut outbox = outbox();
-        outbox.expect(1, None);
-        outbox.expect(2, Some(json!("x")));
-        outbox.expect(3, None);
+        outbox.expect(1, None, 10);
+        outbox.expect(2, Some(json!("x")), 10);
+        outbox.expect(3, None, 10);
         assert!(outbox.respond(3, &json!({"result": "third"})));
         assert!(outbox.respond(2, &json!({"result": "second"})));
         assert_eq!(sent(&mut outbox, None), ["second"]);

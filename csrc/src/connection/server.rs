@@ -15,6 +15,10 @@ use crate::wire::{FrameType, Message};
 /// A request waits for changes that its sender announced but did not deliver (a Bloom filter may
 /// withhold one, section 5.5) for at most this many further sync messages.
 const DEFER_ROUNDS: u32 = 2;
+/// Requests that wait so at one time. When more come, or more bytes, they see the document as it is.
+const DEFER_REQUESTS: usize = 1024;
+/// Their bytes.
+const DEFER_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a server connection tells its owner, in the order of the stream.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ pub struct Server {
     protocol: Protocol,
     sync: PeerSync,
     deferred: VecDeque<ServerEvent>,
+    deferred_bytes: usize,
     deferred_rounds: u32,
     answers_sync: bool,
     /// What is to be sent.
@@ -76,6 +81,7 @@ impl Server {
             protocol: Protocol::V1,
             sync: PeerSync::new(),
             deferred: VecDeque::new(),
+            deferred_bytes: 0,
             deferred_rounds: 0,
             answers_sync: false,
             outbox: Outbox::new(false),
@@ -274,9 +280,14 @@ impl Server {
                 };
                 if self.deferred.is_empty() && self.sync.missing(document) {
                     self.deferred_rounds = DEFER_ROUNDS;
+                    self.deferred_bytes = 0;
                 }
                 if self.deferred_rounds > 0 {
                     self.deferred.push_back(event);
+                    self.deferred_bytes += body.len();
+                    if self.deferred.len() >= DEFER_REQUESTS || self.deferred_bytes >= DEFER_BYTES {
+                        self.stop_deferring();
+                    }
                     return Ok(None);
                 }
                 Ok(Some(event))
@@ -435,6 +446,36 @@ mod tests {
                 };
                 assert!(events().iter().any(is_request));
             }
+        }
+    }
+
+    #[test]
+    fn so_many_requests_and_so_many_bytes_wait_for_a_change_and_no_more() {
+        let request = |size: usize| {
+            let body = json!({"action": "get_queue_state", "padding": "x".repeat(size)}).to_string();
+            frame::encode_typed(FrameType::Request, body.as_bytes()).unwrap()
+        };
+        for (size, most) in [(0, DEFER_REQUESTS), (DEFER_BYTES / 4, 4)] {
+            let (_, mut replica, mut server, mut notebook) = joined();
+            server.answers_sync = true;
+            replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+            let announcement = crate::notebook::barrier(&replica);
+            server.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
+            assert!(matches!(server.next(Some(&mut notebook)), Ok(Some(ServerEvent::Synced(_)))));
+            for _ in 1..most {
+                server.push(&request(size));
+                assert!(matches!(server.next(Some(&mut notebook)), Ok(None)));
+            }
+            assert!(server.is_deferring());
+            server.push(&request(size));
+            for _ in 0..most {
+                assert!(matches!(server.next(Some(&mut notebook)), Ok(Some(ServerEvent::Request { .. }))));
+            }
+            assert!(matches!(server.next(Some(&mut notebook)), Ok(None)));
+            // What follows begins anew.
+            server.push(&request(0));
+            assert!(matches!(server.next(Some(&mut notebook)), Ok(None)));
+            assert!(server.is_deferring());
         }
     }
 

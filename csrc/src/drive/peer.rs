@@ -22,7 +22,8 @@ use crate::wire::handshake::Channel;
 
 /// Bytes read before other sockets get their turn.
 const READ_BUDGET: usize = 256 * 1024;
-/// Requests of one connection without an answer; the peer is not read beyond.
+/// Requests of one connection without an answer; what the peer sends beyond is not looked at. The same holds for
+/// their bytes beyond the limit of the peer.
 const UNANSWERED_LIMIT: usize = 1024;
 /// Milliseconds a request waits for changes that its sender announced but did not deliver.
 const DEFER_LIMIT: u64 = 250;
@@ -59,8 +60,8 @@ pub struct Peer {
 pub struct PeerState {
     pub server: Server,
     gone: bool,
-    /// It takes nothing any more; what it wrote before it left is still to be read.
-    deaf: bool,
+    /// Not all that was read was looked at: requests must be answered first.
+    held: bool,
     deferring: bool,
 }
 
@@ -92,7 +93,7 @@ impl Peer {
             state: Mutex::new(PeerState {
                 server: Server::new(),
                 gone: false,
-                deaf: false,
+                held: false,
                 deferring: false,
             }),
             watch: Mutex::new(Watch { readable: true, writable: false, parked: false }),
@@ -139,7 +140,7 @@ impl Peer {
         state.server.join(capabilities)?;
         if !state.server.pending().is_empty() {
             // What came together with the handshake makes the socket readable no more.
-            self.reactor.set_timer(self.key, Some(self.reactor.now()));
+            self.reactor.revisit(self.key);
         }
         drop(state);
         self.flush(Some(document))
@@ -163,7 +164,7 @@ impl Peer {
         if state.gone {
             return Ok(());
         }
-        while !state.deaf {
+        loop {
             state.server.fill(document)?;
             if !state.server.outbox.has_output() {
                 break;
@@ -173,7 +174,7 @@ impl Peer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Its last edits may be unread; the end of the stream ends the connection.
-                Err(error) if hung_up(&error) => state.deaf = true,
+                Err(error) if hung_up(&error) => state.server.outbox.close(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -181,10 +182,19 @@ impl Peer {
             let text = format!("the peer left more than {} bytes unread", self.limit);
             return Err(DriveError::TooBig(text));
         }
-        let reads = !state.server.is_waiting() && state.server.outbox.unanswered() < UNANSWERED_LIMIT;
-        let (readable, writable) = (reads || state.deaf, !state.deaf && state.server.outbox.has_output());
-        self.watch_for(readable, writable, false)?;
+        let full = self.is_full(&state);
+        if state.held && !full {
+            self.reactor.revisit(self.key);
+        }
+        let reads = !state.server.is_waiting() && !full;
+        self.watch_for(reads, state.server.outbox.has_output(), false)?;
         Ok(())
+    }
+
+    /// Whether requests must be answered before more of them are looked at.
+    fn is_full(&self, state: &PeerState) -> bool {
+        let outbox = &state.server.outbox;
+        outbox.unanswered() >= UNANSWERED_LIMIT || outbox.unanswered_bytes() > self.limit
     }
 
     /// Changes what the socket is watched for: at once, or when its turn, which waits, is done.
@@ -244,7 +254,23 @@ impl Peer {
     }
 
     fn next(&self, document: Option<&mut dyn Replica>) -> Result<Option<ServerEvent>, DriveError> {
-        lock(&self.state).server.next(document).map_err(Into::into)
+        let mut state = lock(&self.state);
+        state.held = self.is_full(&state);
+        if state.held {
+            return Ok(None);
+        }
+        state.server.next(document).map_err(Into::into)
+    }
+
+    /// To be called at the end of the stream, when all was looked at that may be.
+    ///
+    /// # Errors
+    /// `Closed`, unless some of it has to wait; the end is found again then.
+    fn end(&self) -> Result<(), DriveError> {
+        if lock(&self.state).held {
+            return Ok(());
+        }
+        Err(DriveError::Closed(String::new()))
     }
 
     /// Sets or clears the time limit of requests that wait for changes.
@@ -299,7 +325,7 @@ impl Peer {
         }
         self.flush(None)?;
         if ended {
-            return Err(DriveError::Closed(String::new()));
+            self.end()?;
         }
         Ok(())
     }
@@ -329,6 +355,8 @@ impl Handler for Peer {
             return;
         };
         match self.home() {
+            // Its turn waits, and looks at everything.
+            Some(_) if lock(&self.watch).parked => {}
             Some(home) => me.turn(&host, home, Turn { readable, late: false }),
             None => {
                 if let Err(error) = me.step_outside(&host, readable) {

@@ -30,6 +30,8 @@ pub trait Handler: Send + Sync {
 struct Table {
     handlers: HashMap<usize, Entry>,
     timers: BTreeSet<(Instant, usize)>,
+    /// Handlers to be called as if their sockets were readable.
+    due: BTreeSet<usize>,
     next_key: usize,
     stopping: bool,
 }
@@ -145,7 +147,8 @@ impl Reactor {
         super::address::watch(&self.poller, socket, Ready::new(key, true, writable))
     }
 
-    /// Changes what a socket is watched for.
+    /// Changes what a socket is watched for. One that is watched for nothing and breaks is told once: the system
+    /// reports it whether it is watched or not, and would again and again.
     ///
     /// # Errors
     /// The system refused.
@@ -156,7 +159,8 @@ impl Reactor {
         readable: bool,
         writable: bool,
     ) -> std::io::Result<()> {
-        self.poller.modify_with_mode(socket, Ready::new(key, readable, writable), PollMode::Level)
+        let mode = if readable || writable { PollMode::Level } else { PollMode::Oneshot };
+        self.poller.modify_with_mode(socket, Ready::new(key, readable, writable), mode)
     }
 
     /// Stops watching a socket and forgets its handler and timer. A socket that was never watched is fine.
@@ -167,6 +171,14 @@ impl Reactor {
         let mut table = lock(&self.table);
         if let Some(at) = table.handlers.remove(&key).and_then(|entry| entry.timer) {
             table.timers.remove(&(at, key));
+        }
+        table.due.remove(&key);
+    }
+
+    /// Calls a handler soon as if its socket were readable: what was read before may be looked at now.
+    pub fn revisit(&self, key: usize) {
+        if lock(&self.table).due.insert(key) {
+            self.interrupt();
         }
     }
 
@@ -207,7 +219,12 @@ impl Reactor {
                 if table.stopping {
                     return;
                 }
-                table.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+                let left = |(at, _): &(Instant, usize)| at.saturating_duration_since(Instant::now());
+                if table.due.is_empty() {
+                    table.timers.first().map(left)
+                } else {
+                    Some(Duration::ZERO)
+                }
             };
             events.clear();
             if self.poller.wait(&mut events, timeout).is_err() {
@@ -217,6 +234,10 @@ impl Reactor {
                 if let Some(handler) = self.handler(ready.key) {
                     guarded(&handler, |handler| handler.ready(ready.readable, ready.writable));
                 }
+            }
+            let due = std::mem::take(&mut lock(&self.table).due);
+            for handler in due.into_iter().filter_map(|key| self.handler(key)) {
+                guarded(&handler, |handler| handler.ready(true, false));
             }
             self.run_timers();
         }
@@ -276,5 +297,86 @@ impl Drop for ReactorUse {
         if let Some(thread) = thread {
             let _panicked = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// Reads one byte at a time and counts its calls.
+    struct Reader {
+        stream: UnixStream,
+        calls: AtomicUsize,
+    }
+
+    impl Handler for Reader {
+        fn ready(&self, readable: bool, _writable: bool) {
+            if readable {
+                let _end = (&self.stream).read(&mut [0]);
+            }
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let _other_end_is_gone = (&self.stream).write(&[0]);
+        }
+        fn timer(&self) {}
+        fn failed(&self, reason: String) {
+            panic!("{reason}");
+        }
+    }
+
+    /// A reader that is watched, its key, and the other end, which hears of each call.
+    fn reader(reactor: &Reactor) -> (Arc<Reader>, usize, UnixStream) {
+        let (stream, other) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        other.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let reader = Arc::new(Reader { stream, calls: AtomicUsize::new(0) });
+        let weak: Weak<Reader> = Arc::downgrade(&reader);
+        let key = reactor.register(weak);
+        reactor.watch(key, &reader.stream, false).unwrap();
+        (reader, key, other)
+    }
+
+    fn hears(other: &mut UnixStream) {
+        other.read_exact(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_breaks_while_it_is_watched_for_nothing_is_told_once() {
+        let running = ReactorUse::acquire().unwrap();
+        let reactor = running.reactor();
+        let (broken, key, other) = reader(&reactor);
+        let (witness, witness_key, mut end) = reader(&reactor);
+        reactor.rewatch(key, &broken.stream, false, false).unwrap();
+        drop(other);
+        // Each round is one wait of the thread at least, which would report it again.
+        for _ in 0..50 {
+            end.write_all(&[0]).unwrap();
+            hears(&mut end);
+        }
+        assert_eq!(broken.calls.load(Ordering::Relaxed), 1);
+        // Watched again, it is broken still.
+        reactor.rewatch(key, &broken.stream, true, false).unwrap();
+        for _ in 0..2 {
+            end.write_all(&[0]).unwrap();
+            hears(&mut end);
+        }
+        assert!(broken.calls.load(Ordering::Relaxed) > 1);
+        reactor.forget(key, Some(&broken.stream));
+        reactor.forget(witness_key, Some(&witness.stream));
+    }
+
+    #[test]
+    fn a_handler_is_called_again_when_it_asks_for_it() {
+        let running = ReactorUse::acquire().unwrap();
+        let reactor = running.reactor();
+        let (reader, key, mut other) = reader(&reactor);
+        for _ in 0..3 {
+            reactor.revisit(key);
+            hears(&mut other);
+        }
+        reactor.forget(key, Some(&reader.stream));
+        assert_eq!(reader.calls.load(Ordering::Relaxed), 3);
     }
 }

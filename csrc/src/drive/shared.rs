@@ -173,7 +173,7 @@ impl HostShared {
         request_id: Option<Value>,
     ) -> Event {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        lock(&peer.state).server.outbox.expect(token, request_id);
+        lock(&peer.state).server.outbox.expect(token, request_id, body.len());
         lock(&self.tables).tokens.insert(token, Arc::clone(peer));
         let mut event = Event::new(EventKind::Request);
         event.code = channel as i32;

@@ -261,9 +261,9 @@ impl Play {
             }
             ServerEvent::Request { body, request_id } => {
                 assert!(self.typed());
-                let body: Value = serde_json::from_slice(&body).expect("a request is JSON");
-                assert_eq!(body.get("request_id"), request_id.as_ref());
-                self.server.outbox.expect(self.told.len() as u64 + 1, request_id.clone());
+                let request: Value = serde_json::from_slice(&body).expect("a request is JSON");
+                assert_eq!(request.get("request_id"), request_id.as_ref());
+                self.server.outbox.expect(self.told.len() as u64 + 1, request_id.clone(), body.len());
                 self.told.push(request_id);
             }
             ServerEvent::PoolRequest(body) => {

@@ -104,7 +104,7 @@ impl Peer {
             }
             self.work(state, outcome, ended, request, changed, |event| host.queue.push(event))?;
             if ended {
-                return Err(DriveError::Closed(String::new()));
+                self.end()?;
             }
             Ok(Ok(()))
         };

@@ -1,0 +1,166 @@
+//! How much a host takes from a peer whose requests it has not answered.
+
+use runtimed_ffi::code::rtd_code::RTD_OK;
+use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::wire::FrameType;
+use serde_json::{json, Value};
+
+mod support;
+
+use support::{host_with_room, request, until, Peer, Place, Raw};
+
+const MOST: u64 = 1024;
+
+/// Events that are there when the host's thread has surely looked at all that had come.
+fn settled(host: &Host, witness: &Session) -> Vec<Event> {
+    let mut events = Vec::new();
+    // The first answer may come before other sockets were looked at; with the second they have been.
+    for token in [1, 2] {
+        witness.request(token, br#"{"action":"get_kernel_info"}"#, None).unwrap();
+        loop {
+            let event = host.next_event().unwrap();
+            let Some(event) = event else {
+                host.wait(Some(support::PATIENCE)).unwrap();
+                continue;
+            };
+            let body = serde_json::from_slice::<Value>(&event.payload).unwrap_or_default();
+            if body["action"] == "get_kernel_info" {
+                host.respond(event.token, &json!({"result": "ok"})).unwrap();
+                break;
+            }
+            events.push(event);
+        }
+        until(witness, EventKind::Response);
+    }
+    events
+}
+
+fn requests(events: &[Event]) -> Vec<(u64, u64)> {
+    let number =
+        |event: &Event| serde_json::from_slice::<Value>(&event.payload).unwrap()["n"].as_u64().unwrap();
+    let requests = events.iter().filter(|event| event.kind == EventKind::Request);
+    requests.map(|event| (event.token, number(event))).collect()
+}
+
+fn ask(peer: &mut Peer, numbers: std::ops::Range<u64>, padding: &str) {
+    for number in numbers {
+        let body = json!({"action": "get_queue_state", "n": number, "padding": padding}).to_string();
+        peer.say(FrameType::Request, body.as_bytes());
+    }
+}
+
+fn answer(host: &Host, token: u64) {
+    host.respond(token, &json!({"result": "ok"})).unwrap();
+}
+
+#[test]
+fn a_peer_waits_when_it_has_asked_1024_things() {
+    let place = Place::new();
+    let (host, witness) = host_with_room(&place, "n");
+    let mut peer = Peer::join(&place, "n", true);
+    ask(&mut peer, 0..MOST + 3, "");
+    let told = requests(&settled(&host, &witness));
+    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), (0..MOST).collect::<Vec<_>>());
+    for (place, next) in (MOST..MOST + 3).enumerate() {
+        answer(&host, told[place].0);
+        assert_eq!(requests(&settled(&host, &witness))[0].1, next);
+    }
+    assert!(requests(&settled(&host, &witness)).is_empty());
+    answer(&host, told[3].0);
+    // It is read again, not only what had been read.
+    ask(&mut peer, 7777..7778, "");
+    assert_eq!(request(&host).1["n"], 7777);
+}
+
+/// A host that takes 4000 bytes of requests without an answer.
+fn narrow_host(place: &Place) -> (Host, Session) {
+    let host =
+        Host::open(&place.socket(), HostOptions { peer_limit: 4000, ..HostOptions::default() }).unwrap();
+    let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    until(&host, EventKind::RoomWanted);
+    host.open_room("n", None).unwrap();
+    until(&session, EventKind::Ready);
+    (host, session)
+}
+
+#[test]
+fn a_peer_waits_when_what_it_asked_is_large() {
+    let place = Place::new();
+    let (host, witness) = narrow_host(&place);
+    let mut peer = Peer::join(&place, "n", true);
+    ask(&mut peer, 0..6, &"x".repeat(1500));
+    let told = requests(&settled(&host, &witness));
+    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), [0, 1, 2]);
+    answer(&host, told[1].0);
+    assert_eq!(requests(&settled(&host, &witness))[0].1, 3);
+    answer(&host, told[0].0);
+    assert_eq!(requests(&settled(&host, &witness))[0].1, 4);
+}
+
+#[test]
+fn the_cells_that_a_request_means_count_as_well() {
+    let place = Place::new();
+    let (host, witness) = narrow_host(&place);
+    let mut peer = Peer::join(&place, "n", true);
+    peer.add("c", &"x".repeat(3000));
+    while host.cell("n", "c").is_err() {
+        until(&host, EventKind::RoomChanged);
+    }
+    for number in 0..100 {
+        let body = json!({"action": "run_all_cells", "n": number}).to_string();
+        peer.say(FrameType::Request, body.as_bytes());
+    }
+    assert_eq!(requests(&settled(&host, &witness)).len(), 2);
+}
+
+#[test]
+fn nothing_is_lost_of_a_peer_that_asks_too_much_and_leaves() {
+    let place = Place::new();
+    let (host, witness) = host_with_room(&place, "n");
+    let mut peer = Peer::join(&place, "n", true);
+    ask(&mut peer, 0..MOST + 100, "");
+    let mut told = requests(&settled(&host, &witness));
+    ask(&mut peer, MOST + 100..MOST + 200, "");
+    peer.add("last", "words");
+    drop(peer);
+    assert!(settled(&host, &witness).iter().all(|event| event.kind != EventKind::PeerLeft));
+    assert!(host.cell("n", "last").is_err());
+    // Something is sent to it, which fails.
+    host.publish("n", &[], &[json!({"event": "news"})], 0).unwrap();
+    let mut answered = 0;
+    while answered < MOST + 200 {
+        while answered < told.len() as u64 {
+            // It has left for good when the last of its requests was told.
+            let _gone = host.respond(told[answered as usize].0, &json!({"result": "ok"}));
+            answered += 1;
+        }
+        if answered < MOST + 200 {
+            let (token, body) = request(&host);
+            told.push((token, body["n"].as_u64().unwrap()));
+        }
+    }
+    let left = until(&host, EventKind::PeerLeft);
+    assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
+    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), (0..MOST + 200).collect::<Vec<_>>());
+    assert_eq!(host.cell("n", "last").unwrap().source, "words");
+}
+
+#[test]
+fn blobs_wait_as_well() {
+    let place = Place::new();
+    let (host, witness) = narrow_host(&place);
+    let mut blobs = Raw::open(&place.socket(), r#"{"channel":"blob"}"#);
+    for number in 0..4 {
+        blobs.send(br#"{"action":"store","media_type":"image/png"}"#);
+        blobs.send(&[number; 3000]);
+    }
+    let told: Vec<Event> =
+        settled(&host, &witness).into_iter().filter(|event| event.kind == EventKind::Request).collect();
+    assert_eq!(told.iter().map(|event| event.payload[0]).collect::<Vec<_>>(), [0, 1]);
+    drop(blobs);
+    answer(&host, told[0].token);
+    let next = until(&host, EventKind::Request);
+    assert_eq!(next.payload, [2; 3000]);
+    answer(&host, next.token);
+    assert_eq!(until(&host, EventKind::Request).payload, [3; 3000]);
+}
