@@ -16,6 +16,9 @@ use crate::wire::{FrameError, FrameType};
 const ACK_QUIET: Millis = 20;
 /// ... but never longer than this after the first change it answers.
 const ACK_LIMIT: Millis = 200;
+/// Bytes of broadcasts that wait for a change which the daemon announced, with what it takes to keep them. A daemon that
+/// has sent so many and not the change will not send it.
+const HELD_LIMIT: usize = 64 * 1024 * 1024;
 
 /// What a client connection tells its owner, in the order of the stream.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ pub struct Client {
     next_request_id: u64,
     /// Broadcasts held back while announced changes are missing (extended daemons only).
     held: VecDeque<Vec<u8>>,
+    held_bytes: usize,
     ack_since: Option<Millis>,
     ack_at: Option<Millis>,
     ready_events: VecDeque<ClientEvent>,
@@ -88,6 +92,7 @@ impl Client {
             pending: VecDeque::new(),
             next_request_id: 1,
             held: VecDeque::new(),
+            held_bytes: 0,
             ack_since: None,
             ack_at: None,
             ready_events: VecDeque::new(),
@@ -199,10 +204,9 @@ impl Client {
             FrameType::Response => self.response(body),
             FrameType::Broadcast => {
                 if self.extended && self.sync.missing(notebook) {
-                    self.held.push_back(body.to_vec());
-                } else {
-                    self.ready_events.push_back(ClientEvent::Broadcast(body.to_vec()));
+                    return self.hold(body);
                 }
+                self.ready_events.push_back(ClientEvent::Broadcast(body.to_vec()));
                 Ok(())
             }
             // A daemon has no requests for us; the reference client ignores them as well (5.1).
@@ -252,7 +256,19 @@ impl Client {
         Ok(())
     }
 
+    fn hold(&mut self, broadcast: &[u8]) -> Result<(), ConnectionError> {
+        self.held_bytes += broadcast.len() + std::mem::size_of::<Vec<u8>>();
+        if self.held_bytes > HELD_LIMIT {
+            return Err(ConnectionError::Unexpected(
+                "the daemon withholds a change that it announced".into(),
+            ));
+        }
+        self.held.push_back(broadcast.to_vec());
+        Ok(())
+    }
+
     fn release_held(&mut self) {
+        self.held_bytes = 0;
         self.ready_events.extend(self.held.drain(..).map(ClientEvent::Broadcast));
     }
 

@@ -494,6 +494,30 @@ mod tests {
     }
 
     #[test]
+    fn broadcasts_do_not_wait_without_a_bound() {
+        let (mut client, mut replica, mut server, mut notebook) = joined();
+        let broadcast = frame::encode_typed(FrameType::Broadcast, &vec![b' '; 20 << 20]).unwrap();
+        for round in 0..2 {
+            notebook.edit(&[Op::insert_cell(&round.to_string(), "code", "x", None)]).unwrap();
+            let announcement = crate::notebook::barrier(&notebook);
+            client.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
+            for _ in 0..3 {
+                client.push(&broadcast);
+                assert!(client.next(&mut replica, 0).unwrap().is_none());
+            }
+            if round == 0 {
+                // What was told does not count any more.
+                server.outbox.document_moved();
+                let (seen, _) = settle((&mut client, &mut replica), (&mut server, &mut notebook));
+                assert_eq!(seen.len(), 4);
+            }
+        }
+        client.push(&broadcast);
+        let error = client.next(&mut replica, 0).unwrap_err().to_string();
+        assert!(error.contains("withholds"), "{error}");
+    }
+
+    #[test]
     fn responses_find_their_requests_by_identifier_or_by_order() {
         let (mut client, mut replica, mut server, mut notebook) = joined();
         for token in [10, 11, 12] {
