@@ -358,3 +358,213 @@ fn a_deaf_connection_is_given_up() {
     assert_eq!(runs.broadcast(&status("busy", "other"), limit - 1), Need::Nothing);
     assert_eq!(runs.tick(limit), Need::GiveUp);
 }
+
+fn inserted(index: usize, element: &str) -> OutputChange {
+    OutputChange::Inserted { cell_id: "c".into(), index, element: element.into() }
+}
+
+/// A run of the reference that is queued and of which nothing was seen.
+fn reference_run() -> Runs {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    runs
+}
+
+#[test]
+fn a_refusal_without_a_text_is_told_by_its_name() {
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    runs.submit(1, "c", None, 0);
+    assert_eq!(queued(&mut runs, 1, &json!({"result": "no_kernel"})), Need::Nothing);
+    assert_eq!(done(&runs.take_events()), Some((Terminal::Refused, None, "no_kernel".into())));
+}
+
+#[test]
+fn one_who_joins_shares_what_was_seen_before() {
+    let mut runs = reference_run();
+    runs.broadcast(&json!({"event": "execution_started", "cell_id": "c", "execution_count": 4}), 0);
+    runs.broadcast(&json!({"event": "output", "cell_id": "c", "output_type": "error"}), 0);
+    runs.broadcast(&status("idle", "c"), 0);
+    runs.submit(2, "c", None, 0);
+    assert_eq!(queued(&mut runs, 2, &cell_queued()), Need::Replay { token: 2, cell_id: "c".into() });
+    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
+    // What is over is not joined.
+    runs.submit(3, "c", None, 0);
+    assert_eq!(queued(&mut runs, 3, &cell_queued()), Need::Nothing);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &["c"]), 0, |_| None), Need::Nothing);
+    let ends: Vec<_> = runs
+        .take_events()
+        .into_iter()
+        .filter_map(|event| match event {
+            RunEvent::Done { token, end, count, .. } => Some((token, end, count)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [(1, Terminal::Error, Some(4)), (2, Terminal::Error, Some(4))]);
+    assert_eq!(runs.len(), 1);
+}
+
+#[test]
+fn outputs_that_were_held_for_a_start_are_not_told_twice_to_one_who_joins() {
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    runs.submit(1, "c", None, 0);
+    runs.outputs_changed(&[inserted(0, "a")]);
+    queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e", "joined": true}));
+    runs.replay(1, "c", vec!["a".into()]);
+    runs.release_held();
+    let told: Vec<_> = runs.take_events();
+    let outputs = told.iter().filter(|event| matches!(event, RunEvent::Output { .. })).count();
+    assert_eq!(outputs, 1, "{told:?}");
+}
+
+#[test]
+fn an_end_without_a_count_keeps_that_of_the_start() {
+    let mut runs = Runs::new(Strategy::FinalEvent);
+    runs.submit(1, "c", None, 0);
+    queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e"}));
+    runs.broadcast(&json!({"event": "execution_started", "execution_id": "e", "execution_count": 3}), 0);
+    runs.broadcast(&json!({"event": "execution_done", "execution_id": "e", "status": "ok"}), 0);
+    assert_eq!(done(&runs.take_events()).unwrap().1, Some(3));
+}
+
+#[test]
+fn silence_counts_from_the_last_word_of_anybody() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 100);
+    let silence = runs.deadline().unwrap() - 100;
+    queued(&mut runs, 1, &cell_queued());
+    runs.broadcast(&status("busy", "other"), 700);
+    assert_eq!(runs.deadline(), Some(700 + silence));
+    assert_eq!(runs.tick(700 + silence), Need::Barrier);
+    runs.barrier_passed(&queue_changed(Some("c"), &[]), 9_000, |_| None);
+    assert_eq!(runs.deadline(), Some(9_000 + silence));
+    // The own limit of a run counts if it comes first.
+    runs.submit(2, "d", Some(9_500), 9_000);
+    assert_eq!(runs.deadline(), Some(9_500));
+}
+
+#[test]
+fn any_sign_of_life_stands_for_a_lost_word_of_the_queue() {
+    for sign in [json!({"event": "output", "cell_id": "c", "output_type": "stream"}), status("busy", "c")] {
+        let mut runs = reference_run();
+        for event in [sign, status("idle", "c")] {
+            assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+        }
+        assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
+        runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+        assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+    }
+    // It ran, so that its absence from the queue is its end and no cancellation.
+    let mut runs = reference_run();
+    runs.broadcast(&status("busy", "c"), 0);
+    assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
+    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+}
+
+#[test]
+fn signs_of_other_cells_mean_nothing() {
+    let mut runs = reference_run();
+    let done = json!({"event": "execution_done", "cell_id": "other"});
+    for event in [status("busy", "other"), status("idle", "other"), done.clone()] {
+        assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+    }
+    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
+    let error = json!({"event": "output", "cell_id": "other", "output_type": "error"});
+    for event in [error, status("idle", "other"), done, queue_changed(Some("other"), &["c"])] {
+        assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+    }
+    runs.broadcast(&status("idle", "c"), 0);
+    runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0);
+    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    assert_eq!(self::done(&runs.take_events()).unwrap().0, Terminal::Ok);
+}
+
+#[test]
+fn outputs_that_were_cleared_are_no_sign_of_a_run() {
+    let mut runs = reference_run();
+    runs.outputs_changed(&[OutputChange::Cleared { cell_id: "c".into() }]);
+    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
+    let retry = Need::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    // Nor are those of the time before the daemon had accepted it.
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    runs.outputs_changed(&[inserted(0, "of the run before")]);
+    queued(&mut runs, 1, &cell_queued());
+    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+}
+
+#[test]
+fn a_run_that_was_not_accepted_yet_does_not_end_with_the_kernel() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    runs.submit(1, "c", None, 0);
+    assert_eq!(runs.broadcast(&status("shutdown", "c"), 0), Need::Nothing);
+    assert_eq!(runs.broadcast(&json!({"event": "kernel_error", "error": "it broke"}), 0), Need::Nothing);
+    assert_eq!(runs.len(), 1);
+}
+
+#[test]
+fn a_cell_that_still_counts_as_executing_is_over_when_the_queue_says_so() {
+    let mut runs = reference_run();
+    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
+    runs.broadcast(&status("idle", "c"), 0);
+    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
+    assert_eq!(runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| None), Need::Nothing);
+    assert_eq!(runs.len(), 1);
+    assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
+    // The document has the last word on how it went.
+    let failed = |cell: &str| (cell == "c").then_some(Terminal::Error);
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 0, failed), Need::Nothing);
+    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Error);
+}
+
+#[test]
+fn what_stopped_a_run_is_told_whatever_its_outputs_say() {
+    let mut runs = reference_run();
+    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
+    assert_eq!(runs.broadcast(&status("error: no memory", "c"), 0), Need::Barrier);
+    runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| Some(Terminal::Error));
+    assert_eq!(done(&runs.take_events()), Some((Terminal::KernelDied, None, "no memory".into())));
+}
+
+#[test]
+fn of_requests_that_were_ignored_one_is_sent_again_at_a_time() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    for token in [1, 2] {
+        runs.submit(token, "c", None, 0);
+        queued(&mut runs, token, &cell_queued());
+    }
+    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
+    let retry = Need::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    // The second is asked about when it is silent long enough, or joins the first.
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    runs.broadcast(&queue_changed(Some("c"), &[]), 3);
+    runs.broadcast(&status("idle", "c"), 3);
+    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
+    runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None);
+    let ends = runs.take_events();
+    let ok = |event: &&RunEvent| matches!(event, RunEvent::Done { end: Terminal::Ok, .. });
+    assert_eq!(ends.iter().filter(ok).count(), 2);
+}
+
+#[test]
+fn outputs_are_told_to_every_run_of_their_cell_and_to_no_other() {
+    let mut runs = Runs::new(Strategy::FinishRule);
+    for (token, cell) in [(1, "c"), (2, "c"), (3, "d")] {
+        runs.submit(token, cell, None, 0);
+    }
+    assert!(runs.watches("c") && runs.watches("d") && !runs.watches("e"));
+    runs.outputs_changed(&[inserted(0, "a")]);
+    let tokens: Vec<u64> = runs
+        .take_events()
+        .iter()
+        .map(|event| match event {
+            RunEvent::Output { token, .. } => *token,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(tokens, [1, 2]);
+}
