@@ -1,6 +1,8 @@
 //! Two replicas and the messages between them.
 
 use automerge::sync::Message;
+use automerge::transaction::Transactable;
+use automerge::{AutoCommit, ObjId, ObjType, ReadDoc, ROOT};
 use runtimed_ffi::notebook::{barrier, parse_ops, Changes, Notebook, NotebookError, OutputChange, PeerSync};
 
 /// Two replicas and their states of each other.
@@ -67,6 +69,24 @@ impl Pair {
             edit(&mut self.server, json);
         }
         self.settle()
+    }
+}
+
+impl Pair {
+    /// What the client sees when the server's document is changed in ways that no known writer has. The change is
+    /// given the list of cells and the cell `a`.
+    fn odd(&mut self, change: impl FnOnce(&mut AutoCommit, &ObjId, &ObjId)) -> Changes {
+        let mut doc = AutoCommit::load(&self.server.save()).unwrap();
+        let (_, cells) = doc.get(ROOT, "cells").unwrap().unwrap();
+        let (_, cell) = doc.get(&cells, 0).unwrap().unwrap();
+        change(&mut doc, &cells, &cell);
+        self.server = Notebook::load(&doc.save()).unwrap();
+        let changes = self.settle();
+        assert_eq!(self.client.cell_ids(), self.server.cell_ids());
+        // What was read of the order is true for later edits too.
+        edit(&mut self.server, r#"[{"op":"insert_cell","cell_id":"last","cell_type":"raw","source":""}]"#);
+        self.settle();
+        changes
     }
 }
 
@@ -228,6 +248,91 @@ fn contents_and_metadata() {
         assert_eq!(ids(&changes), ["b"]);
         assert!(!changes.order && !changes.metadata && changes.outputs.is_empty());
     }
+}
+
+#[test]
+fn another_list_of_cells_is_another_order() {
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, _| {
+        let cells = doc.put_object(ROOT, "cells", ObjType::List).unwrap();
+        let cell = doc.insert_object(&cells, 0, ObjType::Map).unwrap();
+        doc.put(&cell, "id", "z").unwrap();
+    });
+    assert!(changes.order && !changes.metadata);
+    assert_eq!(ids(&changes), ["z"]);
+    assert_eq!(pair.client.cell_ids(), ["z", "last"]);
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, _| drop(doc.put_object(ROOT, "metadata", ObjType::Map).unwrap()));
+    assert!(changes.metadata && !changes.order);
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, _| doc.put(ROOT, "other", 1).unwrap());
+    assert!(changes.is_empty());
+}
+
+#[test]
+fn a_cell_that_is_renamed_put_over_or_loses_its_name() {
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, cell| doc.put(cell, "id", "renamed").unwrap());
+    assert!(changes.order);
+    assert_eq!(ids(&changes), ["renamed"]);
+    assert_eq!(pair.client.cell_ids(), ["renamed", "b", "last"]);
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, cell| doc.delete(cell, "id").unwrap());
+    assert!(changes.order);
+    assert_eq!(pair.client.cell_ids(), ["b", "last"]);
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, cells, _| {
+        let cell = doc.put_object(cells, 0, ObjType::Map).unwrap();
+        doc.put(&cell, "id", "over").unwrap();
+    });
+    assert!(changes.order);
+    assert_eq!(ids(&changes), ["over"]);
+    assert_eq!(pair.client.cell_ids(), ["over", "b", "last"]);
+    // Put over by itself its outputs are told from the start.
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, cells, _| {
+        let cell = doc.put_object(cells, 0, ObjType::Map).unwrap();
+        doc.put(&cell, "id", "a").unwrap();
+        let outputs = doc.put_object(&cell, "outputs", ObjType::List).unwrap();
+        doc.insert(&outputs, 0, "new").unwrap();
+    });
+    assert_eq!(changes.outputs, [cleared("a"), inserted("a", 0, "new")]);
+}
+
+#[test]
+fn outputs_that_are_no_list_of_texts() {
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, cell| doc.put(cell, "outputs", "none").unwrap());
+    assert_eq!(changes.outputs, [cleared("a")]);
+    assert!(!changes.order);
+    let mut pair = Pair::joined();
+    assert_eq!(pair.odd(|doc, _, cell| doc.delete(cell, "outputs").unwrap()).outputs, [cleared("a")]);
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, cell| {
+        let (_, outputs) = doc.get(cell, "outputs").unwrap().unwrap();
+        doc.insert(&outputs, 1, 7).unwrap();
+        doc.insert(&outputs, 2, "seen").unwrap();
+        doc.put(&outputs, 0, true).unwrap();
+    });
+    assert_eq!(changes.outputs, [inserted("a", 2, "seen")]);
+    assert_eq!(pair.client.outputs("a").unwrap(), ["seen"]);
+    // Nothing is cleared when another member of the cell is put.
+    let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, cell| drop(doc.put_object(cell, "source", ObjType::Text).unwrap()));
+    assert!(changes.outputs.is_empty() && !changes.order);
+    assert_eq!(ids(&changes), ["a"]);
+}
+
+#[test]
+fn outputs_removed_behind_unseen_ones_are_told_as_readers_see_them() {
+    let mut pair = Pair::joined();
+    pair.push(&[ADD]);
+    let changes = pair.odd(|doc, _, cell| {
+        let (_, outputs) = doc.get(cell, "outputs").unwrap().unwrap();
+        doc.splice(&outputs, 1, 2, [automerge::ScalarValue::Int(7), "12".into()]).unwrap();
+    });
+    // No merge: what came instead begins with something that nobody sees.
+    assert_eq!(changes.outputs, [cleared("a"), inserted("a", 0, "old"), inserted("a", 2, "12")]);
 }
 
 #[test]
