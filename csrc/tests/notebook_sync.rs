@@ -262,6 +262,10 @@ fn another_list_of_cells_is_another_order() {
     assert_eq!(ids(&changes), ["z"]);
     assert_eq!(pair.client.cell_ids(), ["z", "last"]);
     let mut pair = Pair::joined();
+    let changes = pair.odd(|doc, _, _| drop(doc.put_object(ROOT, "cells", ObjType::List).unwrap()));
+    assert!(changes.order && changes.cells.is_empty());
+    assert_eq!(pair.client.cell_ids(), ["last"]);
+    let mut pair = Pair::joined();
     let changes = pair.odd(|doc, _, _| drop(doc.put_object(ROOT, "metadata", ObjType::Map).unwrap()));
     assert!(changes.metadata && !changes.order);
     let mut pair = Pair::joined();
