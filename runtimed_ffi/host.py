@@ -64,6 +64,10 @@ class ChannelKind(IntEnum):
     BLOB = 3
 
 
+_LONGEST_POLL = 2**31 - 1
+"""Milliseconds; a longer wait ends after this time."""
+
+
 def _text(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8")
 
@@ -136,7 +140,10 @@ class Host(Handle):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until an event is there, at most ``timeout`` seconds (``None``: for ever).  False: the time is over."""
-        return bool(select.select([self.fileno()], [], [], timeout)[0])
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        # `poll` takes a negative time as none, and none beyond 24 days.
+        return bool(poll.poll(None if timeout is None else min(max(timeout * 1000, 0), _LONGEST_POLL)))
 
     def drain(self, limit: int = 256) -> list[Event]:
         """Take the events that wait now, in order, at most ``limit`` of them.  Never blocks."""

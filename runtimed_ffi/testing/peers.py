@@ -242,10 +242,14 @@ def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = L
         if left <= 0 or not (reads or writes):
             ends = [(peer.notebook_id, peer.ended, peer.broadcasts[-3:]) for peer in peers]
             raise Violation(f"not within {seconds:g} seconds: {what or condition}; {ends}")
-        readable, writable, _ = select.select(reads, writes, [], left)
-        for peer in writable:
+        poll = select.poll()
+        for peer in {*reads, *writes}:
+            poll.register(peer, (peer in reads) * select.POLLIN | (peer in writes) * select.POLLOUT)
+        ready = {descriptor for descriptor, _ in poll.poll(left * 1000)}
+        # Neither waits: what is not ready is left as it is.
+        for peer in [peer for peer in writes if peer.fileno() in ready]:
             peer.flush()
-        for peer in readable:
+        for peer in [peer for peer in reads if peer.fileno() in ready]:
             peer.read()
 
 

@@ -98,7 +98,9 @@ class Link:
     def _read(self) -> bytes:
         """What comes next; empty at the end, however it comes (2.4)."""
         left = self._deadline - time.monotonic()
-        if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if left <= 0 or not poll.poll(left * 1000):
             raise Violation("no answer within the time limit")
         try:
             return self._socket.recv(1 << 16)

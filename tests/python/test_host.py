@@ -1,0 +1,60 @@
+"""A host program waits for its peers."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from runtimed_ffi.host import Host
+from runtimed_ffi.testing.peers import join
+
+
+def _call(path):
+    """A connection that asks something on the pool channel."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    for body in (b'{"channel":"pool"}', b'{"type":"ping"}'):
+        connection.sendall(len(body).to_bytes(4, "big") + body)
+    return connection
+
+
+@pytest.mark.parametrize("timeout", [None, 60, 1e9, float("inf")])
+def test_a_wait_ends_with_an_event(tmp_path, timeout):
+    with Host(tmp_path / "socket") as host, _call(tmp_path / "socket"):
+        assert host.wait(timeout)
+        assert [event.payload for event in host.drain()] == [b'{"type":"ping"}']
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -1e9, 0.001])
+def test_a_wait_ends_with_its_time(tmp_path, timeout):
+    with Host(tmp_path / "socket") as host:
+        assert not host.wait(timeout)
+
+
+def test_descriptors_may_have_large_numbers(tmp_path):
+    """Whoever has a thousand files open waits for hosts and peers all the same."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip(f"this process may have only {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    with ExitStack() as stack:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        while descriptor <= 1024:
+            descriptor = os.dup(descriptor)
+            stack.callback(os.close, descriptor)
+        host = stack.enter_context(Host(tmp_path / "socket"))
+        host.prepare_room("n")
+        host.admit("n")
+        assert host.fileno() > 1024
+        peer = stack.enter_context(join(str(tmp_path / "socket"), "n"))
+        assert peer.fileno() > 1024
+        peer.post("get_kernel_info")
+        peer.flush()
+        while not (requests := [event for event in host.drain() if event.payload]):
+            assert host.wait(60)
+        host.respond(requests[0].token, {"result": "kernel_info"})
