@@ -1,6 +1,6 @@
 """Delivery of one connection's events to any number of waiting threads, without a thread of its own.
 
-Storey 6 (client). Imports only `_events`.
+Storey 6 (client). Imports only `_events` and `_backlog`.
 
 Each request has a token and a `Mailbox`. Any number of threads may wait, each for its own mailbox. One of them, the
 leader, polls the connection's descriptor and puts every event into the mailbox it belongs to; the others sleep until
@@ -11,6 +11,8 @@ terminal event.
 Events that belong to the session and not to a token (changes, outputs for subscribers, broadcasts) queue up as
 *news*. The leader gives up the lead before it delivers them, so that a slow subscriber delays nobody; one thread at a
 time delivers, in order, holding no lock, and may itself wait for something inside a subscriber.
+
+Mailboxes and news are bounded (`Backlog`): an owner who does not come, or a subscriber who is slow, finds a `RESYNC`.
 
 A `KeyboardInterrupt` can strike between any two bytecodes. Events therefore stay the source's next event until they are
 routed and confirmed, and stay the mailbox's next event until its owner has accepted them; event numbers tell
@@ -23,10 +25,10 @@ import itertools
 import os
 import select
 import threading
-from collections import deque
 from typing import Callable, Protocol
 from weakref import WeakValueDictionary
 
+from runtimed_ffi._backlog import Backlog
 from runtimed_ffi._events import ENDED, READY, RESYNC, TERMINAL, Event
 
 
@@ -52,7 +54,7 @@ class Mailbox:
         self.token = token
         self.errors: list[Exception] = []
         """What subscribers raised while the owner of this mailbox was waiting."""
-        self._events: deque[Event] = deque()
+        self._events = Backlog()
         self._accepted = 0
         self._sleepers: list[_Waiter] = []
 
@@ -61,9 +63,11 @@ class Mailbox:
         self._accepted = event.seq
 
     def _peek(self) -> Event | None:
-        while self._events and self._events[0].seq <= self._accepted:
-            self._events.popleft()
-        return self._events[0] if self._events else None
+        event = self._events.first()
+        while event is not None and event.seq <= self._accepted:
+            self._events.take()
+            event = self._events.first()
+        return event
 
 
 class Router:
@@ -93,7 +97,7 @@ class Router:
         """The mailbox of the connection itself: its beginning and its end."""
         self._asleep: dict[_Waiter, None] = {}
         self._leader: _Waiter | None = None
-        self._news: deque[Event] = deque()
+        self._news = Backlog()
         self._delivered = 0
         self._delivering = False
         self._ended: Event | None = None
@@ -248,11 +252,11 @@ class Router:
             if event.kind in TERMINAL:
                 self._boxes.pop(event.token, None)
         if self._wants(event):
-            self._news.append(event)
+            self._news.put(event)
 
     @staticmethod
     def _put(box: Mailbox, event: Event) -> None:
-        box._events.append(event)
+        box._events.put(event)
         for waiter in box._sleepers:
             waiter.ring()
 
@@ -292,7 +296,7 @@ class Router:
                 if not self._news:
                     self._delivering = False
                     return
-                event = self._news.popleft()
+                event = self._news.take()
             if event.seq <= self._delivered:
                 continue
             self._delivered = event.seq

@@ -10,8 +10,8 @@ import threading
 import pytest
 from fakes import SECONDS, CtrlC, FakeSource, in_thread
 
+from runtimed_ffi import _backlog, _router
 from runtimed_ffi import _events as events
-from runtimed_ffi import _router
 from runtimed_ffi._events import Event
 from runtimed_ffi._router import Router, Stop
 
@@ -162,6 +162,54 @@ def test_a_slow_subscriber_delays_nobody():
     assert slow_join().token == slow.token
 
 
+def test_who_does_not_take_his_events_finds_what_was_kept_and_a_resync(monkeypatch):
+    monkeypatch.setattr(_backlog, "LIMIT", 10_000)
+    source, router = make()
+    late, quick = router.open(), router.open()
+    source.push(
+        *(Event(events.OUTPUT, token=late.token, number=n, payload=b"x" * 500) for n in range(100)),
+        Event(events.DONE, token=late.token),
+        Event(events.DONE, token=quick.token),
+    )
+    assert take(router, quick).token == quick.token
+    taken = take_all(router, late)
+    assert [event.number for event in taken[:-2]] == list(range(10))
+    assert [(event.kind, event.token) for event in taken[-2:]] == [
+        (events.RESYNC, late.token),
+        (events.DONE, late.token),
+    ]
+
+
+def test_a_slow_subscriber_finds_what_was_kept_and_a_resync(monkeypatch):
+    monkeypatch.setattr(_backlog, "LIMIT", 10_000)
+    entered, release, told = threading.Event(), threading.Event(), []
+
+    def deliver(event):
+        told.append((event.kind, event.number))
+        entered.set()
+        assert release.wait(SECONDS)
+        return []
+
+    source, router = make(lambda event: event.kind == events.BROADCAST, deliver)
+    slow, quick = router.open(), router.open()
+    slow_join = in_thread(lambda: take(router, slow))
+    source.push(Event(events.BROADCAST, number=0))
+    assert entered.wait(SECONDS)
+    source.push(
+        *(Event(events.BROADCAST, number=n, payload=b"x" * 500) for n in range(1, 100)),
+        Event(events.DONE, token=quick.token),
+    )
+    assert take(router, quick).token == quick.token
+    source.push(Event(events.DONE, token=slow.token))
+    release.set()
+    assert slow_join().token == slow.token
+    assert told == [(events.BROADCAST, n) for n in range(11)] + [(events.RESYNC, -1)]
+    last = router.open()
+    source.push(Event(events.BROADCAST, number=100), Event(events.DONE, token=last.token))
+    assert take(router, last).token == last.token
+    assert told[-1] == (events.BROADCAST, 100), "afterwards it hears everything again"
+
+
 def test_errors_of_subscribers_wait_in_the_mailbox():
     problem = ValueError("no")
     source, router = make(lambda event: event.kind == events.CHANGED, lambda event: [problem])
@@ -257,13 +305,15 @@ def test_ctrl_c_ends_a_followers_wait():
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at the n-th line executed in the router, as a signal could."""
+    """Raises KeyboardInterrupt at the n-th line executed in the router and its backlogs, as a signal could."""
 
     def __init__(self, position: int) -> None:
         self.left = position
 
     def __call__(self, frame, kind, argument):
-        if frame.f_code.co_filename != _router.__file__ or frame.f_code.co_name.startswith("_leave"):
+        if frame.f_code.co_filename not in (_router.__file__, _backlog.__file__) or frame.f_code.co_name.startswith(
+            "_leave"
+        ):
             return None
         return self.line
 
