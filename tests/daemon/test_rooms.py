@@ -455,6 +455,52 @@ async def test_queue_cell_runs_given_code_for_any_id(s: Stage) -> None:
 
 
 @staged
+async def test_so_many_executions_wait_and_no_more(s: Stage) -> None:
+    await s.launch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "QUEUE_LIMIT", 3)
+        patch.setattr(execution, "QUEUE_CODE_LIMIT", 100)
+
+        def queue(cell: str, characters: int = 10) -> str:
+            token = s.ask("queue_cell", cell_id=cell, code="x" * characters)
+            (answer,) = [answer for answer in s.host.responses() if answer["token"] == token]
+            return str(answer.get("error", answer.get("execution_id")))
+
+        queue("at the kernel", 1000)
+        first = queue("one", 1000)  # One of any size.
+        assert queue("two", 1) == "the queue is full: 1 executions wait"
+        assert queue("one") == first, "it is there already"
+        s.play(1)
+        queue("two", 50)
+        queue("three", 50)
+        assert queue("four", 1) == "the queue is full: 2 executions wait"
+        assert queue("four", 0) != "the queue is full: 2 executions wait"
+        assert queue("five", 0) == "the queue is full: 3 executions wait"
+        s.execute("a")
+        assert s.host.responses()[-1]["error"] == "the queue is full: 3 executions wait"
+        s.ask("run_all_cells")
+        assert s.host.responses()[-1]["count"] == 5, "all cells of the document always fit"
+        for number in range(2, 11):
+            s.play(number)
+        assert s.kernel.executed[1:] == ["x" * 1000, "x" * 50, "x" * 50, "", *(f"code {name}" for name in "abcde")]
+
+
+@staged
+async def test_of_many_cells_the_late_outputs_of_the_last_ones_are_taken(s: Stage) -> None:
+    await s.launch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "REMEMBERED_RUNS", 2)
+        for number, cell in enumerate(["a", "b", "a", "c"], 1):
+            s.ask("queue_cell", cell_id=cell, code="1")
+            s.play(number)
+        s.host.log.clear()
+        for message in ("m1", "m2", "m3", "m4"):
+            s.kernel.say(busy(message))
+        # The run of b has been forgotten for that of c; the second of a came behind it.
+        assert s.host.brief() == ["status busy -", "status busy -", "status busy a", "status busy c"]
+
+
+@staged
 async def test_background_output_after_the_end_reaches_the_cell(s: Stage) -> None:
     await s.launch()
     s.execute("a")

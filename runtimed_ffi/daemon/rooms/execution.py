@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 FENCE_DELAY = 1.0
 """Seconds between one half of an end (reply or idle) and the question whether the other half was lost."""
 
+QUEUE_LIMIT = 10_000
+"""Executions that may wait when another is asked for."""
+
+QUEUE_CODE_LIMIT = 64 * 1024 * 1024
+"""Characters of their code, that of the other included."""
+
+REMEMBERED_RUNS = 10_000
+"""Cells whose last run is remembered after its end, so that what its threads still print finds it."""
+
 _REASON_LIMIT = 1000
 
 _STATUS = {
@@ -31,6 +40,10 @@ _STATUS = {
     "dead": "shutdown",
 }
 """What a kernel says of itself, as peers are told (5.8)."""
+
+
+class QueueFull(Exception):
+    """So many executions wait that no other is taken."""
 
 
 class Run:
@@ -138,12 +151,20 @@ class ExecutionQueue:
         """Queue an execution and start it if the kernel is free.
 
         A cell that is executing or waiting is left alone; its present execution is returned (idempotence, 5.9).  The
-        caller sends the response and then publishes.
+        caller sends the response and then publishes.  Raises :class:`QueueFull`.
         """
+        waiting = len(self._queue)
+        if cell_id != self.executing and cell_id not in self.queued:
+            characters = sum(len(run.code) for run in self._queue) + len(code)
+            if waiting >= QUEUE_LIMIT or (waiting and characters > QUEUE_CODE_LIMIT):
+                raise QueueFull(f"the queue is full: {waiting} executions wait")
         return self.submit_all([(cell_id, code)], peer, publication)[0]
 
     def submit_all(self, cells: Sequence[tuple[str, str]], peer: int, publication: Publication) -> list[Run]:
-        """As ``submit``, for ids and codes of many cells.  The queue is told once: it is as long as they are many."""
+        """As ``submit``, for ids and codes of the cells of a document, which bounds them.
+
+        The queue is told once: it is as long as they are many.
+        """
         present = {run.cell_id: run for run in [*self._queue, *filter(None, [self._executing])]}
         before = len(self._queue)
         runs = []
@@ -317,7 +338,10 @@ class ExecutionQueue:
                 self._done(run, "error", f"the kernel could not be reached: {error}", publication)
                 self._queue_changed(publication)
                 continue
-            previous = self._last_run.get(run.cell_id)
+            run.code = ""  # A run is kept for longer than its code is needed.
+            previous = self._last_run.pop(run.cell_id, None)
+            if previous is None and len(self._last_run) >= REMEMBERED_RUNS:
+                previous = self._last_run.pop(next(iter(self._last_run)))
             if previous is not None:
                 self._by_message.pop(previous.msg_id, None)
             self._last_run[run.cell_id] = run

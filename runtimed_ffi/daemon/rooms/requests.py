@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple
 from ..environments.plans import LaunchRequest
 from ..files.paths import FileError
 from ..ports import HostPort, Json, KernelGone, KernelPort, LaunchError
+from .execution import QueueFull
 from .outputs import BROADCAST_LIMIT, Publication, json_size
 from .room import Room
 from .rooms import Rooms
@@ -368,6 +369,6 @@ def _comm_message(message: Any) -> Json:
 def _failure(error: Exception) -> Json:
     if isinstance(error, _NoKernel):
         return dict(_NO_KERNEL)
-    if not isinstance(error, (RequestError, LaunchError)):
+    if not isinstance(error, (RequestError, LaunchError, QueueFull)):
         log.error("a request failed", exc_info=error)
     return {"result": "error", "error": str(error)}
