@@ -486,18 +486,31 @@ async def test_so_many_executions_wait_and_no_more(s: Stage) -> None:
 
 
 @staged
-async def test_of_many_cells_the_late_outputs_of_the_last_ones_are_taken(s: Stage) -> None:
+async def test_of_deleted_cells_nothing_is_remembered_for_ever(s: Stage) -> None:
     await s.launch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "REMEMBERED_RUNS", 2)
-        for number, cell in enumerate(["a", "b", "a", "c"], 1):
+        patch.setattr(execution, "REMEMBERED_CELLS", 3)
+        s.rooms.get("nb").queue._remembered = 3
+        for number, cell in enumerate(["a", "gone", "b", "c", "a"], 1):
+            s.ask("queue_cell", cell_id=cell, code="1")
+            s.play(number, display(f"m{number}", cell, display_id=f"of {cell}"))
+        s.host.log.clear()
+        for message in ("m1", "m2", "m3", "m4", "m5"):
+            s.kernel.say(busy(message))
+        # The cell that is not in the document was forgotten when the fourth began; others keep their last run.
+        assert s.host.brief() == [f"status busy {cell}" for cell in ("-", "-", "b", "c", "a")]
+        s.kernel.say(stream("m3", "late"), stream("m2", "lost"))
+        assert [output["text"] for output in s.host.outputs("nb", "b") if "text" in output] == ["late"]
+        assert not s.rooms.get("nb").writer._displays.find("of gone")
+        assert s.rooms.get("nb").writer._displays.find("of b")
+        # It looks again when there are twice as many.
+        for number, cell in enumerate(["d", "e", "md", "x", "y", "z"], 6):
             s.ask("queue_cell", cell_id=cell, code="1")
             s.play(number)
         s.host.log.clear()
-        for message in ("m1", "m2", "m3", "m4"):
-            s.kernel.say(busy(message))
-        # The run of b has been forgotten for that of c; the second of a came behind it.
-        assert s.host.brief() == ["status busy -", "status busy -", "status busy a", "status busy c"]
+        for number in range(9, 12):
+            s.kernel.say(busy(f"m{number}"))
+        assert s.host.brief() == ["status busy -", "status busy -", "status busy z"]
 
 
 @staged

@@ -72,12 +72,13 @@ class Displays:
         """The outputs with this id are these now."""
         self._by_id[display_id] = displays
 
-    def forget(self, cell_id: str) -> None:
-        """The outputs of the cell are gone."""
+    def forget(self, *cell_ids: str) -> None:
+        """The outputs of these cells are gone."""
         if not self._looked:
-            self._fresh.add(cell_id)
+            self._fresh.update(cell_ids)
+        gone = set(cell_ids)
         for display_id, displays in list(self._by_id.items()):
-            self._keep(display_id, [display for display in displays if display.cell_id != cell_id])
+            self._keep(display_id, [display for display in displays if display.cell_id not in gone])
 
     def locate(self, cell_id: str, elements: list[str]) -> None:
         """Others have changed the outputs of the cell, which are these now: find those that are still there."""

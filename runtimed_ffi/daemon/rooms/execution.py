@@ -29,8 +29,9 @@ QUEUE_LIMIT = 10_000
 QUEUE_CODE_LIMIT = 64 * 1024 * 1024
 """Characters of their code, that of the other included."""
 
-REMEMBERED_RUNS = 10_000
-"""Cells whose last run is remembered after its end, so that what its threads still print finds it."""
+REMEMBERED_CELLS = 1000
+"""The last run of a cell is remembered after its end, so that what its threads still print finds it.  At so many cells
+those that have been deleted are looked for, and again whenever their number has doubled."""
 
 _REASON_LIMIT = 1000
 
@@ -125,6 +126,7 @@ class ExecutionQueue:
         self._queue: deque[Run] = deque()
         self._by_message: dict[str, Run] = {}
         self._last_run: dict[str, Run] = {}
+        self._remembered = REMEMBERED_CELLS
         self._busy_with: str | None = None
         self._fence_timer: Timer | None = None
 
@@ -339,15 +341,21 @@ class ExecutionQueue:
                 self._queue_changed(publication)
                 continue
             run.code = ""  # A run is kept for longer than its code is needed.
-            previous = self._last_run.pop(run.cell_id, None)
-            if previous is None and len(self._last_run) >= REMEMBERED_RUNS:
-                previous = self._last_run.pop(next(iter(self._last_run)))
+            if len(self._last_run) >= self._remembered:
+                self._forget_deleted()
+            previous = self._last_run.get(run.cell_id)
             if previous is not None:
                 self._by_message.pop(previous.msg_id, None)
             self._last_run[run.cell_id] = run
             self._by_message[run.msg_id] = run
             self._queue_changed(publication)
             self._writer.begin(run.target, publication)
+
+    def _forget_deleted(self) -> None:
+        """Who makes a cell for each run and deletes it must not fill the memory with runs.  None is at the kernel."""
+        for cell_id in self._writer.forget_deleted(self._last_run):
+            self._by_message.pop(self._last_run.pop(cell_id).msg_id, None)
+        self._remembered = max(REMEMBERED_CELLS, 2 * len(self._last_run))
 
     def _stop_on_error(self, failed: Run, publication: Publication) -> None:
         """What the peer of the failed run has queued behind it does not run; that of others does.

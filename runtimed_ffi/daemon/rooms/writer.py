@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..ports import BlobPort, Json
 from .displays import Display, Displays
@@ -61,6 +61,7 @@ class OutputWriter:
 
     def __init__(self, blobs: BlobPort, cells: Callable[[], list[Json]]) -> None:
         self._blobs = blobs
+        self._cells = cells
         self._displays = Displays(cells, blobs)
         self._targets: dict[str, OutputTarget] = {}
         self._piece: OutputTarget | None = None
@@ -87,6 +88,19 @@ class OutputWriter:
         for target in self._targets.values():
             self.finish(target, publication)
         self._targets.clear()
+
+    def forget_deleted(self, cell_ids: Iterable[str]) -> list[str]:
+        """Forget the outputs of those of these cells that are not in the document any more; which these are."""
+        try:
+            there = {cell["id"] for cell in self._cells()}
+        except Exception as error:
+            log.warning("the cells of a room cannot be read: %s", error)
+            return []
+        deleted = [cell_id for cell_id in cell_ids if cell_id not in there]
+        for cell_id in deleted:
+            self._targets.pop(cell_id, None)
+        self._displays.forget(*deleted)
+        return deleted
 
     def cleared(self, cell_id: str) -> None:
         """Somebody emptied the outputs of the cell by a request."""
