@@ -321,6 +321,7 @@ class Session(DocumentAccess):
         """Call `callback` for every output of the notebook, whoever runs the cell.
 
         Callbacks of subscriptions run on a thread that waits in this session, or on the pump; one at a time, in order.
+        Of outputs that were dropped because nobody took them in time, subscribers of changes hear (`Change.missed`).
         """
         subscription = self._subscriptions.add(events.OUTPUT, callback)
         connection = self._connection
