@@ -218,6 +218,14 @@ class Host(Handle):
         room = _text(notebook_id)
         check(lib.rtd_host_close_room(self._live(), room, len(room)))
 
+    def evict_room(self, notebook_id: str) -> bool:
+        """Close a room unless a peer is in it; whether it is closed.  Who comes at this moment asks for it anew."""
+        room = _text(notebook_id)
+        code = lib.rtd_host_evict_room(self._live(), room, len(room))
+        if code != lib.RTD_E_AGAIN:
+            check(code)
+        return bool(code != lib.RTD_E_AGAIN)
+
     def rooms(self) -> list[Json]:
         """The open rooms: ``{"notebook_id", "peers"}`` each."""
         out = ffi.new("rtd_buf *")

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Instant;
 
-use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::json;
 use support::{host_with_room, request, until, Place, Source, PATIENCE};
@@ -260,6 +260,22 @@ fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
     drop(std::os::unix::net::UnixListener::bind(place.socket()).unwrap());
     assert!(place.socket().exists());
     Host::open(&place.socket(), HostOptions::default()).unwrap();
+}
+
+#[test]
+fn a_room_is_evicted_only_when_nobody_is_in_it() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    assert!(matches!(host.evict_room("n"), Err(DriveError::Again(_))));
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    until(&host, EventKind::RoomChanged);
+    session.close().unwrap();
+    until(&host, EventKind::PeerLeft);
+    host.evict_room("n").unwrap();
+    assert!(matches!(host.evict_room("n"), Err(DriveError::NotFound(_))));
+    assert!(matches!(host.cells("n"), Err(DriveError::NotFound(_))));
+    let _again = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    assert_eq!(until(&host, EventKind::RoomWanted).id, "n");
 }
 
 fn join_nothing(place: &Place) {

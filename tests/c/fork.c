@@ -86,6 +86,7 @@ static void host_of_parent(rtd_host *host) {
   REFUSED(rtd_host_open_room(host, TEXT("m"), NULL, 0));
   REFUSED(rtd_host_refuse_room(host, TEXT("m")));
   REFUSED(rtd_host_close_room(host, TEXT("n")));
+  REFUSED(rtd_host_evict_room(host, TEXT("n")));
   REFUSED(rtd_host_publish(host, TEXT("n"), NULL, 0, NULL, 0, 0));
   REFUSED(rtd_host_respond(host, 1, BYTES("{}")));
   REFUSED(rtd_host_cells(host, TEXT("n"), &out));

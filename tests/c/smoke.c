@@ -366,6 +366,7 @@ static void driven(const char *dir) {
   CHECK(finalized == 3);
   wait_host(host, &event, RTD_EV_PEER_LEFT);
   CHECK(rtd_host_disconnect(host, 12345) == RTD_E_NOT_FOUND);
+  CHECK(rtd_host_evict_room(host, TEXT("nobody")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_OK);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close(host) == RTD_OK && rtd_host_close(host) == RTD_OK);

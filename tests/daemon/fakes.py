@@ -42,6 +42,8 @@ class FakeHost:
         self.opened: list[tuple[str, str | None]] = []
         self.refused: list[str] = []
         self.closed: list[str] = []
+        self.entered: list[str] = []
+        """Rooms with peers whose events have not come yet."""
         self.disconnected: list[int] = []
         self.corrupt: list[str] = []
         self.publications = 0
@@ -67,6 +69,12 @@ class FakeHost:
 
     def close_room(self, notebook_id: str) -> None:
         self.closed.append(notebook_id)
+
+    def evict_room(self, notebook_id: str) -> bool:
+        if notebook_id in self.entered:
+            return False
+        self.closed.append(notebook_id)
+        return True
 
     def disconnect(self, peer: int) -> None:
         self.disconnected.append(peer)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -15,6 +16,7 @@ from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic
 from runtimed_ffi.daemon.files.paths import set_aside
 from runtimed_ffi.daemon.ports import Launching, Message
 from runtimed_ffi.daemon.rooms import execution, requests
+from runtimed_ffi.daemon.rooms import rooms as rooms_module
 from runtimed_ffi.daemon.rooms.requests import NotebookRequests
 from runtimed_ffi.daemon.rooms.rooms import Rooms
 
@@ -907,6 +909,74 @@ def test_an_empty_room_is_evicted_with_its_kernel_but_not_while_it_works() -> No
         assert evictions.expire() == 0
 
     asyncio.run(body())
+
+
+def test_a_room_that_nobody_entered_is_evicted() -> None:
+    async def body() -> None:
+        evictions = Evictions()
+        host = FakeHost()
+        rooms = Rooms(host, FakeBlobs(), KernelFactory(), None, Evictions.DELAY)
+        rooms.wanted("nb")
+        rooms.wanted("/nowhere/slow.ipynb")
+        await settled()
+        assert len(host.opened) == 2
+        rooms.wanted("entered")
+        rooms.joined("entered", 1, 1)
+        assert not rooms.active or rooms.get("entered").peers == {1}
+        assert evictions.expire() == 2
+        assert sorted(host.closed) == ["/nowhere/slow.ipynb", "nb"]
+        assert rooms.get("nb") is None and rooms.get("entered") is not None
+
+    asyncio.run(body())
+
+
+def test_who_enters_while_a_room_is_evicted_is_not_turned_away() -> None:
+    async def body() -> None:
+        evictions = Evictions()
+        s = Stage(eviction_delay=Evictions.DELAY)
+        await s.launch()
+        s.rooms.left("nb", 1)
+        s.rooms.left("nb", 2)
+        s.host.entered.append("nb")
+        assert evictions.expire() == 1
+        await until(lambda: s.kernel.stopped)
+        assert s.rooms.get("nb") is not None and not s.host.closed
+        s.rooms.joined("nb", 3, 1)
+        assert evictions.expire() == 0
+        s.host.entered.clear()
+        s.rooms.left("nb", 3)
+        assert evictions.expire() == 1
+        assert s.rooms.get("nb") is None and s.host.closed == ["nb"]
+
+    asyncio.run(body())
+
+
+def test_so_many_empty_rooms_are_kept_and_those_with_kernels(tmp_path: Path) -> None:
+    async def body() -> None:
+        Evictions()
+        host, factory = FakeHost(), KernelFactory()
+        rooms = Rooms(host, FakeBlobs(), factory, str(tmp_path), Evictions.DELAY, by_default)
+        calls = NotebookRequests(host, rooms)
+        for number in range(6):
+            rooms.wanted(f"nb{number}")
+            rooms.joined(f"nb{number}", number, 1)
+        calls.handle("nb1", 1, 1, json.dumps(LAUNCH).encode())
+        await until(lambda: bool(factory.kernels))
+        await settled()
+        for number in (2, 1, 0, 3):
+            rooms.left(f"nb{number}", number)
+        assert host.closed == ["nb2"]
+        # Who comes and goes again has been empty for the shortest time.
+        rooms.joined("nb0", 0, 1)
+        rooms.left("nb0", 0)
+        rooms.left("nb4", 4)
+        assert host.closed == ["nb2", "nb3"]
+        assert [name for name in map("nb{}".format, range(6)) if rooms.get(name)] == ["nb0", "nb1", "nb4", "nb5"]
+        await rooms.close("end", 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rooms_module, "EMPTY_LIMIT", 2)
+        asyncio.run(body())
 
 
 def test_who_returns_in_time_finds_the_room() -> None:

@@ -101,6 +101,7 @@ USES: dict[str, dict[str, Use]] = {
         "admit": lambda h: call("rtd_host_admit", h, *ROOM),
         "refuse_room": lambda h: call("rtd_host_refuse_room", h, *ROOM),
         "close_room": lambda h: call("rtd_host_close_room", h, *ROOM),
+        "evict_room": lambda h: call("rtd_host_evict_room", h, *ROOM),
         "publish": lambda h: call("rtd_host_publish", h, *ROOM, *bytes_in(_OPS), *bytes_in(_BROADCASTS), 0),
         "send": lambda h: call("rtd_host_send", h, 1, *bytes_in(_BROADCASTS[1:-1])),
         "respond": lambda h: call("rtd_host_respond", h, 1, *bytes_in(b'{"result":"ok"}')),

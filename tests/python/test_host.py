@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from runtimed_ffi.host import Host
+from runtimed_ffi import RuntimedError
+from runtimed_ffi.host import EventKind, Host
 from runtimed_ffi.testing.peers import join
 
 
@@ -33,6 +34,21 @@ def test_a_wait_ends_with_an_event(tmp_path, timeout):
 def test_a_wait_ends_with_its_time(tmp_path, timeout):
     with Host(tmp_path / "socket") as host:
         assert not host.wait(timeout)
+
+
+def test_a_room_is_evicted_when_nobody_is_in_it(tmp_path):
+    with Host(tmp_path / "socket") as host:
+        host.prepare_room("n")
+        host.admit("n")
+        with join(str(tmp_path / "socket"), "n"):
+            assert not host.evict_room("n")
+            assert [room["notebook_id"] for room in host.rooms()] == ["n"]
+        while EventKind.PEER_LEFT not in {event.kind for event in host.drain()}:
+            assert host.wait(60)
+        assert host.evict_room("n")
+        assert host.rooms() == []
+        with pytest.raises(RuntimedError, match="no such room"):
+            host.evict_room("n")
 
 
 def test_descriptors_may_have_large_numbers(tmp_path):

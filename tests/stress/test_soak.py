@@ -9,6 +9,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from runtimed_ffi.daemon.rooms.rooms import EMPTY_LIMIT
 from runtimed_ffi.testing import peers as raw
 from stress import script
 from stress.house import KERNEL, House, until
@@ -104,6 +105,51 @@ def test_nothing_is_held_that_is_not_needed(
         assert after.descriptors <= before.descriptors + 2
         assert after.memory <= before.memory + MEMORY_FIXED + MEMORY_ROUND * rounds
         assert os.listdir(house.base / "kernels") == []
+        house.stop()
+    finally:
+        house.close()
+
+
+def rooms_of(house: House) -> set[str]:
+    """The rooms that the daemon has open."""
+    return {room["notebook_id"] for room in raw.pool(house.socket, {"type": "list_rooms"})["rooms"]}
+
+
+def test_a_room_does_not_stay_when_who_asked_for_it_has_left_before_it_was_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    house = House(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
+    try:
+        house.start()
+        with raw.join(house.socket, "first"):
+            pass
+        until(lambda: not rooms_of(house), what="the first room to be evicted")
+        before = held(house)
+        for number in range(100):
+            with raw.Peer(house.socket, f"gone/{number}") as peer:
+                peer.flush()
+        with raw.join(house.socket, "behind them"):
+            until(lambda: rooms_of(house) == {"behind them"}, what="the rooms to be evicted")
+        until(lambda: held(house).descriptors <= before.descriptors + 2, what="their journals to be closed")
+        house.stop()
+    finally:
+        house.close()
+
+
+def test_of_many_empty_rooms_the_last_ones_stay_and_the_others_are_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    house = House(tmp_path_factory.mktemp("s"))
+    try:
+        house.start()
+        for number in range(EMPTY_LIMIT + 10):
+            with raw.join(house.socket, f"r{number}") as peer:
+                peer.edit({"op": "insert_cell", "cell_id": "c", "cell_type": "code", "source": str(number)})
+                raw.settle([peer])
+        kept = {f"r{number}" for number in range(10, EMPTY_LIMIT + 10)}
+        until(lambda: rooms_of(house) == kept, what="the rooms that are too many to be closed")
+        with raw.join(house.socket, "r3") as peer:
+            assert [cell["source"] for cell in peer.document.cells()] == ["3"]
         house.stop()
     finally:
         house.close()

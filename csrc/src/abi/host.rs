@@ -300,6 +300,24 @@ pub unsafe extern "C" fn rtd_host_close_room(
     guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
+/// Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
+/// (RTD_EV_ROOM_WANTED).
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_evict_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.evict_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
 /// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
 /// rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
 /// never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.

@@ -145,6 +145,15 @@ impl Host {
         Ok(())
     }
 
+    /// Closes a room that nobody is in; who comes at this moment asks for it anew.
+    ///
+    /// # Errors
+    /// `Again` when somebody is in it; `NotFound` when there is no such room.
+    pub fn evict_room(&self, id: &str) -> Result<(), DriveError> {
+        self.check_open()?;
+        self.shared.evict_room(&self.shared.room(id)?)
+    }
+
     /// One change (all or nothing), one sync message per peer, then the broadcasts. With a `cause` the
     /// peer that made that request sees its response before these broadcasts.
     ///

@@ -130,6 +130,23 @@ impl<D: Replica> Room<D> {
         std::mem::take(&mut state.peers)
     }
 
+    /// Closes the room unless a peer is in it. It is taken out of its table meanwhile, so that nobody finds a closed one.
+    ///
+    /// # Errors
+    /// `Again` when somebody is in it; `NotFound` when it was closed.
+    pub fn evict(&self, take_out: impl FnOnce()) -> Result<(), DriveError> {
+        let mut state = lock(&self.state);
+        if state.shut {
+            return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
+        }
+        if !state.peers.is_empty() {
+            return Err(DriveError::Again(format!("somebody is in the room {}", self.id)));
+        }
+        state.shut = true;
+        take_out();
+        Ok(())
+    }
+
     /// To be called when a peer came or went, before anybody is told: the number of peers now.
     pub fn count_peers(&self, state: &RoomState<D>) -> usize {
         self.peers.store(state.peers.len(), Ordering::Relaxed);

@@ -223,6 +223,14 @@ impl HostShared {
         }
     }
 
+    /// Closes a room that nobody is in.
+    ///
+    /// # Errors
+    /// As [`Room::evict`].
+    pub fn evict_room(&self, room: &Arc<Room>) -> Result<(), DriveError> {
+        room.evict(|| Notebook::take_out(&mut lock(&self.tables), room))
+    }
+
     /// The settings, if they are open.
     ///
     /// # Errors
@@ -299,8 +307,8 @@ impl HostShared {
         room.aside.enqueue(&self.crew, guarded(enter, failed));
     }
 
-    /// Lets a peer into a room.
-    pub fn enter(&self, peer: &Arc<Peer>, room: &Arc<Room>) {
+    /// Lets a peer into a room; if it was closed meanwhile, the peer asks for it once more.
+    pub fn enter(self: &Arc<Self>, peer: &Arc<Peer>, room: &Arc<Room>) {
         let _announcer = self.queue.announcer();
         let entered = self.step(room, |state, _| {
             if self.peer(peer.id).is_none() {
@@ -313,8 +321,10 @@ impl HostShared {
             self.queue.push(room_event(EventKind::PeerJoined, room, peer, peers));
             Ok(())
         });
-        if let Err(error) = entered {
-            self.drop_peer(peer, &error);
+        match entered {
+            Ok(()) => {}
+            Err(DriveError::NotFound(_)) => self.wants_room(peer, room.id.clone()),
+            Err(error) => self.drop_peer(peer, &error),
         }
     }
 
@@ -468,5 +478,42 @@ impl Handler for HostShared {
         event.code = code(RTD_E_PANIC);
         event.text = reason;
         self.queue.push(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::Waited;
+    use super::super::reactor::ReactorUse;
+    use super::*;
+    use crate::wire::frame;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    #[test]
+    fn who_stands_at_the_door_of_a_room_that_is_closed_asks_for_it_once_more() {
+        let path = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+        let running = ReactorUse::acquire().unwrap();
+        let host = HostShared::listen(&path, HostOptions::default(), running.reactor()).unwrap();
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let hello = br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
+        stream.write_all(&frame::encode(hello).unwrap()).unwrap();
+        let wanted = || {
+            assert_eq!(host.queue.wait(Some(Duration::from_secs(60))), Waited::Event);
+            let event = host.queue.pop().unwrap().unwrap();
+            assert_eq!((event.kind, event.id.as_str()), (EventKind::RoomWanted, "n"));
+            let mut waiting = lock(&host.tables).wanted.remove("n").unwrap();
+            assert_eq!(waiting.len(), 1);
+            waiting.remove(0)
+        };
+        let peer = wanted();
+        let room = Arc::new(Room::open("n", None).unwrap());
+        lock(&host.tables).rooms.insert("n".into(), Arc::clone(&room));
+        host.evict_room(&room).unwrap();
+        assert!(matches!(host.evict_room(&room), Err(DriveError::NotFound(_))));
+        host.enter(&peer, &room);
+        assert_eq!(wanted().id, peer.id);
+        host.close();
     }
 }

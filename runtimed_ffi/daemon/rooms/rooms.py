@@ -26,6 +26,12 @@ Automatic = Callable[[str], Optional[LaunchRequest]]
 EVICTION_DELAY = 3600.0
 """Seconds an empty room keeps its kernel (the reference: 30)."""
 
+EMPTY_LIMIT = 256
+"""Empty rooms without a kernel that stay open until their time is over.  Each has a descriptor; what is in them is in
+their journals, so that only the next peer notices, who waits until they are loaded again."""
+
+_CLOSED = "the room was closed"
+
 _INLINE_LOAD_LIMIT = 1 << 20
 """Journals up to this many bytes are loaded on the loop; larger ones on a thread."""
 
@@ -108,22 +114,31 @@ class Rooms:
         journal = self.journal(notebook_id)
         size = os.path.getsize(journal) if journal is not None and os.path.exists(journal) else 0
         if size <= _INLINE_LOAD_LIMIT and paths.path_of(notebook_id) is None:
-            self._open(notebook_id, journal)
+            if self._open(notebook_id, journal):
+                self._opened(notebook_id)
         else:
             self._opening[notebook_id] = False
             self._spawn(self._open_slowly(notebook_id, journal))
 
     async def _open_slowly(self, notebook_id: str, journal: str | None) -> None:
         try:
-            await self._files.run(self._open, notebook_id, journal)
+            opened = await self._files.run(self._open, notebook_id, journal)
         finally:
             again = self._opening.pop(notebook_id)
+        if opened:
+            self._opened(notebook_id)
         if again and not any(entry["notebook_id"] == notebook_id for entry in self._host.rooms()):
             # The first who asked were refused before the others came.
             self.wanted(notebook_id)
 
-    def _open(self, notebook_id: str, journal: str | None) -> None:
-        """Open the room at the host.  May run on a worker thread: the host is made for that."""
+    def _opened(self, notebook_id: str) -> None:
+        """Who asked for the room may have gone without entering; it is evicted like one that somebody has left."""
+        if notebook_id not in self._rooms:
+            self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
+            self._emptied(notebook_id)
+
+    def _open(self, notebook_id: str, journal: str | None) -> bool:
+        """Open the room at the host; whether it is.  May run on a worker thread: the host is made for that."""
         prepared = False
         try:
             self._prepare(notebook_id, journal)
@@ -133,6 +148,7 @@ class Rooms:
             if file is not None:
                 file.fill()
             self._host.admit(notebook_id)
+            return True
         except Exception as error:
             log.error("room %r cannot be opened: %s", notebook_id, error)
             for undo in (self._host.close_room, self._host.refuse_room) if prepared else (self._host.refuse_room,):
@@ -140,6 +156,7 @@ class Rooms:
                     undo(notebook_id)
                 except Exception as second:
                     log.warning("room %r: nor can that be undone: %s", notebook_id, second)
+        return False
 
     def _prepare(self, notebook_id: str, journal: str | None) -> None:
         try:
@@ -176,7 +193,7 @@ class Rooms:
             return
         room.peers.discard(peer)
         if not room.peers:
-            self._evict_later(notebook_id)
+            self._emptied(notebook_id)
 
     def failed(self, notebook_id: str, code: int, reason: str) -> None:
         """Something is wrong with a room.
@@ -192,6 +209,16 @@ class Rooms:
 
     # -- life
 
+    def _emptied(self, notebook_id: str) -> None:
+        self._evict_later(notebook_id)
+        if self._directory is None:
+            return  # What is in such rooms is nowhere else.
+        # The longest empty first.
+        idle = [name for name in self._evictions if not (self._rooms[name].kernel or self._rooms[name].working)]
+        for name in idle[: max(0, len(idle) - EMPTY_LIMIT)]:
+            self._evictions[name].cancel()
+            self._evict(name)
+
     def _evict_later(self, notebook_id: str) -> None:
         if self._eviction_delay is None or notebook_id in self._evictions:
             return
@@ -201,15 +228,23 @@ class Rooms:
     def _evict(self, notebook_id: str) -> None:
         # The room is there and empty: who enters or removes it takes the timer away.
         del self._evictions[notebook_id]
-        if self._rooms[notebook_id].working or self._entered(notebook_id):
+        room = self._rooms[notebook_id]
+        if room.working or self._entered(notebook_id):
+            self._evict_later(notebook_id)
+            return
+        # Its kernel first: what that has printed last is still to be written.
+        room.stop_kernel(_CLOSED)
+        try:
+            evicted = self._host.evict_room(notebook_id)
+        except Exception as error:
+            log.warning("room %r cannot be closed: %s", notebook_id, error)
+            evicted = True
+        if not evicted:
+            # Somebody has come at this moment, and has heard that the kernel has gone.
             self._evict_later(notebook_id)
             return
         log.info("room %r is evicted", notebook_id)
-        self._remove(notebook_id, "the room was closed")
-        try:
-            self._host.close_room(notebook_id)
-        except Exception as error:
-            log.warning("room %r cannot be closed: %s", notebook_id, error)
+        self._remove(notebook_id, _CLOSED)
 
     def _entered(self, notebook_id: str) -> bool:
         """Whether a peer is in the room whose event has not reached us yet."""
