@@ -6,10 +6,12 @@ library resolve it. Source: protocol 2, sections 8 and 12.4.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +23,9 @@ from runtimed_ffi.output import Output
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
 _SECONDS = 10.0
+_TRANSFER_SECONDS = 60.0
+"""Limit for the content of one blob, which comes from this machine."""
+_CHUNK = 1 << 20
 _LIMIT = 104_857_600
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxies of the environment: this machine is asked."""
@@ -52,7 +57,8 @@ class BlobReader:
         element = payload if isinstance(payload, str) else json.dumps(payload)
         try:
             value = json.loads(self._resolve(element))
-        except (OSError, RuntimedError, ValueError):
+        except (OSError, http.client.HTTPException, RuntimedError, ValueError, RecursionError):
+            # The port may be another program's by now, and a manifest may hold anything.
             return unreadable(element)
         return Output.from_nbformat(value) if isinstance(value, Mapping) else unreadable(element)
 
@@ -76,7 +82,7 @@ class BlobReader:
         if self._server is None:
             self._server = self._find_server()
         with _OPENER.open(f"{self._server}/blob/{name}", timeout=_SECONDS) as answer:
-            data: bytes = answer.read(_LIMIT)
+            data = _read(answer)
         out = new_buffer()
         check(lib.rtd_blobs_put(store, *bytes_in(data), *text_in("application/octet-stream"), out))
         if take_buf(out).decode("ascii") != name:
@@ -111,6 +117,16 @@ def unreadable(raw: str, output_type: str | None = None) -> Output:
 def _address(port: Any, prefix: Any) -> str:
     """The blob server's URL; the prefix is a member that daemons other than ours do not have."""
     return f"http://127.0.0.1:{int(port)}{prefix if isinstance(prefix, str) else ''}"
+
+
+def _read(answer: Any) -> bytes:
+    """The content of an answer, as far as it can be a blob. Raises `TimeoutError` for one that only trickles."""
+    end, data = time.monotonic() + _TRANSFER_SECONDS, bytearray()
+    while len(data) <= _LIMIT and (chunk := answer.read1(_CHUNK)):
+        data += chunk
+        if time.monotonic() > end:
+            raise TimeoutError("the blob server is too slow")
+    return bytes(data)
 
 
 def _open(directory: str) -> Any:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import socket
+import threading
+from contextlib import contextmanager
 
 import pytest
 
 import runtimed_ffi
+from runtimed_ffi import _blobs
 from runtimed_ffi._blobs import BlobReader
 from runtimed_ffi.blobs import Blobs
 
@@ -53,3 +59,61 @@ def test_by_the_blob_channel(daemon, element, content):
 def test_what_is_not_there_is_said(daemon):
     output = BlobReader(daemon.socket_path, None).output("0" * 64)
     assert output.text == "Failed to parse output: " + "0" * 64
+
+
+@contextmanager
+def blob_server(directory, *answers):
+    """A program at the port of a blob server that says these bytes, one after the other, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(20)
+                    connection.recv(65536)
+                    for part in [answer] if isinstance(answer, bytes) else answer:
+                        connection.sendall(part)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        (directory / "daemon.json").write_text(json.dumps({"blob_port": server.getsockname()[1]}))
+        yield BlobReader(str(directory / "socket"), None)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def answer_of(content, length=None):
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content) if length is None else length, content)
+
+
+DEEP = b"[" * 100_000
+CUT = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\ncut"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 418 No\r\n\r\n",
+        answer_of(b"other content"),
+        answer_of(b"cut off", 100),
+        CUT,
+        answer_of(DEEP),
+    ],
+)
+def test_what_anybody_may_say_at_the_port_is_an_output_that_cannot_be_read(tmp_path, answer):
+    name = hashlib.sha256(DEEP).hexdigest()
+    with blob_server(tmp_path, answer) as reader:
+        assert reader.output(name).text == f"Failed to parse output: {name}"
+
+
+def test_a_server_that_trickles_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(_blobs, "_TRANSFER_SECONDS", -1.0)
+    content = b'{"output_type":"stream"}'
+    name = hashlib.sha256(content).hexdigest()
+    with blob_server(tmp_path, answer_of(content)) as reader:
+        assert reader.output(name).text == f"Failed to parse output: {name}"
