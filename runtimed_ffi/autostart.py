@@ -17,11 +17,14 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from runtimed_ffi._filelock import acquire
 from runtimed_ffi._wire import accepts, os_error_text
 from runtimed_ffi.errors import ConnectError
 
 READY_SECONDS = 30.0
 """Limit for a daemon to become ready."""
+LOCK_SECONDS = 2 * READY_SECONDS
+"""Limit for another process that is starting one: it may have been stopped in the middle."""
 IDLE_VARIABLE = "RUNTIMED_FFI_IDLE_TIMEOUT"
 """Environment variable: seconds after which a daemon started here ends when nobody needs it; `0` for never."""
 IDLE_SECONDS = 4 * 3600.0
@@ -73,18 +76,26 @@ def ensure_running(socket_path: str, command: Sequence[str] | None = None, log_p
         True when it was started here, false when it ran before.
 
     Raises:
-        ConnectError: the daemon did not become ready within 30 seconds, or ended; the text has the end of its log.
+        ConnectError: the daemon did not become ready within 30 seconds, or ended; the text has the end of its log. Or
+            another process has been starting one for 60 seconds.
     """
     directory = os.path.dirname(os.path.abspath(socket_path))
+    lock_path = os.path.join(directory, "start.lock")
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        lock = os.open(os.path.join(directory, "start.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ConnectError(
-            f"Failed to connect: cannot start a daemon in {directory}: {os_error_text(error)}"
-        ) from error
+        raise _impossible(directory, error) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            held = acquire(lock, fcntl.LOCK_EX, LOCK_SECONDS)
+        except OSError as error:
+            raise _impossible(directory, error) from error
+        if not held:
+            raise ConnectError(
+                f"Failed to connect: another process has been starting a daemon for {LOCK_SECONDS:g} seconds;"
+                f" it holds {lock_path}"
+            )
         problem = accepts(socket_path)
         if problem is None:
             return False
@@ -96,6 +107,10 @@ def ensure_running(socket_path: str, command: Sequence[str] | None = None, log_p
         return True
     finally:
         os.close(lock)
+
+
+def _impossible(directory: str, error: OSError) -> ConnectError:
+    return ConnectError(f"Failed to connect: cannot start a daemon in {directory}: {os_error_text(error)}")
 
 
 def _start(socket_path: str, log_path: str, command: Sequence[str]) -> None:

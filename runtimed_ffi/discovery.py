@@ -50,7 +50,7 @@ def locate(socket_path: StrPath | None = None) -> Location:
         socket_path: the caller's choice, or `None`.
     """
     if socket_path is not None:
-        return Location(SocketPath(os.fspath(socket_path)), True)
+        return Location(SocketPath(os.fsdecode(socket_path)), True)
     named = os.environ.get(SOCKET_VARIABLE)
     if named:
         return Location(SocketPath(named), True)

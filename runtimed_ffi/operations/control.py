@@ -11,9 +11,9 @@ import fcntl
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 
+from runtimed_ffi._filelock import acquire
 from runtimed_ffi.autostart import ensure_running
 from runtimed_ffi.daemon import cli
 from runtimed_ffi.daemon.ownership import Unsafe
@@ -94,17 +94,9 @@ def _freed(path: str, seconds: float) -> bool:
     """Wait until nobody holds a lock, at most some seconds; whether that came about."""
     if not os.path.exists(path):
         return True
-    free = threading.Event()
-
-    def wait() -> None:
+    with open(path) as lock:
         # Shared, so that a daemon that starts at this moment is disturbed by nobody but its predecessor.
-        with open(path) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        free.set()
-
-    # A thread that waits in the kernel learns of the end at once; the program ends without it if there is none.
-    threading.Thread(target=wait, daemon=True).start()
-    return free.wait(seconds)
+        return acquire(lock.fileno(), fcntl.LOCK_SH, seconds)
 
 
 def _obstacle(paths: Layout) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +16,7 @@ import pytest
 
 import runtimed_ffi
 from runtimed_ffi import autostart, discovery
+from runtimed_ffi._filelock import acquire
 from runtimed_ffi.discovery import locate, own_socket_path, reference_socket_path
 
 VARIABLES = ["RUNTIMED_SOCKET_PATH", "RUNTIMED_DEV", "CONDUCTOR_WORKSPACE_PATH", "XDG_CACHE_HOME"]
@@ -168,6 +171,52 @@ def test_one_start_for_many(home, monkeypatch):
         end.connect(path)
         end.send(b"q")
     autostart._started[-1].wait(20)
+
+
+def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(home, monkeypatch):
+    monkeypatch.setattr(autostart, "daemon_command", stand_in("raise SystemExit('it is broken')"))
+    monkeypatch.setattr(autostart, "LOCK_SECONDS", 0.05)
+    path = f"{home}/run/x.sock"
+    os.mkdir(f"{home}/run")
+    with open(f"{home}/run/start.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(
+            runtimed_ffi.ConnectError, match=r"another process .* 0.05 seconds; it holds .*start\.lock$"
+        ):
+            autostart.ensure_running(path)
+    monkeypatch.setattr(autostart, "LOCK_SECONDS", 20.0)
+    with pytest.raises(runtimed_ffi.ConnectError, match="it is broken"):
+        autostart.ensure_running(path)
+
+
+def test_a_lock_is_had_as_soon_as_it_is_free(tmp_path):
+    from fakes import SECONDS, in_thread
+
+    path = tmp_path / "lock"
+    with open(path, "w") as first, open(path) as second, open(path) as third:
+        assert acquire(first.fileno(), fcntl.LOCK_EX, 0)
+        assert not acquire(second.fileno(), fcntl.LOCK_EX, 0.01)
+        join = in_thread(lambda: acquire(third.fileno(), fcntl.LOCK_SH, SECONDS))
+        second.close()
+        first.close()
+        assert join()
+    with open(path) as last:
+        assert acquire(last.fileno(), fcntl.LOCK_EX, SECONDS), "who has given up does not hold it"
+
+
+def test_a_file_system_without_locks_is_a_clear_error(home, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(runtimed_ffi.ConnectError, match=r"^Failed to connect: cannot start a daemon in .*os error 37"):
+        autostart.ensure_running(f"{home}/run/x.sock")
+
+
+def test_a_path_may_be_bytes(home):
+    assert discovery.locate(b"/a/b.sock") == ("/a/b.sock", True)
+    with pytest.raises(TypeError):
+        discovery.locate(7)
 
 
 def test_a_failed_start_shows_the_log(home, monkeypatch):
