@@ -20,6 +20,7 @@ from runtimed_ffi._blobs import BlobReader, unreadable
 from runtimed_ffi._events import Event
 from runtimed_ffi._ffi import IO, OK, PROTOCOL, TIMEOUT, error
 from runtimed_ffi._native_session import NativeSession
+from runtimed_ffi._news import News
 from runtimed_ffi._outputs import StreamPositions
 from runtimed_ffi._router import Mailbox, Router, Stop
 from runtimed_ffi.output import Output, OutputEvent
@@ -69,7 +70,7 @@ class Connection:
         self._pump: Stop | None = None
         self._pump_thread: threading.Thread | None = None
         self.native = NativeSession(socket_path, notebook_id, connect_timeout_ms=milliseconds(connect_seconds))
-        self._router = Router(self.native, subscriptions.wants, self._deliver)
+        self._router = Router(self.native, News(subscriptions.wants), self._deliver)
         try:
             first = self._router.wait_ready()
             if first.kind == events.ENDED:

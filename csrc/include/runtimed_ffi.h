@@ -177,7 +177,8 @@ typedef enum rtd_event_kind {
    */
   RTD_EV_OUTPUT = 6,
   /**
-   * The outputs of the cell were cleared.
+   * The outputs of the cell were cleared. number: how many outputs follow that were there before, because an
+   * execution was joined under way; else -1.
    */
   RTD_EV_CLEARED = 7,
   /**

@@ -169,7 +169,7 @@ fn a_run_joined_under_way_gets_the_outputs_that_were_there() {
     runs.submit(1, "c", None, 0);
     let need = queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e", "joined": true}));
     assert_eq!(need, Need::Replay { token: 1, cell_id: "c".into() });
-    runs.replay(1, "c", vec!["a".into()]);
+    assert!(runs.replay(1, "c", vec!["a".into()]).is_empty());
     runs.outputs_changed(&[OutputChange::Inserted { cell_id: "c".into(), index: 1, element: "b".into() }]);
     let elements: Vec<String> = runs
         .take_events()
@@ -408,13 +408,29 @@ fn one_who_joins_shares_what_was_seen_before() {
 fn outputs_that_were_held_for_a_start_are_not_told_twice_to_one_who_joins() {
     let mut runs = Runs::new(Strategy::FinalEvent);
     runs.submit(1, "c", None, 0);
-    runs.outputs_changed(&[inserted(0, "a")]);
-    queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e", "joined": true}));
-    runs.replay(1, "c", vec!["a".into()]);
+    runs.outputs_changed(&[inserted(0, "a"), inserted(1, "b")]);
+    let joined = json!({"result": "cell_queued", "execution_id": "e", "joined": true});
+    queued(&mut runs, 1, &joined);
+    let held = runs.replay(1, "c", vec!["a".into(), "b".into()]);
     runs.release_held();
     let told: Vec<_> = runs.take_events();
     let outputs = told.iter().filter(|event| matches!(event, RunEvent::Output { .. })).count();
-    assert_eq!(outputs, 1, "{told:?}");
+    assert_eq!(outputs, 2, "{told:?}");
+    assert!(told.contains(&RunEvent::Cleared { token: 1, cell_id: "c".into(), again: 2 }));
+    // Those who watch the notebook have not heard it yet, and are not meant by what is told again.
+    let held: Vec<_> = held.into_iter().map(RunEvent::of_nobody).collect();
+    assert!(matches!(
+        &held[..],
+        [RunEvent::Output { token: 0, index: 0, .. }, RunEvent::Output { token: 0, .. }]
+    ));
+    // What comes now is told to the first; a second that joins holds back what watchers have heard of him.
+    runs.submit(2, "c", None, 0);
+    runs.outputs_changed(&[inserted(2, "c"), OutputChange::Cleared { cell_id: "c".into() }]);
+    let told = runs.take_events();
+    assert!(matches!(told[0], RunEvent::Output { token: 1, .. }));
+    assert_eq!(told[1], RunEvent::Cleared { token: 1, cell_id: "c".into(), again: 0 });
+    queued(&mut runs, 2, &joined);
+    assert!(runs.replay(2, "c", vec![]).is_empty());
 }
 
 #[test]

@@ -64,7 +64,8 @@ pub enum rtd_event_kind {
     /// An output. number: index in the cell; code: `rtd_output_change`; payload: nbformat output; text: plain text.
     /// If its blob cannot be read, payload is the element of the document as a JSON string and text the reason.
     RTD_EV_OUTPUT = 6,
-    /// The outputs of the cell were cleared.
+    /// The outputs of the cell were cleared. number: how many outputs follow that were there before, because an
+    /// execution was joined under way; else -1.
     RTD_EV_CLEARED = 7,
     /// End of an execution. code: `rtd_done`; number: execution count, -1 if it never started; text: reason.
     RTD_EV_DONE = 8,

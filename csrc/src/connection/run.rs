@@ -51,11 +51,50 @@ pub enum OutputPlace {
 /// What an execution tells the one who waits for it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEvent {
-    Queued { token: u64, cell_id: String, response: Vec<u8> },
-    Started { token: u64, cell_id: String, count: Option<i64> },
-    Output { token: u64, cell_id: String, index: usize, element: String, place: OutputPlace },
-    Cleared { token: u64, cell_id: String },
-    Done { token: u64, cell_id: String, end: Terminal, count: Option<i64>, reason: String, payload: Vec<u8> },
+    Queued {
+        token: u64,
+        cell_id: String,
+        response: Vec<u8>,
+    },
+    Started {
+        token: u64,
+        cell_id: String,
+        count: Option<i64>,
+    },
+    Output {
+        token: u64,
+        cell_id: String,
+        index: usize,
+        element: String,
+        place: OutputPlace,
+    },
+    /// `again` outputs follow that were there before: an execution was joined under way.
+    Cleared {
+        token: u64,
+        cell_id: String,
+        again: usize,
+    },
+    Done {
+        token: u64,
+        cell_id: String,
+        end: Terminal,
+        count: Option<i64>,
+        reason: String,
+        payload: Vec<u8>,
+    },
+}
+
+impl RunEvent {
+    /// The event for those who watch the notebook and not an execution.
+    pub fn of_nobody(mut self) -> Self {
+        let (Self::Queued { token, .. }
+        | Self::Started { token, .. }
+        | Self::Output { token, .. }
+        | Self::Cleared { token, .. }
+        | Self::Done { token, .. }) = &mut self;
+        *token = 0;
+        self
+    }
 }
 
 /// What the owner has to do for the runs.
@@ -257,14 +296,21 @@ impl Runs {
         }
     }
 
-    /// Outputs of a run that was joined while under way.
-    pub fn replay(&mut self, token: u64, cell_id: &str, outputs: Vec<String>) {
+    /// Outputs of a run that was joined while under way. Gives what had been held for it, which is among `outputs`,
+    /// unless others who wait for the cell were told of it.
+    #[must_use]
+    pub fn replay(&mut self, token: u64, cell_id: &str, outputs: Vec<String>) -> Vec<RunEvent> {
+        let told = self
+            .runs
+            .iter()
+            .any(|run| run.token != token && run.cell_id == cell_id && run.phase >= Phase::Started);
+        let mut held = Vec::new();
         for run in self.runs.iter_mut().filter(|run| run.token == token) {
-            // Its start was told before it was joined; what was held is among `outputs`.
+            // Its start was told before it was joined.
             run.phase = run.phase.max(Phase::Started);
-            run.held.clear();
+            held.append(&mut run.held);
         }
-        self.events.push(RunEvent::Cleared { token, cell_id: cell_id.into() });
+        self.events.push(RunEvent::Cleared { token, cell_id: cell_id.into(), again: outputs.len() });
         self.events.extend(outputs.into_iter().enumerate().map(|(index, element)| RunEvent::Output {
             token,
             cell_id: cell_id.into(),
@@ -272,6 +318,10 @@ impl Runs {
             element,
             place: OutputPlace::Appended,
         }));
+        if told {
+            held.clear();
+        }
+        held
     }
 
     /// A broadcast came.
@@ -529,7 +579,7 @@ impl Runs {
 pub fn output_event(change: &OutputChange, token: u64) -> RunEvent {
     let cell_id = change.cell_id().to_owned();
     let (index, element, place) = match change {
-        OutputChange::Cleared { .. } => return RunEvent::Cleared { token, cell_id },
+        OutputChange::Cleared { .. } => return RunEvent::Cleared { token, cell_id, again: 0 },
         OutputChange::Inserted { index, element, .. } => (*index, element, OutputPlace::Appended),
         OutputChange::Replaced { index, element, .. } => (*index, element, OutputPlace::Replaced),
         OutputChange::Joined { index, element, covered, .. } => {

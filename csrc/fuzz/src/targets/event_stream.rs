@@ -136,7 +136,10 @@ impl Play {
                 assert!(!told.ended && told.cell == cell_id);
                 // What was held back is among the outputs that are told now.
                 told.owed = told.seen + 3;
-                self.runs.replay(token, &cell_id, vec!["x".into(), "y".into()]);
+                let held = self.runs.replay(token, &cell_id, vec!["x".into(), "y".into()]);
+                assert!(held
+                    .iter()
+                    .all(|event| matches!(event, RunEvent::Output { .. } | RunEvent::Cleared { .. })));
             }
             Need::GiveUp => {
                 self.collect(None);
@@ -153,7 +156,7 @@ impl Play {
                 RunEvent::Queued { token, cell_id, .. }
                 | RunEvent::Started { token, cell_id, .. }
                 | RunEvent::Output { token, cell_id, .. }
-                | RunEvent::Cleared { token, cell_id }
+                | RunEvent::Cleared { token, cell_id, .. }
                 | RunEvent::Done { token, cell_id, .. } => (*token, cell_id),
             };
             let told = self.told.get_mut(&token).expect("a run that was made");

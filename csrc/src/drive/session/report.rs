@@ -98,7 +98,11 @@ impl Shared {
             }
             Need::Replay { token, cell_id } => {
                 let outputs = core.notebook.outputs(&cell_id).unwrap_or_default();
-                core.runs.replay(token, &cell_id, outputs);
+                let held = core.runs.replay(token, &cell_id, outputs);
+                if core.watch_all {
+                    // Who watches has heard all before, and nothing of what is told again.
+                    self.queue_run_events(held.into_iter().map(RunEvent::of_nobody));
+                }
                 Ok(())
             }
             Need::GiveUp => {
@@ -166,7 +170,7 @@ impl Shared {
                 RunEvent::Queued { token, cell_id, .. } => (EventKind::Queued, *token, cell_id),
                 RunEvent::Started { token, cell_id, .. } => (EventKind::Started, *token, cell_id),
                 RunEvent::Output { token, cell_id, .. } => (EventKind::Output, *token, cell_id),
-                RunEvent::Cleared { token, cell_id } => (EventKind::Cleared, *token, cell_id),
+                RunEvent::Cleared { token, cell_id, .. } => (EventKind::Cleared, *token, cell_id),
                 RunEvent::Done { token, cell_id, .. } => (EventKind::Done, *token, cell_id),
             };
             let mut event = Event::new(kind);
@@ -185,7 +189,11 @@ impl Shared {
                     event.payload = element.into_bytes();
                     event.unresolved = true;
                 }
-                RunEvent::Cleared { .. } => {}
+                RunEvent::Cleared { again, .. } => {
+                    if again > 0 {
+                        event.number = i64::try_from(again).unwrap_or(i64::MAX);
+                    }
+                }
                 RunEvent::Done { end, count, reason, payload, .. } => {
                     event.code = end as i32;
                     event.number = count.unwrap_or(-1);
