@@ -1213,7 +1213,7 @@ rtd_result rtd_host_announce_pool_state(const struct rtd_host *host,
 /**
  * Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
  * answers are the library's work. Of a peer with 1024 requests without an answer, or more than `peer_limit` bytes of
- * them, everything else waits; if it has left, until they are answered it is still there.
+ * them, everything else waits; if it leaves meanwhile, RTD_EV_PEER_LEFT comes when they are answered.
  *
  * \param host the host
  * \param token token of the event
