@@ -1,13 +1,13 @@
 //! How much a host takes from a peer whose requests it has not answered.
 
 use runtimed_ffi::code::rtd_code::RTD_OK;
-use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session};
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Value};
 
 mod support;
 
-use support::{host_with_room, request, until, Peer, Place, Raw};
+use support::{host_with, host_with_room, request, until, Peer, Place, Raw};
 
 const MOST: u64 = 1024;
 
@@ -74,13 +74,7 @@ fn a_peer_waits_when_it_has_asked_1024_things() {
 
 /// A host that takes 4000 bytes of requests without an answer.
 fn narrow_host(place: &Place) -> (Host, Session) {
-    let host =
-        Host::open(&place.socket(), HostOptions { peer_limit: 4000, ..HostOptions::default() }).unwrap();
-    let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    until(&host, EventKind::RoomWanted);
-    host.open_room("n", None).unwrap();
-    until(&session, EventKind::Ready);
-    (host, session)
+    host_with(HostOptions { peer_limit: 4000, ..HostOptions::default() }, place, "n")
 }
 
 #[test]

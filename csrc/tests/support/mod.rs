@@ -132,7 +132,12 @@ impl Raw {
 
 /// A host with one room, and a session that has joined it.
 pub fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
-    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    host_with(HostOptions::default(), place, id)
+}
+
+/// The same with other options.
+pub fn host_with(options: HostOptions, place: &Place, id: &str) -> (Host, Session) {
+    let host = Host::open(&place.socket(), options).unwrap();
     let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
     let wanted = until(&host, EventKind::RoomWanted);
     assert_eq!(wanted.id, id);

@@ -134,8 +134,12 @@ class Rooms:
     def _opened(self, notebook_id: str) -> None:
         """Who asked for the room may have gone without entering; it is evicted like one that somebody has left."""
         if notebook_id not in self._rooms:
-            self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
+            self._add(notebook_id)
             self._emptied(notebook_id)
+
+    def _add(self, notebook_id: str) -> Room:
+        room = self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
+        return room
 
     def _open(self, notebook_id: str, journal: str | None) -> bool:
         """Open the room at the host; whether it is.  May run on a worker thread: the host is made for that."""
@@ -174,9 +178,7 @@ class Rooms:
         timer = self._evictions.pop(notebook_id, None)
         if timer is not None:
             timer.cancel()
-        room = self._rooms.get(notebook_id)
-        if room is None:
-            room = self._rooms[notebook_id] = Room(notebook_id, self._host, self._blobs, self._launch)
+        room = self._rooms.get(notebook_id) or self._add(notebook_id)
         room.enter(peer)
         if count == 1 and room.kernel is None and room.launching is None:
             self._spawn(self._launch_automatically(room))
