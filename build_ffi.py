@@ -32,7 +32,7 @@ def link_arguments(built):
 
 ffibuilder = FFI()
 ffibuilder.cdef(declarations())
-# The header's version as this extension saw it; _ffi.py compares it with the library's.
+# The header's version as this extension saw it; _binding/ffi.py compares it with the library's.
 ffibuilder.cdef("static char *const RTD_VERSION;")
 ffibuilder.set_source(
     "runtimed_ffi._native",

@@ -1,6 +1,6 @@
 """The binding itself: a call that does nothing, and bytes that go through it."""
 
-from runtimed_ffi._ffi import bytes_in, check, ffi, lib, take_buf
+from runtimed_ffi._binding.ffi import bytes_in, check, ffi, lib, take_buf
 
 from .figure import Figure, interleaved, timed
 

@@ -14,10 +14,10 @@ Example::
         print(result.stdout)
 """
 
+from runtimed_ffi._client.discovery import default_socket_path
 from runtimed_ffi._version import __version__
 from runtimed_ffi.cell import Cell
 from runtimed_ffi.client import DaemonClient
-from runtimed_ffi.discovery import default_socket_path
 from runtimed_ffi.embedded import Daemon
 from runtimed_ffi.errors import (
     ArgumentError,

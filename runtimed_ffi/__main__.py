@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import _config
+from runtimed_ffi._binding import config
 
 # Option -> (what prints it, help). The order here is the order of the output, whatever the command line's.
 _FLAGS = {
-    "cflags": (_config.cflags, "compiler flags for programs that use the C library"),
-    "libs": (_config.libs, "linker flags"),
-    "include": (_config.get_include, "directory of runtimed_ffi.h"),
-    "library": (_config.get_library, "path of the shared library"),
-    "pkgconfigdir": (_config.get_pkgconfig_dir, "directory of runtimed_ffi.pc"),
+    "cflags": (config.cflags, "compiler flags for programs that use the C library"),
+    "libs": (config.libs, "linker flags"),
+    "include": (config.get_include, "directory of runtimed_ffi.h"),
+    "library": (config.get_library, "path of the shared library"),
+    "pkgconfigdir": (config.get_pkgconfig_dir, "directory of runtimed_ffi.pc"),
 }
 
 
@@ -69,9 +69,9 @@ def daemon_main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "run":
         return cli.run(paths, arguments)
     # What only the other commands need must not make a daemon start later.
-    from . import operations
+    from runtimed_ffi import cli as commands
 
-    return operations.perform(paths, arguments)
+    return commands.perform(paths, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Typing stub of the generated cffi extension: `_ffi.py` and the handle classes are the typed border."""
+"""Typing stub of the generated cffi extension: `_binding` and the handle classes are the typed border."""
 
 from typing import Any
 

@@ -13,8 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._ffi import check, ffi, lib, take_buf
-from ._handle import Handle
+from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
+from runtimed_ffi._binding.handle import Handle
 
 
 class Blobs(Handle):

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._ffi import check, ffi, lib, take_buf
-from ._handle import Handle
+from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
+from runtimed_ffi._binding.handle import Handle
 
 Json = dict[str, Any]
 

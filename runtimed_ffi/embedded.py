@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from runtimed_ffi.autostart import READY_SECONDS, await_ready, daemon_command, log_tail
+from runtimed_ffi._client.autostart import READY_SECONDS, await_ready, daemon_command, log_tail
+from runtimed_ffi._client.discovery import SOCKET_NAME, StrPath
 from runtimed_ffi.client import DaemonClient
-from runtimed_ffi.discovery import SOCKET_NAME, StrPath
 from runtimed_ffi.errors import ConnectError, StateError
 from runtimed_ffi.session import Session
 

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Callable, Protocol
 
-from runtimed_ffi import _events as events
 from runtimed_ffi import errors
-from runtimed_ffi._events import Event
-from runtimed_ffi._format import seconds_text
-from runtimed_ffi._outputs import OutputList
-from runtimed_ffi._router import Mailbox
+from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import Event
+from runtimed_ffi._client.format import seconds_text
+from runtimed_ffi._client.output_list import OutputList
+from runtimed_ffi._client.router import Mailbox
 from runtimed_ffi.output import Output
 from runtimed_ffi.result import ExecutionResult
 

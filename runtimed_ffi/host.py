@@ -27,9 +27,10 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from ._events import Event, decode_event
-from ._ffi import check, ffi, lib, take_buf
-from ._handle import Handle
+from runtimed_ffi._binding.events import Event, decode_event
+from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
+from runtimed_ffi._binding.handle import Handle
+
 from .document import Document
 
 Json = dict[str, Any]

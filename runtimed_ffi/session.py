@@ -9,15 +9,15 @@ import logging
 import uuid
 from typing import Any, Callable
 
-from runtimed_ffi import _arguments as arguments
-from runtimed_ffi import _events as events
 from runtimed_ffi import errors
-from runtimed_ffi._connection import Connection, log_errors
-from runtimed_ffi._document import DocumentAccess
-from runtimed_ffi._process import ProcessLock
-from runtimed_ffi.autostart import ensure_running
+from runtimed_ffi._binding import events
+from runtimed_ffi._binding.process import ProcessLock
+from runtimed_ffi._client import arguments
+from runtimed_ffi._client.autostart import ensure_running
+from runtimed_ffi._client.connection import Connection, log_errors
+from runtimed_ffi._client.discovery import StrPath, locate
+from runtimed_ffi._client.editing import DocumentAccess
 from runtimed_ffi.client import DaemonClient
-from runtimed_ffi.discovery import StrPath, locate
 from runtimed_ffi.execution import Execution, OnOutput
 from runtimed_ffi.output import OutputEvent
 from runtimed_ffi.result import ExecutionResult

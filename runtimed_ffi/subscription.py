@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from runtimed_ffi._events import BROADCAST, CHANGED, OUTPUT, RESYNC, Event
-from runtimed_ffi._process import ProcessLock
+from runtimed_ffi._binding.events import BROADCAST, CHANGED, OUTPUT, RESYNC, Event
+from runtimed_ffi._binding.process import ProcessLock
 from runtimed_ffi.output import OutputEvent
 
 Callback = Callable[[Any], Any]

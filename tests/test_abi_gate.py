@@ -11,7 +11,7 @@ import sys
 import pytest
 from ctools import HEADER, ROOT, STRICT, cc, declarations, flags, require, run
 
-from runtimed_ffi import _config
+from runtimed_ffi._binding import config
 from runtimed_ffi._native import ffi
 
 ABI = ROOT / "csrc" / "abi"
@@ -72,12 +72,12 @@ def test_prototypes_of_the_header_are_the_committed_ones():
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="nm -D is for ELF")
 def test_library_exports_exactly_the_functions_of_the_header():
-    symbols = run(*require("nm"), "-D", "--defined-only", _config.get_library())
+    symbols = run(*require("nm"), "-D", "--defined-only", config.get_library())
     assert sorted(line.split()[-1] for line in symbols.splitlines()) == FUNCTIONS
 
 
 def test_header_of_the_package_is_the_committed_one():
-    with open(os.path.join(_config.get_include(), "runtimed_ffi.h"), encoding="utf-8") as packaged:
+    with open(os.path.join(config.get_include(), "runtimed_ffi.h"), encoding="utf-8") as packaged:
         assert packaged.read() == HEADER.read_text(encoding="utf-8"), "build again: `make build`"
 
 

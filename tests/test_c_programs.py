@@ -10,7 +10,7 @@ import pytest
 from ctools import ROOT, STRICT, cc, flags, require, run
 
 import runtimed_ffi
-from runtimed_ffi import _config
+from runtimed_ffi._binding import config
 
 pytestmark = pytest.mark.c
 
@@ -76,12 +76,12 @@ def test_smoke_with_sanitizers(place):
 
 def test_library_is_unloaded_and_loaded_again(place):
     program = compile_program(TESTS / "lifetime.c", place, cc())
-    assert run(program, _config.get_library(), place) == "ok\n"
+    assert run(program, config.get_library(), place) == "ok\n"
 
 
 def test_library_is_unloaded_and_loaded_again_under_valgrind(place):
     program = compile_program(TESTS / "lifetime.c", place, cc(), "-g")
-    assert run(*memcheck(), program, _config.get_library(), place) == "ok\n"
+    assert run(*memcheck(), program, config.get_library(), place) == "ok\n"
 
 
 def test_no_signal_when_the_peer_has_gone(place):

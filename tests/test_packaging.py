@@ -10,7 +10,7 @@ import pytest
 from ctools import HEADER, ROOT, STRICT, cc, cxx, flags, require, run
 
 import runtimed_ffi
-from runtimed_ffi import _config
+from runtimed_ffi._binding import config
 from runtimed_ffi._native import ffi, lib
 
 PRINT_VERSION = """
@@ -71,7 +71,7 @@ def test_flags_compile_and_link_a_program(tmp_path):
 @pytest.mark.c
 def test_pkg_config_finds_the_library(tmp_path):
     pkg_config = require(os.environ.get("PKG_CONFIG", "pkg-config"))
-    environment = {**os.environ, "PKG_CONFIG_PATH": _config.get_pkgconfig_dir()}
+    environment = {**os.environ, "PKG_CONFIG_PATH": config.get_pkgconfig_dir()}
     assert run(*pkg_config, "--modversion", "runtimed_ffi", env=environment).strip() == runtimed_ffi.__version__
     arguments = run(*pkg_config, "--cflags", "--libs", "runtimed_ffi", env=environment).split()
     source, program = tmp_path / "version.c", tmp_path / "version"
@@ -99,7 +99,7 @@ def test_command_without_a_wish_explains_itself():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="readelf is for ELF")
 def test_extension_finds_the_bundled_library_beside_itself():
     readelf = require("readelf")
-    library = Path(_config.get_library())
+    library = Path(config.get_library())
     assert f"[{library.name}]" in re.search(r"\(SONAME\).*", run(*readelf, "-d", library))[0]
     assert library.name == f"libruntimed_ffi.so.{lib.RTD_ABI_MAJOR}"
     dynamic = run(*readelf, "-d", sys.modules["runtimed_ffi._native"].__file__)

@@ -1,7 +1,7 @@
 """``python -m runtimed_ffi daemon ...``: the options of the command line, and the command ``run``.
 
 Storey: daemon (7).  The reference's command line (protocol 2, section 1.3; python-api 1.12) is accepted as it is; no
-sub-command means ``run``.  The other commands look at a daemon from outside: ``runtimed_ffi.operations``.
+sub-command means ``run``.  The other commands look at a daemon from outside: ``runtimed_ffi.cli``.
 """
 
 from __future__ import annotations

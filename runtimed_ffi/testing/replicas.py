@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from runtimed_ffi._ffi import AGAIN, CData, bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
+from runtimed_ffi._binding.ffi import AGAIN, CData, bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
 from runtimed_ffi.testing.wire import Json, Violation, encode
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 
-from runtimed_ffi._ffi import check, ffi, lib, take_buf
+from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
 from runtimed_ffi.host import Host
 
 PATIENCE = 30.0

@@ -8,7 +8,7 @@ from unittest.mock import Mock, call
 
 import pytest
 
-from runtimed_ffi._events import Event
+from runtimed_ffi._binding.events import Event
 from runtimed_ffi.daemon import logbook
 from runtimed_ffi.daemon.dispatch import Dispatch
 from runtimed_ffi.host import ChannelKind, EventKind

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
 

@@ -77,7 +77,7 @@ def test_level_and_text(tmp_path: Path, log: logging.Logger, monkeypatch: pytest
 
 
 def test_a_crash_of_the_interpreter_says_where(tmp_path: Path) -> None:
-    pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+    pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
     from interop.daemons import DaemonProcess
 
     limit, most = resource.getrlimit(resource.RLIMIT_CORE)

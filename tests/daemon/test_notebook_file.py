@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
-from runtimed_ffi.operations import observe, status
+from runtimed_ffi.cli import observe, status
 
 LIMIT = 60.0
 

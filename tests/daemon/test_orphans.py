@@ -165,7 +165,7 @@ kernelapp.IPKernelApp.launch_instance()
 
 @pytest.mark.kernel
 def test_the_next_daemon_ends_what_a_killed_one_left_and_starts_clean(tmp_path: Path) -> None:
-    pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+    pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
     import runtimed_ffi
 
     (tmp_path / "d").mkdir(0o700)

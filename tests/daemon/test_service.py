@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
 
@@ -266,7 +266,7 @@ def test_a_broken_journal_is_kept_and_the_room_opens(running: Process, base: Pat
 
 def test_event_numbers_are_those_of_the_header() -> None:
     from runtimed_ffi import host
-    from runtimed_ffi._ffi import lib
+    from runtimed_ffi._binding.ffi import lib
     from runtimed_ffi.daemon import ports
 
     for kind in host.EventKind:

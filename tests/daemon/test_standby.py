@@ -455,7 +455,7 @@ def test_who_gets_a_pool() -> None:
 
 @pytest.mark.kernel
 def test_a_session_gets_the_kernel_that_stood_by(tmp_path: Path) -> None:
-    pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+    pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
     import runtimed_ffi
 
     from .test_service import pool as ask

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi import Output, Session
-from runtimed_ffi import _events as events
-from runtimed_ffi._native_session import NativeSession
-from runtimed_ffi._outputs import OutputList, StreamPositions
+from runtimed_ffi._binding import events
+from runtimed_ffi._binding.native_session import NativeSession
+from runtimed_ffi._client.output_list import OutputList, StreamPositions
 from runtimed_ffi.blobs import Blobs
 from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from runtimed_ffi.cli.trust import approve
 from runtimed_ffi.daemon.environments import trust
 from runtimed_ffi.daemon.environments.trust import Trust
-from runtimed_ffi.operations.trust import approve
 
 from .vectors import derived
 

@@ -13,7 +13,7 @@ import pytest
 import subinterpreters
 from ctools import ROOT, require, run
 
-from runtimed_ffi import _config
+from runtimed_ffi._binding import config
 
 from .wheels import Installed, build_wheel, find_python, quiet, with_index
 
@@ -54,7 +54,7 @@ def test_wheel_holds_exactly_the_expected_files(wheel: Path, sources: Path) -> N
     built = {
         f"runtimed_ffi/{extension}",
         "runtimed_ffi/include/runtimed_ffi.h",
-        f"runtimed_ffi/lib/{Path(_config.get_library()).name}",
+        f"runtimed_ffi/lib/{Path(config.get_library()).name}",
         "runtimed_ffi/lib/pkgconfig/runtimed_ffi.pc",
     }
     assert {name for name in names if ".dist-info/" not in name} == modules | built
@@ -121,7 +121,7 @@ def test_extension_of_an_installed_wheel_finds_the_library_beside_it(installed: 
 ALONE = """
 import pathlib, sys
 import runtimed_ffi
-from runtimed_ffi import _ffi, _native
+from runtimed_ffi import _native
 
 package = pathlib.Path(runtimed_ffi.__file__).resolve().parent
 assert package.parts[-2] == "site-packages" and pathlib.Path(sys.prefix).resolve() in package.parents, package

@@ -19,7 +19,7 @@ from typing import Callable
 import pytest
 from cells import Gate
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 import runtimed_ffi

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
 from interop.daemons import until

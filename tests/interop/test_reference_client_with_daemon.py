@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 from interop import golden
 from interop.daemons import DaemonProcess, accepts, daemon, until

@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.importorskip("runtimed_ffi._ffi", reason="the C library is not built")
+pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi as runtimed
 from interop.daemons import STOP_SECONDS, DaemonProcess, accepts, daemon, until

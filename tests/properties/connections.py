@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from properties.documented import call
-from runtimed_ffi._events import Event, decode_event, new_event
-from runtimed_ffi._ffi import bytes_in, ffi, lib, new_buffer, take_buf, text_in
+from runtimed_ffi._binding.events import Event, decode_event, new_event
+from runtimed_ffi._binding.ffi import bytes_in, ffi, lib, new_buffer, take_buf, text_in
 from runtimed_ffi.testing.replicas import Replica
 from runtimed_ffi.testing.wire import encode, frame
 

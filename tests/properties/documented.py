@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runtimed_ffi._ffi import last_error, lib, result_name
+from runtimed_ffi._binding.ffi import last_error, lib, result_name
 
 _HEADER = Path(__file__).parents[2] / "csrc" / "include" / "runtimed_ffi.h"
 _FUNCTION = re.compile(r"/\*\*((?:(?!\*/).)*?)\*/\s*rtd_result (rtd_\w+)\(", re.DOTALL)

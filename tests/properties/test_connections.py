@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from properties.connections import Conn, bodies, kinds, pair, settle
 from properties.documented import CODES, call
-from runtimed_ffi._events import new_event
-from runtimed_ffi._ffi import bytes_in, ffi, lib, new_buffer, take_buf
+from runtimed_ffi._binding.events import new_event
+from runtimed_ffi._binding.ffi import bytes_in, ffi, lib, new_buffer, take_buf
 from runtimed_ffi.testing import strategies
 from runtimed_ffi.testing.profiles import examples
 from runtimed_ffi.testing.replicas import Replica, announcement, saturate

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties.documented import CODES, call
-from runtimed_ffi._ffi import bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
+from runtimed_ffi._binding.ffi import bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.testing import strategies
 from runtimed_ffi.testing.changes import Text, change

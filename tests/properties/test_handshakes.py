@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from properties.connections import Conn, frames, pair
 from properties.documented import call
-from runtimed_ffi._ffi import ffi, lib, text_in
+from runtimed_ffi._binding.ffi import ffi, lib, text_in
 from runtimed_ffi.testing import strategies
 from runtimed_ffi.testing.profiles import examples
 from runtimed_ffi.testing.replicas import Replica, SyncState

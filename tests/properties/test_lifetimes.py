@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from properties.documented import CODES, call
 from properties.handles import LIMIT
-from runtimed_ffi._events import decode_event, new_event
-from runtimed_ffi._ffi import bytes_in, ffi, lib, new_buffer, take_buf, text_in
+from runtimed_ffi._binding.events import decode_event, new_event
+from runtimed_ffi._binding.ffi import bytes_in, ffi, lib, new_buffer, take_buf, text_in
 from runtimed_ffi.testing.profiles import profile
 from runtimed_ffi.testing.replicas import Replica, SyncState
 from runtimed_ffi.testing.wire import encode, frame

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties.documented import call
-from runtimed_ffi._ffi import bytes_in, lib, new_buffer, take_buf
+from runtimed_ffi._binding.ffi import bytes_in, lib, new_buffer, take_buf
 from runtimed_ffi.testing import strategies
 from runtimed_ffi.testing.profiles import examples
 from runtimed_ffi.testing.strategies import KINDS, Sloppy

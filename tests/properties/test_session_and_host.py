@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 )
 
 from properties.handles import LIMIT, Session, wait
-from runtimed_ffi._events import Event
-from runtimed_ffi._ffi import lib
+from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding.ffi import lib
 from runtimed_ffi.errors import NotFoundError, RuntimedError
 from runtimed_ffi.host import Host
 from runtimed_ffi.testing import strategies

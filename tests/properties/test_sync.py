@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from properties.documented import call
-from runtimed_ffi._ffi import bytes_in, ffi, lib, new_buffer
+from runtimed_ffi._binding.ffi import bytes_in, ffi, lib, new_buffer
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.testing import strategies
 from runtimed_ffi.testing.profiles import examples, profile

@@ -1,0 +1,1 @@
+"""Storey 5 (binding): the only modules that touch the C library, and small wrappers of the operating system."""

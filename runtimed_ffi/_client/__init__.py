@@ -1,0 +1,1 @@
+"""Storey 6 (client): what `Session` and `DaemonClient` are made of. Stands on `_binding`; private."""

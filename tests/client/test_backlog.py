@@ -1,0 +1,95 @@
+"""A backlog keeps what fits, says what it dropped, and never drops an end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import Event
+from runtimed_ffi._client import backlog
+from runtimed_ffi._client.backlog import Backlog
+
+DROPPABLE = [events.QUEUED, events.STARTED, events.OUTPUT, events.CLEARED, events.CHANGED, events.BROADCAST]
+KEPT = [events.READY, events.RESPONSE, events.DONE, events.SYNCED, events.ENDED, events.RESYNC]
+LIMIT = 5_000
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(backlog, "LIMIT", LIMIT)
+
+
+def drain(backlog):
+    taken = []
+    while backlog:
+        assert backlog.first() is not None
+        taken.append(backlog.take())
+    assert backlog.first() is None
+    return taken
+
+
+@pytest.mark.parametrize("kind", DROPPABLE)
+def test_what_does_not_fit_is_one_resync(kind):
+    backlog = Backlog()
+    for seq in range(1, 100):
+        backlog.put(Event(kind, seq=seq, token=7, id="i" * 100, payload=b"p" * 200, text="t" * 200))
+    first = drain(backlog)
+    assert [event.seq for event in first] == [1, 2, 3, 4, 5, 6]
+    assert [event.kind for event in first] == [kind] * 5 + [events.RESYNC]
+    assert first[-1] == Event(events.RESYNC, seq=6, token=7)
+    backlog.put(Event(kind, seq=100))
+    assert [event.kind for event in drain(backlog)] == [kind], "there is room again"
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_ends_and_answers_always_go_in(kind):
+    backlog = Backlog()
+    for seq in range(1, 100):
+        backlog.put(Event(kind, seq=seq, payload=b"p" * 200))
+    assert len(drain(backlog)) == 99
+
+
+def test_one_event_may_be_as_large_as_it_is():
+    backlog = Backlog()
+    for seq in (1, 2):
+        backlog.put(Event(events.OUTPUT, seq=seq, payload=b"p" * 2 * LIMIT))
+    assert [event.kind for event in drain(backlog)] == [events.OUTPUT, events.RESYNC]
+
+
+def test_cleared_it_is_as_new():
+    backlog = Backlog()
+    for _ in range(2):
+        for seq in range(20):
+            backlog.put(Event(events.OUTPUT, seq=seq))
+        backlog.clear()
+    backlog.put(Event(events.OUTPUT, payload=b"p" * 4_000))
+    assert [event.kind for event in drain(backlog)] == [events.OUTPUT]
+
+
+STEPS = st.lists(st.one_of(st.none(), st.tuples(st.sampled_from(DROPPABLE + KEPT), st.integers(0, 3_000))), max_size=60)
+
+
+@given(STEPS)
+def test_order_bound_and_no_silent_loss(steps):
+    """Puts (a kind and bytes) and takes: the order stays, nothing comes twice, a RESYNC is where something is not."""
+    backlog, put, taken = Backlog(), [], []
+    for seq, step in enumerate(steps, 1):
+        if step is None:
+            if backlog:
+                taken.append(backlog.take())
+        else:
+            event = Event(step[0], seq=seq, payload=b"p" * step[1])
+            put.append(event)
+            backlog.put(event)
+    taken += drain(backlog)
+    by_seq = {event.seq: event for event in taken}
+    assert [event.seq for event in taken] == sorted(by_seq)
+    missed = False
+    for event in put:
+        there = by_seq.get(event.seq)
+        if there is not None:
+            missed = there.kind == events.RESYNC
+        assert there == event or missed, event
+        assert event.kind not in KEPT or there == event

@@ -1,0 +1,120 @@
+"""Subscribers hear each change once, however many executions of its cell there are, and whoever joins one."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import in_thread
+
+from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import Event
+from runtimed_ffi._client.dedupe import News
+
+
+class Told:
+    """Shows events to a filter; collects the texts of those that are news."""
+
+    def __init__(self):
+        self.news = News(lambda event: event.kind in (events.OUTPUT, events.CHANGED))
+        self.texts = []
+        self.seq = 0
+
+    def show(self, kind, token, text="", number=-1, cell="c"):
+        self.seq += 1
+        event = Event(kind, seq=self.seq, token=token, id=cell, text=text, number=number)
+        first = self.news(event)
+        assert self.news(event) == first, "an event may be shown again after an interrupt"
+        if first:
+            self.texts.append(text)
+
+    def output(self, text, *tokens, cell="c"):
+        for token in tokens:
+            self.show(events.OUTPUT, token, text, 0, cell)
+
+
+def test_each_change_is_told_once():
+    told = Told()
+    told.output("of others", 0)
+    told.output("a", 1, 2)
+    told.output("b", 3, cell="d")
+    told.output("c", 2, 1)
+    told.show(events.DONE, 1)
+    told.output("d", 2, 4)
+    told.show(events.DONE, 2)
+    told.show(events.DONE, 4)
+    told.output("e", 5)
+    told.show(events.DONE, 5)
+    told.output("of others again", 0)
+    assert told.texts == ["of others", "a", "b", "c", "d", "e", "of others again"]
+
+
+def test_what_was_there_before_is_not_told_again():
+    told = Told()
+    told.output("a", 0)
+    told.show(events.CLEARED, 1, number=2)
+    told.output("a", 1)
+    told.output("b", 1)
+    told.output("c", 1)
+    told.show(events.CLEARED, 1)
+    told.output("d", 1)
+    # Another joins while the first speaks; with the end of the first he goes on.
+    told.show(events.CLEARED, 2, number=1)
+    told.output("d", 2)
+    told.output("e", 1, 2)
+    told.show(events.DONE, 1)
+    told.output("f", 2)
+    assert told.texts == ["a", "c", "d", "e", "f"]
+
+
+@pytest.mark.parametrize("end", [events.DONE, events.RESYNC])
+def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
+    told = Told()
+    told.show(events.CLEARED, 1, number=5)
+    told.output("a", 1)
+    told.show(end, 1)
+    told.output("b", 1)
+    assert told.texts == ["b"]
+
+
+def test_what_nobody_wants_is_no_news():
+    told = Told()
+    told.show(events.STARTED, 1, "started")
+    told.show(events.CHANGED, 0, "changed")
+    assert told.texts == ["changed"]
+
+
+@pytest.mark.kernel
+def test_sessions_that_join_an_execution_hear_its_outputs_once(daemon, tmp_path):
+    gate = str(tmp_path / "gate")
+    mine, other = daemon.session("joins"), daemon.session("joins")
+    heard = {mine: [], other: []}
+    for session in (mine, other):
+        session.start_kernel()
+        session.on_output(lambda event, session=session: heard[session].append(event.output.text))
+    runs = []
+    cell = mine.create_cell(
+        f"print(1, flush=True); import os; os.mkfifo({gate!r}); print(2, flush=True); open({gate!r}).read(); print(3)"
+    )
+    mine.sync()
+    other.sync()
+    runs.append(mine.submit_cell(cell))
+    seen = ""
+    for output in runs[0]:
+        seen += output.text
+        if seen == "1\n2\n":
+            break
+    other.sync()
+    runs += [mine.submit_cell(cell), other.submit_cell(cell)]
+    for run in runs[1:]:
+        seen = ""
+        for output in run:
+            seen += output.text
+            if seen == "1\n2\n":
+                break
+    with open(gate, "w") as file:
+        file.write("go on")
+    joins = [in_thread(run.result) for run in runs]
+    assert [join().stdout for join in joins] == ["1\n2\n3\n"] * 3
+    for session in (mine, other):
+        session.sync()
+        assert "".join(heard[session]) == "1\n2\n3\n"
+        session.disconnect()
