@@ -11,10 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from runtimed_ffi._client.autostart import READY_SECONDS, await_ready, daemon_command, log_tail
-from runtimed_ffi._client.discovery import SOCKET_NAME, StrPath
+from runtimed_ffi._client.discovery import StrPath
+from runtimed_ffi._client.launch import failed_start, launch
 from runtimed_ffi.client import DaemonClient
-from runtimed_ffi.errors import ConnectError, StateError
+from runtimed_ffi.errors import StateError
+from runtimed_ffi.places import LOG_NAME, SOCKET_NAME, daemon_command
 from runtimed_ffi.session import Session
 
 _STOP_SECONDS = 10.0
@@ -58,7 +59,7 @@ class Daemon:
     @property
     def log_path(self) -> str:
         """The daemon's log file."""
-        return os.path.join(self.directory, "runtimed.log")
+        return os.path.join(self.directory, LOG_NAME)
 
     @property
     def pid(self) -> int | None:
@@ -78,36 +79,20 @@ class Daemon:
             os.makedirs(self._given, mode=0o700, exist_ok=True)
         self._directory = self._given or tempfile.mkdtemp(prefix="rtd-")
         try:
-            self._spawn()
+            self._launch()
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _spawn(self) -> None:
-        descriptor = os.open(self.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "r+b", buffering=0) as log:
-            begin = log.seek(0, os.SEEK_END)
-            reader, writer = os.pipe()
-            try:
-                try:
-                    self._process = subprocess.Popen(
-                        daemon_command(
-                            self.socket_path, "--exit-with-stdin", "--ready-fd", str(writer), *self._arguments
-                        ),
-                        stdin=subprocess.PIPE,
-                        stdout=log,
-                        stderr=log,
-                        pass_fds=[writer],
-                        start_new_session=True,
-                    )
-                finally:
-                    os.close(writer)
-                ready = await_ready(reader, READY_SECONDS)
-            finally:
-                os.close(reader)
-            if not ready:
-                raise ConnectError(f"Failed to connect: the daemon did not start\n{log_tail(log, begin)}".rstrip())
+    def _launch(self) -> None:
+        command = daemon_command("--socket", self.socket_path, "--exit-with-stdin", *self._arguments)
+        tail = launch(command, self.log_path, self._keep, stdin=subprocess.PIPE)
+        if tail is not None:
+            raise failed_start(tail)
+
+    def _keep(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
 
     def stop(self) -> None:
         """End the process, kernels included, and remove a temporary directory. Idempotent."""

@@ -17,16 +17,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runtimed_ffi._binding.ffi import bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
-from runtimed_ffi._client.wire import Deadline, WireConnection
+from runtimed_ffi._client.wire import DATA_LIMIT, Deadline, WireConnection
 from runtimed_ffi.errors import CorruptError, RuntimedError
 from runtimed_ffi.output import Output
+from runtimed_ffi.places import INFO_NAME, read_info
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
 _SECONDS = 10.0
 _TRANSFER_SECONDS = 60.0
 """Limit for the content of one blob, which comes from this machine."""
 _CHUNK = 1 << 20
-_LIMIT = 104_857_600
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxies of the environment: this machine is asked."""
 
@@ -90,12 +90,11 @@ class BlobReader:
         return data
 
     def _find_server(self) -> str:
+        info = read_info(os.path.join(os.path.dirname(self._socket_path), INFO_NAME))
         try:
-            with open(os.path.join(os.path.dirname(self._socket_path), "daemon.json"), encoding="utf-8") as file:
-                info = json.load(file)
-                return _address(info["blob_port"], info.get("blob_prefix"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # No file beside the socket, or none that can be read: ask.
+            return _address(info["blob_port"], info.get("blob_prefix"))
+        except (ValueError, KeyError, TypeError):
+            pass  # No file beside the socket, or none with a port: ask the daemon.
         try:
             with WireConnection(self._socket_path, {"channel": "blob"}) as wire:
                 deadline = Deadline(_SECONDS)
@@ -122,7 +121,7 @@ def _address(port: Any, prefix: Any) -> str:
 def _read(answer: Any) -> bytes:
     """The content of an answer, as far as it can be a blob. Raises `TimeoutError` for one that only trickles."""
     end, data = time.monotonic() + _TRANSFER_SECONDS, bytearray()
-    while len(data) <= _LIMIT and (chunk := answer.read1(_CHUNK)):
+    while len(data) <= DATA_LIMIT and (chunk := answer.read1(_CHUNK)):
         data += chunk
         if time.monotonic() > end:
             raise TimeoutError("the blob server is too slow")

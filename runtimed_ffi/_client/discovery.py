@@ -8,21 +8,15 @@ somebody accepts there; ours.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pwd
-import subprocess
-import sys
-import tempfile
 from typing import NamedTuple, Union
 
+from runtimed_ffi import places
 from runtimed_ffi._client.wire import accepts
 
 StrPath = Union[str, "os.PathLike[str]"]
 
 SOCKET_VARIABLE = "RUNTIMED_SOCKET_PATH"
-SOCKET_NAME = "runtimed.sock"
-_GIT_SECONDS = 5.0
 
 
 class SocketPath(str):
@@ -67,50 +61,9 @@ def default_socket_path() -> SocketPath:
 
 def reference_socket_path() -> SocketPath:
     """The default socket of the reference daemon, development mode included."""
-    base = os.path.join(cache_directory(), "runt")
-    workspace = _workspace()
-    if workspace is not None:
-        digits = hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]
-        base = os.path.join(base, "worktrees", digits)
-    return SocketPath(os.path.join(base, SOCKET_NAME))
+    return SocketPath(places.reference_socket(os.environ))
 
 
 def own_socket_path() -> SocketPath:
-    """The default socket of our own daemon."""
-    return SocketPath(os.path.join(cache_directory(), "runtimed-ffi", SOCKET_NAME))
-
-
-def cache_directory() -> str:
-    """The user's cache directory; the system's temporary directory when the user has no home."""
-    home = os.environ.get("HOME") or _home_of_user()
-    if sys.platform == "darwin":
-        return os.path.join(home, "Library", "Caches") if home else tempfile.gettempdir()
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(named):
-        return named
-    return os.path.join(home, ".cache") if home else tempfile.gettempdir()
-
-
-def _home_of_user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return ""
-
-
-def _workspace() -> str | None:
-    """The workspace of the reference's development mode, byte for byte as it was written; `None` in normal mode."""
-    named = os.environ.get("CONDUCTOR_WORKSPACE_PATH")
-    if named is not None:
-        return named
-    if os.environ.get("RUNTIMED_DEV") != "1":
-        return None
-    command = ["git", "rev-parse", "--show-toplevel"]
-    try:
-        answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_GIT_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    top = os.fsdecode(answer.stdout.strip())
-    return top if top and os.path.exists(top) else None
+    """The default socket of our own daemon, development mode included."""
+    return SocketPath(places.layout(os.environ).socket)

@@ -18,7 +18,8 @@ from runtimed_ffi.errors import ProtocolError
 
 CONNECT_SECONDS = 2.0
 """Limit for connecting."""
-_FRAME_LIMIT = 104_857_600
+DATA_LIMIT: int = lib.RTD_LIMIT_DATA
+"""Bytes of the longest frame, and of the largest blob."""
 _CHUNK = 65536
 
 
@@ -64,7 +65,7 @@ class WireConnection:
 
     def __init__(self, path: str, handshake: Mapping[str, Any]) -> None:
         out = ffi.new("rtd_decoder **")
-        check(lib.rtd_decoder_new(_FRAME_LIMIT, out))
+        check(lib.rtd_decoder_new(DATA_LIMIT, out))
         self._decoder: CData = out[0]
         self._first = _frame(json.dumps(handshake).encode())
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

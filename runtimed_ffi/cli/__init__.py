@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 
 from runtimed_ffi.cli import control, logs, status, trust, unit
-from runtimed_ffi.daemon.state import Layout
+from runtimed_ffi.places import Layout
 
 
 def perform(paths: Layout, arguments: argparse.Namespace) -> int:

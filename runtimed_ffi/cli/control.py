@@ -18,8 +18,9 @@ from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi.cli.observe import Observation, holders, is_ours, observe
 from runtimed_ffi.daemon import cli
 from runtimed_ffi.daemon.ownership import Unsafe
-from runtimed_ffi.daemon.state import Layout, is_locked, make_base
+from runtimed_ffi.daemon.state import make_base
 from runtimed_ffi.errors import ConnectError
+from runtimed_ffi.places import Layout, daemon_command, is_locked
 
 KILL_SECONDS = 5.0
 """How long a killed process may take to be gone."""
@@ -33,8 +34,7 @@ def start(paths: Layout, arguments: argparse.Namespace) -> int:
 def _start(paths: Layout, options: Sequence[str]) -> int:
     try:
         make_base(paths)
-        command = [sys.executable, "-m", "runtimed_ffi", "daemon", "run", *options]
-        started = ensure_running(paths.socket, command, paths.log)
+        started = ensure_running(paths.socket, daemon_command(*options), paths.log)
     except (ConnectError, Unsafe, OSError) as error:
         return _failed(f"{error}{_obstacle(paths)}")
     pid = observe(paths).pid

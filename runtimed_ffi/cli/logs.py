@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from runtimed_ffi.daemon.state import Layout
+from runtimed_ffi.places import Layout
 
 
 def show(paths: Layout, *, lines: int, follow: bool) -> int:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from runtimed_ffi._client.wire import Deadline, WireConnection, accepts
-from runtimed_ffi.daemon.state import Layout, is_locked, read_info
 from runtimed_ffi.errors import RuntimedError
+from runtimed_ffi.places import Layout, is_locked, read_info
 
 # PyPy has no name for it; this is its number on Linux.
 _PEER_CREDENTIALS = getattr(socket, "SO_PEERCRED", 17)

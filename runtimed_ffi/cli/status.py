@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from runtimed_ffi.cli.observe import Observation, observe
-from runtimed_ffi.daemon.state import Layout, read_info
+from runtimed_ffi.places import Layout, read_info
 
 NOT_RUNNING = 3
 NO_ANSWER = 4

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from runtimed_ffi.daemon import cli
-from runtimed_ffi.daemon.state import Layout
+from runtimed_ffi.places import Layout, daemon_command
 
 LABEL = "io.github.runtimed-ffi"
 """The name of the launch agent."""
@@ -20,7 +20,7 @@ LABEL = "io.github.runtimed-ffi"
 
 def show(paths: Layout, arguments: argparse.Namespace) -> int:
     """Print the service file that ``unit systemd`` or ``unit launchd`` asks for."""
-    command = [sys.executable, "-m", "runtimed_ffi", "daemon", "run", *cli.run_options(arguments)]
+    command = daemon_command(*cli.run_options(arguments))
     if arguments.idle_timeout is None:
         # Who has a service manager start it wants it to be there.
         command += ["--idle-timeout", "0"]

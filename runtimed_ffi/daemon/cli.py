@@ -13,9 +13,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from runtimed_ffi.places import IDLE_SECONDS, Layout, layout
+
 from .limits import MAX_PEERS
 from .logbook import FORMATS, open_log
-from .state import AlreadyRunning, Layout, layout, make_base
+from .state import AlreadyRunning, make_base
 
 COMMANDS = {
     "run": "be the daemon, in the foreground (default)",
@@ -29,9 +31,6 @@ COMMANDS = {
 }
 KERNEL_POOL_VARIABLE = "RUNTIMED_FFI_KERNEL_POOL_SIZE"
 """Environment variable: the default of ``--kernel-pool-size``, for daemons that nobody starts by hand."""
-
-IDLE_TIMEOUT = 4 * 3600.0
-"""Seconds after which a daemon on the user's default socket ends when nobody needs it."""
 
 _PATHS = ("socket", "base_dir", "blob_store_dir", "cache_dir", "settings_dir")
 _NOT_LASTING = ("command", "subject", "ready_fd", "exit_with_stdin", "json", "force", "timeout", "lines", "follow")
@@ -175,7 +174,7 @@ def run(paths: Layout, arguments: argparse.Namespace) -> int:
 
     idle = arguments.idle_timeout
     if idle is None:
-        idle = 0.0 if arguments.socket is not None else IDLE_TIMEOUT
+        idle = 0.0 if arguments.socket is not None else IDLE_SECONDS
     if arguments.dev:
         os.environ["RUNTIMED_DEV"] = "1"
     kernels = arguments.kernel_pool_size

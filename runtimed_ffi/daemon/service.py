@@ -14,6 +14,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runtimed_ffi.places import Layout
+
 from .. import host as hosting
 from ..blobs import Blobs
 from . import logbook
@@ -36,7 +38,7 @@ from .processes import kill_group
 from .report import Report
 from .rooms.requests import NotebookRequests
 from .rooms.rooms import EVICTION_DELAY, Rooms
-from .state import Layout, State
+from .state import State
 
 if TYPE_CHECKING:
     from .kernels.standby import Standby

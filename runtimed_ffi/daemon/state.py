@@ -1,4 +1,4 @@
-"""The directory of a daemon: where its files are, the lock that makes it the only one, and ``daemon.json``.
+"""The directory of a daemon: the lock that makes it the only one, and ``daemon.json``.
 
 Storey: daemon (7).  Source: protocol 2, sections 1.2 to 1.5.  Everything is created with mode 0700 or 0600.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from runtimed_ffi.places import Layout, read_info
 
 from .kernels import kernel_directory
 from .ownership import check_own, check_shared_directory, make_private
@@ -30,122 +30,6 @@ class AlreadyRunning(Exception):
         self.info = info
         pid, endpoint = info.get("pid", 0), info.get("endpoint", "unknown")
         super().__init__(f"another daemon is running (pid {pid}, endpoint {endpoint})")
-
-
-class Layout(NamedTuple):
-    """The paths of a daemon."""
-
-    base: str
-    socket: str
-    blobs: str
-    environments: str
-    settings: str
-    """Directory of ``settings.json``, which people edit."""
-    workspace: str | None = None
-    """The workspace of development mode, ``None`` in normal mode (1.2)."""
-
-    @property
-    def lock(self) -> str:
-        return os.path.join(self.base, "daemon.lock")
-
-    @property
-    def info(self) -> str:
-        return os.path.join(self.base, "daemon.json")
-
-    @property
-    def log(self) -> str:
-        return os.path.join(self.base, "runtimed.log")
-
-    @property
-    def documents(self) -> str:
-        return os.path.join(self.base, "notebook-docs")
-
-    @property
-    def settings_document(self) -> str:
-        return os.path.join(self.base, "settings.automerge")
-
-    @property
-    def kernels(self) -> str:
-        return os.path.join(self.base, "kernels")
-
-    @property
-    def info_files(self) -> list[str]:
-        """Where ``daemon.json`` goes: the base, and beside the socket, where clients look (12.4)."""
-        beside = os.path.join(os.path.dirname(self.socket), "daemon.json")
-        return [self.info] if beside == self.info else [self.info, beside]
-
-
-def layout(
-    environ: Mapping[str, str],
-    *,
-    base: str | None = None,
-    socket: str | None = None,
-    blobs: str | None = None,
-    environments: str | None = None,
-    settings: str | None = None,
-    dev: bool = False,
-) -> Layout:
-    """The paths from command line and environment.
-
-    With a socket but no base directory everything lies beside the socket; with neither, in the user's cache
-    directory, in development mode (``RUNTIMED_DEV=1`` or ``dev``) once per workspace.  The settings are the user's
-    (1.4, never once per workspace), but a daemon with a place of its own has settings of its own.
-    """
-    workspace = _workspace(environ, dev)
-    if base is None and socket is not None:
-        base = os.path.dirname(os.path.abspath(socket))
-    if settings is None:
-        at = base if base is not None else _config_directory(environ)
-        settings = os.path.join(at, "runt-notebook")
-    if base is None:
-        base = os.path.join(_cache_directory(environ), "runtimed-ffi")
-        if workspace is not None:
-            digest = hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]
-            base = os.path.join(base, "worktrees", digest)
-    base = os.path.abspath(base)
-    return Layout(
-        base,
-        os.path.abspath(socket) if socket is not None else os.path.join(base, "runtimed.sock"),
-        os.path.abspath(blobs) if blobs is not None else os.path.join(base, "blobs"),
-        os.path.abspath(environments) if environments is not None else os.path.join(base, "envs"),
-        os.path.abspath(settings),
-        workspace,
-    )
-
-
-def _cache_directory(environ: Mapping[str, str]) -> str:
-    chosen = environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(chosen):
-        return chosen
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if os.uname().sysname == "Darwin":
-        return os.path.join(home, "Library", "Caches")
-    return os.path.join(home, ".cache")
-
-
-def _config_directory(environ: Mapping[str, str]) -> str:
-    chosen = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(chosen):
-        return chosen
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if os.uname().sysname == "Darwin":
-        return os.path.join(home, "Library", "Application Support")
-    return os.path.join(home, ".config")
-
-
-def _workspace(environ: Mapping[str, str], dev: bool) -> str | None:
-    """The workspace of development mode, or ``None`` (1.2, rules 1 to 4)."""
-    chosen = environ.get("CONDUCTOR_WORKSPACE_PATH")
-    if chosen is not None:
-        return chosen
-    if not dev and environ.get("RUNTIMED_DEV") != "1":
-        return None
-    try:
-        answer = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    path = os.fsdecode(answer.stdout).strip()
-    return path if path and os.path.exists(path) else None
 
 
 def make_base(paths: Layout) -> None:
@@ -238,31 +122,6 @@ class State:
         kernel_directory.clear(self.paths.kernels)
         os.close(self._lock)
         self._lock = -1
-
-
-def is_locked(path: str) -> bool:
-    """Whether a daemon holds the lock file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def read_info(path: str) -> Json:
-    """The content of a ``daemon.json``; empty if there is none or it cannot be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            info = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info, dict) else {}
 
 
 def _write_atomically(path: str, text: str) -> None:

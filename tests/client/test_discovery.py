@@ -154,7 +154,7 @@ while listener.accept()[0].recv(1) != b"q": pass
 
 def stand_in(program):
     """A daemon command that runs a small program with the socket; the start adds `--ready-fd` and a descriptor."""
-    return lambda path, *options: [sys.executable, "-c", program, path]
+    return lambda option, path, *others: [sys.executable, "-c", program, path]
 
 
 def test_one_start_for_many(home, monkeypatch):

@@ -220,7 +220,7 @@ def test_launchd_agent(command: Command) -> None:
 
 
 def _paths(command: Command) -> Any:
-    from runtimed_ffi.daemon.state import layout
+    from runtimed_ffi.places import layout
 
     return layout({}, socket=command.socket)
 

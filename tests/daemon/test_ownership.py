@@ -11,7 +11,8 @@ import pytest
 
 from runtimed_ffi.daemon import ownership
 from runtimed_ffi.daemon.ownership import Unsafe, check_own, check_shared_directory, make_private
-from runtimed_ffi.daemon.state import State, layout
+from runtimed_ffi.daemon.state import State
+from runtimed_ffi.places import layout
 
 
 def test_a_private_directory_is_made_and_accepted(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from runtimed_ffi.__main__ import daemon_main
 from runtimed_ffi.daemon import cli
-from runtimed_ffi.daemon.state import AlreadyRunning, State, is_locked, layout, read_info
+from runtimed_ffi.daemon.state import AlreadyRunning, State
+from runtimed_ffi.places import is_locked, layout, read_info
 
 
 def test_paths_of_the_default_directory(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -149,3 +151,44 @@ def test_a_path_too_long_for_a_socket_is_a_clear_error(cache: str, directory: st
     path = os.path.join(directory, "x" * 120, "a.sock")
     with pytest.raises((runtimed_ffi.ConnectError, runtimed_ffi.ArgumentError)):
         runtimed_ffi.Session("x", socket_path=path, autostart=True).connect()
+
+
+def status() -> tuple[int, dict[str, Any]]:
+    """The exit status of ``runtimed status --json``, run as a user would, and what it printed."""
+    command = [sys.executable, "-m", "runtimed_ffi", "daemon", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", ["plain", "workspace", "empty workspace", "checkout", "empty home", "no home"])
+def test_status_and_sessions_mean_the_same_daemon(case: str, directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RUNTIMED_SOCKET_PATH", "RUNTIMED_DEV", "CONDUCTOR_WORKSPACE_PATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", directory)
+    monkeypatch.chdir(directory)
+    if case == "workspace":
+        monkeypatch.setenv("CONDUCTOR_WORKSPACE_PATH", directory)
+    elif case == "empty workspace":
+        monkeypatch.setenv("CONDUCTOR_WORKSPACE_PATH", "")
+    elif case == "checkout":
+        subprocess.run(["git", "init", "-q"], check=True)
+        monkeypatch.setenv("RUNTIMED_DEV", "1")
+    elif case == "empty home":
+        monkeypatch.setenv("HOME", "")
+    elif case == "no home":
+        monkeypatch.delenv("HOME")
+    _, seen = status()
+    assert seen["socket"] == runtimed_ffi.default_socket_path()
+    assert ("worktrees" in seen["socket"]) == (case in ("workspace", "empty workspace", "checkout"))
+
+
+def test_the_daemon_of_a_workspace_is_seen_and_stopped(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDUCTOR_WORKSPACE_PATH", cache)
+    session = runtimed_ffi.Session("n")
+    session.connect()
+    code, seen = status()
+    assert (code, seen["running"], seen["socket"]) == (0, True, runtimed_ffi.default_socket_path())
+    assert os.path.dirname(os.path.dirname(seen["socket"])) == os.path.join(cache, "worktrees")
+    subprocess.run([sys.executable, "-m", "runtimed_ffi", "daemon", "stop"], check=True, timeout=LIMIT)
+    assert status()[0] == 3
+    session.disconnect()

@@ -14,6 +14,8 @@ import os
 import secrets
 from collections.abc import Mapping
 
+from runtimed_ffi.places import config_directory
+
 from ..ports import Json
 from .wishes import dependency_objects, member
 
@@ -44,13 +46,7 @@ def key_path(environ: Mapping[str, str]) -> str:
     chosen = environ.get("RUNT_TRUST_KEY_PATH")
     if chosen:
         return chosen
-    config = environ.get("XDG_CONFIG_HOME", "")
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if os.uname().sysname == "Darwin":
-        config = os.path.join(home, "Library", "Application Support")
-    elif not os.path.isabs(config):
-        config = os.path.join(home, ".config")
-    return os.path.join(config, "runt", "trust-key")
+    return os.path.join(config_directory(environ), "runt", "trust-key")
 
 
 def load_key(path: str) -> bytes:
