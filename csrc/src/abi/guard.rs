@@ -184,7 +184,7 @@ impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         let code = match &error {
             OutputError::NotFound(_) => rtd_code::RTD_E_NOT_FOUND,
-            OutputError::TooLarge(_) => rtd_code::RTD_E_TOO_BIG,
+            OutputError::TooLarge { .. } => rtd_code::RTD_E_TOO_BIG,
             OutputError::Io(_) => rtd_code::RTD_E_IO,
             OutputError::BadOutput(_) => rtd_code::RTD_E_ARG,
             OutputError::Corrupt(_) => rtd_code::RTD_E_CORRUPT,

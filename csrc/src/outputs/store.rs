@@ -1,7 +1,7 @@
 //! Storey 1: the blob store, a directory of files named by their content (protocol 2, section 8.4).
 //!
 //! Several processes may use one directory at once: a file appears under its name only when it is
-//! complete, and whoever writes the same content writes the same bytes.
+//! complete, and two writers of the same content write the same bytes.
 
 use std::fs;
 use std::io::{self, Write};
@@ -43,7 +43,7 @@ impl BlobStore {
     /// and keep their first media type.
     pub fn put(&self, bytes: &[u8], media_type: &str) -> Result<String, OutputError> {
         if bytes.len() > MAX_BLOB {
-            return Err(OutputError::TooLarge(bytes.len()));
+            return Err(OutputError::TooLarge { size: bytes.len(), limit: MAX_BLOB });
         }
         let hash = sha256_hex(bytes);
         let (content, meta) = self.files(&hash);
@@ -95,7 +95,7 @@ impl BlobStore {
         Ok(bytes)
     }
 
-    /// The media type told when the blob was stored; none without a readable sidecar.
+    /// The media type that the blob was stored with; none without a readable sidecar.
     pub fn media_type(&self, hash: &str) -> Option<String> {
         let (_, meta) = is_hash(hash).then(|| self.files(hash))?;
         let sidecar: Value = serde_json::from_slice(&fs::read(meta).ok()?).ok()?;
