@@ -1,4 +1,4 @@
-"""The README does what it says: each Python block runs as pasted and prints the text block behind it; so does the C
+"""README and guide do what they say: each Python block runs as pasted and prints the text block below it; so does the C
 program. The examples run too."""
 
 import json
@@ -12,14 +12,14 @@ from ctools import HEADER, ROOT, STRICT, cc, declarations, flags, run
 
 import runtimed_ffi
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/guide.md"))
 PYTHON = [
     (title, code, expected)
     for title, code, expected in re.findall(
-        r"^### ([^\n]+)\n(?:(?!^#).)*?^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.M | re.S
+        r"^### ([^\n]+)\n(?:(?!^#).)*?^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", PAGES, re.M | re.S
     )
 ]
-(C_PROGRAM,) = re.findall(r"^```c\n(.*?)^```$", README, re.M | re.S)
+(C_PROGRAM,) = re.findall(r"^```c\n(.*?)^```$", PAGES, re.M | re.S)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def python(code, environment):
 
 
 def test_every_python_block_is_found():
-    assert len(PYTHON) == README.count("```python\n") > 5
-    assert sum(bool(expected) for _, _, expected in PYTHON) == README.count("```text\n")
+    assert len(PYTHON) == PAGES.count("```python\n") > 5
+    assert sum(bool(expected) for _, _, expected in PYTHON) == PAGES.count("```text\n")
 
 
 @pytest.mark.kernel
