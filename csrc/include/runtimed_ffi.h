@@ -126,21 +126,6 @@ typedef enum rtd_code {
 } rtd_code;
 
 /**
- * Version of the C ABI this header describes. A library with the same major and at least this
- * minor number fits.
- */
-typedef enum rtd_abi {
-  /**
-   * Changes when something is removed or means something else.
-   */
-  RTD_ABI_MAJOR = 0,
-  /**
-   * Changes when something is added.
-   */
-  RTD_ABI_MINOR = 2,
-} rtd_abi;
-
-/**
  * Kinds of events. 1 to 12 come from sessions, 20 and above from hosts, RTD_EV_CLOSED from both.
  */
 typedef enum rtd_event_kind {
@@ -334,6 +319,21 @@ typedef enum rtd_channel {
    */
   RTD_CHANNEL_SETTINGS = 5,
 } rtd_channel;
+
+/**
+ * Version of the C ABI this header describes. A library with the same major and at least this
+ * minor number fits.
+ */
+typedef enum rtd_abi {
+  /**
+   * Changes when something is removed or means something else.
+   */
+  RTD_ABI_MAJOR = 0,
+  /**
+   * Changes when something is added.
+   */
+  RTD_ABI_MINOR = 2,
+} rtd_abi;
 
 /**
  * Flags of a session.

@@ -4,7 +4,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::connection::Event;
+use runtimed_ffi::drive::{Host, HostOptions};
 use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::wire::FrameType;
 use serde_json::json;
@@ -18,7 +20,7 @@ const TRIPS: usize = 20;
 /// Joins a room as a peer and waits until the host has told of it.
 fn join(place: &Place, host: &Host, room: &str) -> Peer {
     let peer = Peer::join(place, room, false);
-    until(host, EventKind::PeerJoined);
+    until(host, RTD_EV_PEER_JOINED);
     peer
 }
 
@@ -28,7 +30,7 @@ impl Peer {
         self.say(FrameType::Request, br#"{"action":"get_queue_state"}"#);
         loop {
             let event = next(host);
-            if event.kind == EventKind::Request {
+            if event.kind == RTD_EV_REQUEST {
                 host.respond(event.token, &json!({"result": "queue_state"})).unwrap();
                 break;
             }
@@ -57,7 +59,7 @@ fn open(place: &Place) -> Host {
 /// Whether the long change was done by then.
 fn done(events: &[Event]) -> bool {
     let large = |event: &Event| String::from_utf8_lossy(&event.payload).contains("large");
-    events.iter().any(|event| event.kind == EventKind::RoomChanged && large(event))
+    events.iter().any(|event| event.kind == RTD_EV_ROOM_CHANGED && large(event))
 }
 
 #[test]

@@ -4,20 +4,21 @@ mod support;
 
 use std::time::Instant;
 
-use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::json;
 use support::{host_with_room, request, until, Place, Source, PATIENCE};
 
 fn join(place: &Place, id: &str) -> Session {
     let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
-    until(&session, EventKind::Ready);
+    until(&session, RTD_EV_READY);
     session
 }
 
 fn synced(session: &Session) {
     session.sync(9_999, Some(20_000)).unwrap();
-    let event = until(session, EventKind::Synced);
+    let event = until(session, RTD_EV_SYNCED);
     assert_eq!((event.token, event.code), (9_999, 0), "{}", event.text);
 }
 
@@ -32,7 +33,7 @@ fn an_edit_reaches_the_other_session_that_does_nothing() {
     let deadline = Instant::now() + PATIENCE;
     while two.cells().unwrap().len() < 25 {
         assert!(Instant::now() < deadline);
-        until(&two, EventKind::Changed);
+        until(&two, RTD_EV_CHANGED);
     }
     let ids: Vec<String> = two.cells().unwrap().into_iter().map(|cell| cell.id).collect();
     assert_eq!(ids, (0..25).map(|number| format!("c{number}")).collect::<Vec<_>>());
@@ -48,7 +49,7 @@ fn a_request_sees_the_edit_before_it_and_ends_once() {
     assert_eq!(body["action"], "execute_cell");
     assert_eq!(host.cell("n", "c").unwrap().source, "x = 1");
     host.respond(token, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"})).unwrap();
-    assert_eq!(until(&session, EventKind::Queued).token, 7);
+    assert_eq!(until(&session, RTD_EV_QUEUED).token, 7);
     let output = json!({"output_type": "stream", "name": "stdout", "text": "hi\n"}).to_string();
     host.publish(
         "n",
@@ -66,17 +67,17 @@ fn a_request_sees_the_edit_before_it_and_ends_once() {
             assert_ne!(session.wait(Some(PATIENCE)).unwrap(), Waited::TimedOut);
             continue;
         };
-        if event.kind == EventKind::Output {
+        if event.kind == RTD_EV_OUTPUT {
             assert_eq!((event.token, event.number, event.text.as_str()), (7, 0, "hi\n"));
         }
         kinds.push(event.kind);
-        if event.kind == EventKind::Done {
+        if event.kind == RTD_EV_DONE {
             assert_eq!((event.token, event.code, event.number), (7, 0, 3));
             break;
         }
     }
     let place_of = |kind| kinds.iter().position(|other| *other == kind);
-    assert!(place_of(EventKind::Output) < place_of(EventKind::Done));
+    assert!(place_of(RTD_EV_OUTPUT) < place_of(RTD_EV_DONE));
     assert!(host.respond(token, &json!({"result": "ok"})).is_err(), "a request is answered once");
 }
 
@@ -96,10 +97,10 @@ fn a_thousand_outputs_arrive_in_order() {
     let done = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"});
     host.publish("n", &[], &[done], 0).unwrap();
     for number in 0..1000 {
-        let event = until(&session, EventKind::Output);
+        let event = until(&session, RTD_EV_OUTPUT);
         assert_eq!((event.number, event.text), (number, number.to_string()));
     }
-    until(&session, EventKind::Done);
+    until(&session, RTD_EV_DONE);
 }
 
 #[test]
@@ -112,9 +113,9 @@ fn responses_wait_for_their_order_only_without_identifiers() {
     let (first, _) = request(&host);
     let (second, _) = request(&host);
     host.respond(second, &json!({"result": "ok"})).unwrap();
-    assert_eq!(until(&session, EventKind::Response).token, 2);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).token, 2);
     host.respond(first, &json!({"result": "ok"})).unwrap();
-    assert_eq!(until(&session, EventKind::Response).token, 1);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).token, 1);
 }
 
 #[test]
@@ -132,19 +133,19 @@ fn a_broadcast_caused_by_a_request_follows_its_response() {
     )
     .unwrap();
     // The others see it at once.
-    until(&watcher, EventKind::Broadcast);
+    until(&watcher, RTD_EV_BROADCAST);
     host.respond(token, &json!({"result": "ok"})).unwrap();
     let mut order = Vec::new();
     while order.len() < 2 {
         match session.next_event().unwrap() {
-            Some(event) if event.kind == EventKind::Response || event.kind == EventKind::Broadcast => {
+            Some(event) if event.kind == RTD_EV_RESPONSE || event.kind == RTD_EV_BROADCAST => {
                 order.push(event.kind);
             }
             Some(_) => {}
             None => assert_ne!(session.wait(Some(PATIENCE)).unwrap(), Waited::TimedOut),
         }
     }
-    assert_eq!(order, [EventKind::Response, EventKind::Broadcast]);
+    assert_eq!(order, [RTD_EV_RESPONSE, RTD_EV_BROADCAST]);
 }
 
 #[test]
@@ -154,14 +155,14 @@ fn every_waiter_ends_when_the_host_goes() {
     session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     session.execute(1, "c", None).unwrap();
     session.request(2, br#"{"action":"get_queue_state"}"#, None).unwrap();
-    until(&host, EventKind::Request);
+    until(&host, RTD_EV_REQUEST);
     host.close().unwrap();
-    until(&host, EventKind::Closed);
+    until(&host, RTD_EV_CLOSED);
     assert!(!place.socket().exists());
-    let done = until(&session, EventKind::Done);
+    let done = until(&session, RTD_EV_DONE);
     assert_eq!((done.token, done.code), (1, 7));
-    assert_eq!(until(&session, EventKind::Response).token, 2);
-    until(&session, EventKind::Closed);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).token, 2);
+    until(&session, RTD_EV_CLOSED);
     assert!(session.next_event().is_err());
     assert_eq!(session.wait(None).unwrap(), Waited::Closed);
     assert!(session.edit(&[Op::insert_cell("d", "code", "x", None)]).is_err());
@@ -175,8 +176,8 @@ fn time_limits_end_requests_and_executions() {
     session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     session.request(1, br#"{"action":"get_kernel_info"}"#, Some(0)).unwrap();
     session.execute(2, "c", Some(10)).unwrap();
-    assert_eq!(until(&session, EventKind::Response).code, -9);
-    assert_eq!(until(&session, EventKind::Done).code, 6);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).code, -9);
+    assert_eq!(until(&session, RTD_EV_DONE).code, 6);
     // A late response belongs to nobody and disturbs nobody.
     let (late, _) = request(&host);
     host.respond(late, &json!({"result": "ok"})).unwrap();
@@ -184,7 +185,7 @@ fn time_limits_end_requests_and_executions() {
     request(&host);
     let (token, _) = request(&host);
     host.respond(token, &json!({"result": "ok"})).unwrap();
-    assert_eq!(until(&session, EventKind::Response).token, 3);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).token, 3);
 }
 
 #[test]
@@ -194,9 +195,9 @@ fn a_journal_brings_the_room_back() {
     {
         let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
         let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-        until(&host, EventKind::RoomWanted);
+        until(&host, RTD_EV_ROOM_WANTED);
         host.open_room("n", Some(&journal)).unwrap();
-        until(&session, EventKind::Ready);
+        until(&session, RTD_EV_READY);
         for number in 0..10 {
             session.edit(&[Op::insert_cell(&format!("c{number}"), "code", "é🐍", None)]).unwrap();
         }
@@ -223,7 +224,7 @@ fn a_prepared_room_is_filled_before_anybody_enters() {
     let place = Place::new();
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
     let first = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    until(&host, EventKind::RoomWanted);
+    until(&host, RTD_EV_ROOM_WANTED);
     host.prepare_room("n", None).unwrap();
     assert!(host.prepare_room("n", None).is_err(), "once");
     assert!(host.open_room("n", None).is_err(), "it is there already");
@@ -236,13 +237,13 @@ fn a_prepared_room_is_filled_before_anybody_enters() {
     host.admit("n").unwrap();
     assert!(host.admit("n").is_err(), "once");
     for session in [&first, &second] {
-        until(session, EventKind::Ready);
+        until(session, RTD_EV_READY);
         assert_eq!(session.cells().unwrap().len(), 2, "the first thing they see is whole");
     }
     // A copy from before comes back into the open room, and its peers are told.
     copy.edit(&[Op::SetSource { cell_id: "a".into(), source: "of the file, changed".into() }]).unwrap();
     host.merge("n", &copy).unwrap();
-    until(&first, EventKind::Changed);
+    until(&first, RTD_EV_CHANGED);
     assert_eq!(first.cell("a").unwrap().source, "of the file, changed");
     // Given up before anybody entered.
     host.prepare_room("m", None).unwrap();
@@ -268,14 +269,14 @@ fn a_room_is_evicted_only_when_nobody_is_in_it() {
     let (host, session) = host_with_room(&place, "n");
     assert!(matches!(host.evict_room("n"), Err(DriveError::Again(_))));
     session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
-    until(&host, EventKind::RoomChanged);
+    until(&host, RTD_EV_ROOM_CHANGED);
     session.close().unwrap();
-    until(&host, EventKind::PeerLeft);
+    until(&host, RTD_EV_PEER_LEFT);
     host.evict_room("n").unwrap();
     assert!(matches!(host.evict_room("n"), Err(DriveError::NotFound(_))));
     assert!(matches!(host.cells("n"), Err(DriveError::NotFound(_))));
     let _again = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    assert_eq!(until(&host, EventKind::RoomWanted).id, "n");
+    assert_eq!(until(&host, RTD_EV_ROOM_WANTED).id, "n");
 }
 
 fn join_nothing(place: &Place) {
@@ -301,7 +302,7 @@ fn garbage_disturbs_only_its_own_connection() {
     session.request(1, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
     let (token, _) = request(&host);
     host.respond(token, &json!({"result": "ok"})).unwrap();
-    until(&session, EventKind::Response);
+    until(&session, RTD_EV_RESPONSE);
 }
 
 /// A wakeup callback may not call the library, but it may block on a lock that another thread holds while it
@@ -351,7 +352,7 @@ fn what_comes_together_with_the_handshake_is_not_forgotten() {
         let id = format!("n{open_first}");
         let _session = open_first.then(|| {
             let session = Session::open(&place.socket(), &id, SessionOptions::default()).unwrap();
-            until(&host, EventKind::RoomWanted);
+            until(&host, RTD_EV_ROOM_WANTED);
             host.open_room(&id, None).unwrap();
             session
         });
@@ -361,7 +362,7 @@ fn what_comes_together_with_the_handshake_is_not_forgotten() {
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         peer.write_all(&[framed(hello.as_bytes()), request_frame, framed(b"\x07")].concat()).unwrap();
         if !open_first {
-            until(&host, EventKind::RoomWanted);
+            until(&host, RTD_EV_ROOM_WANTED);
             host.open_room(&id, None).unwrap();
         }
         assert_eq!(request(&host).1["action"], "get_kernel_info");
@@ -379,15 +380,15 @@ fn a_refused_room_and_a_missing_daemon_are_told() {
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
     let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
     assert!(session.cells().is_err(), "nothing to read before the first synchronisation");
-    until(&host, EventKind::RoomWanted);
+    until(&host, RTD_EV_ROOM_WANTED);
     host.refuse_room("n").unwrap();
-    assert_eq!(until(&session, EventKind::Closed).code, -2);
+    assert_eq!(until(&session, RTD_EV_CLOSED).code, -2);
     let slow = Session::open(
         &place.socket(),
         "n",
         SessionOptions { connect_timeout: Some(1), ..Default::default() },
     );
-    assert_eq!(until(&slow.unwrap(), EventKind::Closed).text, "Connection timeout");
+    assert_eq!(until(&slow.unwrap(), RTD_EV_CLOSED).text, "Connection timeout");
 }
 
 #[test]
@@ -403,7 +404,7 @@ fn a_peer_that_does_not_read_is_dropped_and_delays_nobody() {
     deaf.write_all(&(hello.len() as u32).to_be_bytes()).unwrap();
     deaf.write_all(hello).unwrap();
     let peer = loop {
-        let event = until(&host, EventKind::PeerJoined);
+        let event = until(&host, RTD_EV_PEER_JOINED);
         if event.number == 2 {
             break event.peer;
         }
@@ -411,9 +412,9 @@ fn a_peer_that_does_not_read_is_dropped_and_delays_nobody() {
     let big = json!({"event": "kernel_error", "error": "x".repeat(100_000)});
     for _ in 0..40 {
         host.publish("n", &[], std::slice::from_ref(&big), 0).unwrap();
-        until(&session, EventKind::Broadcast);
+        until(&session, RTD_EV_BROADCAST);
     }
-    let left = until(&host, EventKind::PeerLeft);
+    let left = until(&host, RTD_EV_PEER_LEFT);
     assert_eq!((left.peer, left.code), (peer, -6));
 }
 
@@ -431,12 +432,12 @@ fn the_descriptor_is_readable_exactly_while_something_waits() {
         .unwrap();
     assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Event);
     assert!(readable(session.fd()));
-    until(&session, EventKind::Broadcast);
+    until(&session, RTD_EV_BROADCAST);
     assert!(!readable(session.fd()));
     session.wake().unwrap();
     assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Woken);
     session.close().unwrap();
     assert!(readable(session.fd()));
-    until(&session, EventKind::Closed);
+    until(&session, RTD_EV_CLOSED);
     assert!(readable(session.fd()), "the end stays visible");
 }

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy, Terminal};
+use runtimed_ffi::code::rtd_done::{self, *};
+use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy};
 use runtimed_ffi::notebook::OutputChange;
 use serde_json::{json, Value};
 
@@ -17,7 +18,7 @@ fn queued(runs: &mut Runs, token: u64, response: &Value) -> Need {
     runs.responded(token, response, response.to_string().as_bytes())
 }
 
-fn done(events: &[RunEvent]) -> Option<(Terminal, Option<i64>, String)> {
+fn done(events: &[RunEvent]) -> Option<(rtd_done, Option<i64>, String)> {
     let mut ends = events.iter().filter_map(|event| match event {
         RunEvent::Done { end, count, reason, .. } => Some((*end, *count, reason.clone())),
         _ => None,
@@ -51,7 +52,7 @@ fn the_finish_rule_is_met_where_the_vectors_say() {
         assert_eq!(met, expect["finished_after_index"].as_u64(), "{id}");
         assert_eq!(runs.barrier_passed(&state, 0, |_| None), Need::Nothing);
         let (end, number, _) = done(&runs.take_events()).unwrap();
-        let wanted = if expect["success"] == true { Terminal::Ok } else { Terminal::Error };
+        let wanted = if expect["success"] == true { RTD_DONE_OK } else { RTD_DONE_ERROR };
         assert_eq!((end, number), (wanted, expect["execution_count"].as_i64()), "{id}");
         count += 1;
     }
@@ -59,7 +60,7 @@ fn the_finish_rule_is_met_where_the_vectors_say() {
 }
 
 /// Plays a recording; gives how each execution ended. No output of a cell may follow its end.
-fn replay(scenario: &Value, frames: &[Value]) -> Vec<(Terminal, Option<i64>)> {
+fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
     let mut runs = Runs::new(Strategy::FinishRule);
     let mut ends = Vec::new();
     let mut requests = std::collections::VecDeque::new();
@@ -115,7 +116,7 @@ fn sixty_recorded_failures_end_as_failures() {
     let frames = connections.iter().max_by_key(|c| c["frames"].as_array().unwrap().len()).unwrap();
     let ends = replay(&scenario, frames["frames"].as_array().unwrap());
     assert_eq!(ends.len(), 60);
-    assert!(ends.iter().all(|(end, count)| *end == Terminal::Error && count.is_some()));
+    assert!(ends.iter().all(|(end, count)| *end == RTD_DONE_ERROR && count.is_some()));
 }
 
 #[test]
@@ -123,10 +124,10 @@ fn cells_dropped_by_an_error_are_told_as_cancelled() {
     let scenario = load("v2/queue-stop-on-error.json");
     let connections = scenario["connections"].as_array().unwrap();
     let frames = connections.iter().max_by_key(|c| c["frames"].as_array().unwrap().len()).unwrap();
-    let mut ends: Vec<Terminal> =
+    let mut ends: Vec<rtd_done> =
         replay(&scenario, frames["frames"].as_array().unwrap()).into_iter().map(|(end, _)| end).collect();
     ends.sort_by_key(|end| *end as i32);
-    assert_eq!(ends, [Terminal::Ok, Terminal::Ok, Terminal::Error, Terminal::Cancelled, Terminal::Cancelled]);
+    assert_eq!(ends, [RTD_DONE_OK, RTD_DONE_OK, RTD_DONE_ERROR, RTD_DONE_CANCELLED, RTD_DONE_CANCELLED]);
 }
 
 #[test]
@@ -145,15 +146,15 @@ fn our_daemons_final_event_ends_exactly_its_execution() {
     let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e2", "status": "cancelled",
         "reason": "dropped", "execution_count": 9});
     runs.broadcast(&end, 0);
-    assert_eq!(done(&runs.take_events()), Some((Terminal::Cancelled, Some(9), "dropped".into())));
+    assert_eq!(done(&runs.take_events()), Some((RTD_DONE_CANCELLED, Some(9), "dropped".into())));
     assert_eq!(runs.len(), 1);
     for (status, wanted) in [
-        ("ok", Terminal::Ok),
-        ("error", Terminal::Error),
-        ("interrupted", Terminal::Interrupted),
-        ("kernel_died", Terminal::KernelDied),
-        ("launch_failed", Terminal::LaunchFailed),
-        ("a word of a later version", Terminal::Error),
+        ("ok", RTD_DONE_OK),
+        ("error", RTD_DONE_ERROR),
+        ("interrupted", RTD_DONE_INTERRUPTED),
+        ("kernel_died", RTD_DONE_KERNEL_DIED),
+        ("launch_failed", RTD_DONE_LAUNCH_FAILED),
+        ("a word of a later version", RTD_DONE_ERROR),
     ] {
         let mut runs = Runs::new(Strategy::FinalEvent);
         runs.submit(1, "c", None, 0);
@@ -237,10 +238,10 @@ fn refusals_limits_and_lost_connections_end_runs() {
     runs.tick(9);
     assert_eq!(runs.len(), 1);
     runs.tick(10);
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::TimedOut);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_TIMED_OUT);
     runs.submit(3, "c", None, 0);
     runs.disconnected("gone");
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Disconnected);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_DISCONNECTED);
     assert_eq!(runs.deadline(), None);
 }
 
@@ -268,12 +269,12 @@ fn silence_and_a_dead_barrier_are_noticed_with_the_reference_only() {
 #[test]
 fn a_shut_down_or_broken_kernel_ends_runs_of_the_reference() {
     for (event, wanted) in [
-        (json!({"event": "kernel_status", "status": "shutdown", "cell_id": null}), Terminal::Cancelled),
+        (json!({"event": "kernel_status", "status": "shutdown", "cell_id": null}), RTD_DONE_CANCELLED),
         (
             json!({"event": "kernel_status", "status": "error: no memory", "cell_id": null}),
-            Terminal::KernelDied,
+            RTD_DONE_KERNEL_DIED,
         ),
-        (json!({"event": "kernel_error", "error": "it broke"}), Terminal::KernelDied),
+        (json!({"event": "kernel_error", "error": "it broke"}), RTD_DONE_KERNEL_DIED),
     ] {
         let mut runs = Runs::new(Strategy::FinishRule);
         runs.submit(1, "c", None, 0);
@@ -311,7 +312,7 @@ fn a_request_the_daemon_ignored_is_sent_again() {
     }
     assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
     assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None), Need::Nothing);
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
@@ -325,7 +326,7 @@ fn a_run_of_which_only_the_outputs_were_seen_is_over_and_not_repeated() {
     assert_eq!(runs.tick(due), Need::Barrier);
     assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 1, |_| None), Need::Barrier);
     assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 2, |_| None), Need::Nothing);
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
@@ -341,7 +342,7 @@ fn a_cell_that_runs_already_is_joined() {
     runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
     let ends = runs.take_events();
     assert_eq!(
-        ends.iter().filter(|event| matches!(event, RunEvent::Done { end: Terminal::Ok, .. })).count(),
+        ends.iter().filter(|event| matches!(event, RunEvent::Done { end: RTD_DONE_OK, .. })).count(),
         2
     );
 }
@@ -376,7 +377,7 @@ fn a_refusal_without_a_text_is_told_by_its_name() {
     let mut runs = Runs::new(Strategy::FinalEvent);
     runs.submit(1, "c", None, 0);
     assert_eq!(queued(&mut runs, 1, &json!({"result": "no_kernel"})), Need::Nothing);
-    assert_eq!(done(&runs.take_events()), Some((Terminal::Refused, None, "no_kernel".into())));
+    assert_eq!(done(&runs.take_events()), Some((RTD_DONE_REFUSED, None, "no_kernel".into())));
 }
 
 #[test]
@@ -400,7 +401,7 @@ fn one_who_joins_shares_what_was_seen_before() {
             _ => None,
         })
         .collect();
-    assert_eq!(ends, [(1, Terminal::Error, Some(4)), (2, Terminal::Error, Some(4))]);
+    assert_eq!(ends, [(1, RTD_DONE_ERROR, Some(4)), (2, RTD_DONE_ERROR, Some(4))]);
     assert_eq!(runs.len(), 1);
 }
 
@@ -468,14 +469,14 @@ fn any_sign_of_life_stands_for_a_lost_word_of_the_queue() {
         }
         assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
         runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
-        assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+        assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
     }
     // It ran, so that its absence from the queue is its end and no cancellation.
     let mut runs = reference_run();
     runs.broadcast(&status("busy", "c"), 0);
     assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
     runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Ok);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
@@ -493,7 +494,7 @@ fn signs_of_other_cells_mean_nothing() {
     runs.broadcast(&status("idle", "c"), 0);
     runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0);
     runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
-    assert_eq!(self::done(&runs.take_events()).unwrap().0, Terminal::Ok);
+    assert_eq!(self::done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
@@ -531,9 +532,9 @@ fn a_cell_that_still_counts_as_executing_is_over_when_the_queue_says_so() {
     assert_eq!(runs.len(), 1);
     assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
     // The document has the last word on how it went.
-    let failed = |cell: &str| (cell == "c").then_some(Terminal::Error);
+    let failed = |cell: &str| (cell == "c").then_some(RTD_DONE_ERROR);
     assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 0, failed), Need::Nothing);
-    assert_eq!(done(&runs.take_events()).unwrap().0, Terminal::Error);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_ERROR);
 }
 
 #[test]
@@ -541,8 +542,8 @@ fn what_stopped_a_run_is_told_whatever_its_outputs_say() {
     let mut runs = reference_run();
     runs.broadcast(&queue_changed(Some("c"), &[]), 0);
     assert_eq!(runs.broadcast(&status("error: no memory", "c"), 0), Need::Barrier);
-    runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| Some(Terminal::Error));
-    assert_eq!(done(&runs.take_events()), Some((Terminal::KernelDied, None, "no memory".into())));
+    runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| Some(RTD_DONE_ERROR));
+    assert_eq!(done(&runs.take_events()), Some((RTD_DONE_KERNEL_DIED, None, "no memory".into())));
 }
 
 #[test]
@@ -562,7 +563,7 @@ fn of_requests_that_were_ignored_one_is_sent_again_at_a_time() {
     assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
     runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None);
     let ends = runs.take_events();
-    let ok = |event: &&RunEvent| matches!(event, RunEvent::Done { end: Terminal::Ok, .. });
+    let ok = |event: &&RunEvent| matches!(event, RunEvent::Done { end: RTD_DONE_OK, .. });
     assert_eq!(ends.iter().filter(ok).count(), 2);
 }
 

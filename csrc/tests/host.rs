@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
-use runtimed_ffi::drive::{EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Map, Value};
@@ -26,10 +27,10 @@ fn what_is_sent_to_one_peer_follows_the_changes_before_it_and_reaches_nobody_els
     let place = Place::new();
     let host = open(&place);
     let other = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    until(&other, EventKind::Ready);
-    until(&host, EventKind::PeerJoined);
+    until(&other, RTD_EV_READY);
+    until(&host, RTD_EV_PEER_JOINED);
     let mut peer = Raw::open(&place.socket(), V2);
-    let number = until(&host, EventKind::PeerJoined).peer;
+    let number = until(&host, RTD_EV_PEER_JOINED).peer;
 
     host.publish("n", &[Op::insert_cell("c", "code", "x", None)], &[], 0).unwrap();
     host.send(number, &json!({"event": "comm_sync", "comms": []})).unwrap();
@@ -53,7 +54,7 @@ fn what_is_sent_to_one_peer_follows_the_changes_before_it_and_reaches_nobody_els
         }
     }
     assert_eq!(broadcasts, ["comm_sync", "kernel_error"]);
-    let seen: Value = serde_json::from_slice(&until(&other, EventKind::Broadcast).payload).unwrap();
+    let seen: Value = serde_json::from_slice(&until(&other, RTD_EV_BROADCAST).payload).unwrap();
     assert_eq!(seen["event"], "kernel_error", "only its own peer gets what is sent to it");
 }
 
@@ -63,14 +64,14 @@ fn nothing_can_be_sent_to_a_peer_that_is_in_no_room() {
     let host = open(&place);
     assert!(host.send(1, &json!({"event": "x"})).is_err());
     let peer = Raw::open(&place.socket(), V2);
-    let number = until(&host, EventKind::PeerJoined).peer;
+    let number = until(&host, RTD_EV_PEER_JOINED).peer;
     drop(peer);
-    until(&host, EventKind::PeerLeft);
+    until(&host, RTD_EV_PEER_LEFT);
     let error = host.send(number, &json!({"event": "x"})).unwrap_err();
     assert_eq!(error.to_string(), format!("no such peer in a room: {number}"));
     // Version 1 has no broadcasts; sending to such a peer is no error.
     let _old = Raw::open(&place.socket(), V1);
-    let number = until(&host, EventKind::PeerJoined).peer;
+    let number = until(&host, RTD_EV_PEER_JOINED).peer;
     host.send(number, &json!({"event": "x"})).unwrap();
 }
 

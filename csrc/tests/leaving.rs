@@ -6,8 +6,9 @@ use std::sync::{mpsc, Mutex};
 use std::time::Instant;
 
 use runtimed_ffi::code::rtd_code::{RTD_E_TIMEOUT, RTD_OK};
+use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
-use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op};
 use serde_json::{json, Map};
 
@@ -22,7 +23,7 @@ fn host(place: &Place) -> Host {
 fn session(place: &Place, host: &Host, id: &str) -> Session {
     let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
     host.open_room(id, None).unwrap();
-    until(&session, EventKind::Ready);
+    until(&session, RTD_EV_READY);
     session
 }
 
@@ -47,10 +48,10 @@ fn what_was_written_before_the_end_arrives_however_much_it_is() {
     session.close().unwrap();
     assert_eq!(session.info().unwrap()["state"], "closed");
     assert!(matches!(session.edit(&[]), Err(DriveError::Closed(_))));
-    assert_eq!(until(&session, EventKind::Response).token, 7);
-    assert_eq!(until(&session, EventKind::Closed).code, RTD_OK as i32);
+    assert_eq!(until(&session, RTD_EV_RESPONSE).token, 7);
+    assert_eq!(until(&session, RTD_EV_CLOSED).code, RTD_OK as i32);
     assert_eq!(session.info().unwrap()["unsent"], false);
-    until(&host, EventKind::PeerLeft);
+    until(&host, RTD_EV_PEER_LEFT);
     assert_eq!(host.cell("n", "c").unwrap().source, source);
 }
 
@@ -113,7 +114,7 @@ fn the_last_edits_of_a_peer_count_also_when_something_was_sent_to_it_after_it_le
     drop(raw);
     host.publish("n", &[], &[json!({"event": "news"})], 0).unwrap();
     go.send(()).unwrap();
-    let left = until(&host, EventKind::PeerLeft);
+    let left = until(&host, RTD_EV_PEER_LEFT);
     assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
     assert_eq!(host.cell("n", "last").unwrap().source, "words");
 }
@@ -141,7 +142,7 @@ fn a_daemon_that_takes_nothing_cannot_hold_back_who_leaves() {
     }
     session.edit(&[Op::insert_cell("c", "code", &noise(1_000_000), None)]).unwrap();
     session.close().unwrap();
-    let closed = until(&session, EventKind::Closed);
+    let closed = until(&session, RTD_EV_CLOSED);
     assert_eq!(closed.code, RTD_E_TIMEOUT as i32, "{}", closed.text);
 }
 

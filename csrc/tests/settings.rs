@@ -4,7 +4,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::drive::{DriveError, Host, HostOptions};
 use runtimed_ffi::notebook::{PeerSync, Replica};
 use runtimed_ffi::settings::Settings;
 use serde_json::{json, Map, Value};
@@ -72,7 +73,7 @@ fn open(place: &Place, journal: &Path) -> Host {
 /// Waits for changes of peers until the settings are as wanted.
 fn told(host: &Host, wanted: impl Fn(&Value) -> bool) {
     while !wanted(&host.settings().unwrap()) {
-        until(host, EventKind::SettingsChanged);
+        until(host, RTD_EV_SETTINGS_CHANGED);
     }
 }
 
@@ -167,7 +168,7 @@ fn a_change_is_told_once_until_the_settings_were_read() {
     for theme in ["dark", "light", "system", "dark"] {
         peer.change(json!({"theme": theme}));
     }
-    until(&host, EventKind::SettingsChanged);
+    until(&host, RTD_EV_SETTINGS_CHANGED);
     peer.change(json!({"default_python_env": "conda"}));
     // The host has answered everything, so it has told everything.
     peer.raw.send(b"not a sync message");
@@ -176,7 +177,7 @@ fn a_change_is_told_once_until_the_settings_were_read() {
     assert_eq!(host.settings().unwrap()["default_python_env"], "conda");
     let mut peer = Peer::open(&place);
     peer.change(json!({"theme": "light"}));
-    until(&host, EventKind::SettingsChanged);
+    until(&host, RTD_EV_SETTINGS_CHANGED);
 }
 
 #[test]

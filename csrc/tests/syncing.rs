@@ -4,7 +4,8 @@
 
 use std::os::unix::net::UnixListener;
 
-use runtimed_ffi::drive::{EventKind, Session, SessionOptions};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::drive::{Session, SessionOptions};
 use runtimed_ffi::notebook::{barrier, Notebook, Op, PeerSync};
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
@@ -38,7 +39,7 @@ impl Daemon {
             assert_eq!(daemon.hear(), None);
             daemon.look();
         }
-        until(&session, EventKind::Ready);
+        until(&session, RTD_EV_READY);
         (daemon, session)
     }
 
@@ -101,8 +102,8 @@ fn not_yet(daemon: &mut Daemon, session: &Session) {
                 session.wait_for_event(PATIENCE);
                 continue;
             };
-            assert_ne!(event.kind, EventKind::Synced);
-            if event.kind == EventKind::Response {
+            assert_ne!(event.kind, RTD_EV_SYNCED);
+            if event.kind == RTD_EV_RESPONSE {
                 break assert_eq!((event.token, event.code), (token, 0));
             }
         }
@@ -110,7 +111,7 @@ fn not_yet(daemon: &mut Daemon, session: &Session) {
 }
 
 fn ends(session: &Session) {
-    let event = until(session, EventKind::Synced);
+    let event = until(session, RTD_EV_SYNCED);
     assert_eq!((event.token, event.code), (1, 0));
 }
 
@@ -179,7 +180,7 @@ fn a_request_waits_for_the_changes_before_it_and_holds_nobody_else_up() {
         let (answer, body) = request(&host);
         assert_eq!(body["action"], "get_kernel_info");
         host.respond(answer, &json!({"result": "ok"})).unwrap();
-        assert_eq!(until(&session, EventKind::Response).token, token);
+        assert_eq!(until(&session, RTD_EV_RESPONSE).token, token);
     }
     peer.send_changes();
     assert_eq!(request(&host).1["action"], "execute_cell");
@@ -205,7 +206,7 @@ fn a_request_of_a_peer_that_leaves_is_told_although_what_it_announced_never_come
     peer.ask_too_early();
     drop(peer);
     assert_eq!(request(&host).1["action"], "execute_cell");
-    until(&host, EventKind::PeerLeft);
+    until(&host, RTD_EV_PEER_LEFT);
     // What it sent at the end comes before the request, although that was sent first.
     let mut peer = Peer::join(&place, "n", true);
     peer.ask_too_early();

@@ -8,7 +8,8 @@ use std::sync::{mpsc, Arc};
 use std::thread;
 use std::time::Duration;
 
-use runtimed_ffi::drive::{DriveError, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::{json, Value};
 
@@ -53,11 +54,11 @@ fn serve(host: &Host) {
             Err(error) => panic!("{error}"),
         };
         match event.kind {
-            EventKind::RoomWanted => {
+            RTD_EV_ROOM_WANTED => {
                 // Another thread may have opened or closed it in between.
                 let _raced = host.open_room(&event.id, None);
             }
-            EventKind::Request => {
+            RTD_EV_REQUEST => {
                 let body: Value = serde_json::from_slice(&event.payload).unwrap();
                 let cell = body["cell_id"].as_str().unwrap_or_default();
                 count += 1;
@@ -92,8 +93,8 @@ fn consume(session: &Session, ready: &AtomicBool) -> HashMap<u64, usize> {
             Err(error) => panic!("{error}"),
         };
         match event.kind {
-            EventKind::Ready => ready.store(true, Ordering::SeqCst),
-            EventKind::Response | EventKind::Done | EventKind::Synced => {
+            RTD_EV_READY => ready.store(true, Ordering::SeqCst),
+            RTD_EV_RESPONSE | RTD_EV_DONE | RTD_EV_SYNCED => {
                 *ends.entry(event.token).or_default() += 1;
             }
             _ => {}
@@ -270,7 +271,7 @@ fn opening_and_freeing_at_the_same_time() {
                         let session = Session::open(&socket, "n", SessionOptions::default()).unwrap();
                         loop {
                             match session.next_event().unwrap() {
-                                Some(event) if event.kind == EventKind::Ready => break,
+                                Some(event) if event.kind == RTD_EV_READY => break,
                                 Some(_) => {}
                                 None => assert_eq!(session.wait(Some(PATIENCE)).unwrap(), Waited::Event),
                             }

@@ -1,7 +1,9 @@
 //! How much a host takes from a peer whose requests it has not answered.
 
 use runtimed_ffi::code::rtd_code::RTD_OK;
-use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::connection::Event;
+use runtimed_ffi::drive::{Host, HostOptions, Session};
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Value};
 
@@ -30,7 +32,7 @@ fn settled(host: &Host, witness: &Session) -> Vec<Event> {
             }
             events.push(event);
         }
-        until(witness, EventKind::Response);
+        until(witness, RTD_EV_RESPONSE);
     }
     events
 }
@@ -38,7 +40,7 @@ fn settled(host: &Host, witness: &Session) -> Vec<Event> {
 fn requests(events: &[Event]) -> Vec<(u64, u64)> {
     let number =
         |event: &Event| serde_json::from_slice::<Value>(&event.payload).unwrap()["n"].as_u64().unwrap();
-    let requests = events.iter().filter(|event| event.kind == EventKind::Request);
+    let requests = events.iter().filter(|event| event.kind == RTD_EV_REQUEST);
     requests.map(|event| (event.token, number(event))).collect()
 }
 
@@ -98,7 +100,7 @@ fn the_cells_that_a_request_means_count_as_well() {
     let mut peer = Peer::join(&place, "n", true);
     peer.add("c", &"x".repeat(3000));
     while host.cell("n", "c").is_err() {
-        until(&host, EventKind::RoomChanged);
+        until(&host, RTD_EV_ROOM_CHANGED);
     }
     for number in 0..100 {
         let body = json!({"action": "run_all_cells", "n": number}).to_string();
@@ -117,7 +119,7 @@ fn nothing_is_lost_of_a_peer_that_asks_too_much_and_leaves() {
     ask(&mut peer, MOST + 100..MOST + 200, "");
     peer.add("last", "words");
     drop(peer);
-    assert!(settled(&host, &witness).iter().all(|event| event.kind != EventKind::PeerLeft));
+    assert!(settled(&host, &witness).iter().all(|event| event.kind != RTD_EV_PEER_LEFT));
     assert!(host.cell("n", "last").is_err());
     // Something is sent to it, which fails.
     host.publish("n", &[], &[json!({"event": "news"})], 0).unwrap();
@@ -133,7 +135,7 @@ fn nothing_is_lost_of_a_peer_that_asks_too_much_and_leaves() {
             told.push((token, body["n"].as_u64().unwrap()));
         }
     }
-    let left = until(&host, EventKind::PeerLeft);
+    let left = until(&host, RTD_EV_PEER_LEFT);
     assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
     assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), (0..MOST + 200).collect::<Vec<_>>());
     assert_eq!(host.cell("n", "last").unwrap().source, "words");
@@ -149,12 +151,12 @@ fn blobs_wait_as_well() {
         blobs.send(&[number; 3000]);
     }
     let told: Vec<Event> =
-        settled(&host, &witness).into_iter().filter(|event| event.kind == EventKind::Request).collect();
+        settled(&host, &witness).into_iter().filter(|event| event.kind == RTD_EV_REQUEST).collect();
     assert_eq!(told.iter().map(|event| event.payload[0]).collect::<Vec<_>>(), [0, 1]);
     drop(blobs);
     answer(&host, told[0].token);
-    let next = until(&host, EventKind::Request);
+    let next = until(&host, RTD_EV_REQUEST);
     assert_eq!(next.payload, [2; 3000]);
     answer(&host, next.token);
-    assert_eq!(until(&host, EventKind::Request).payload, [3; 3000]);
+    assert_eq!(until(&host, RTD_EV_REQUEST).payload, [3; 3000]);
 }

@@ -12,8 +12,8 @@ use super::event::{check_event, rtd_event, Lent};
 use super::guard::{bytes, give, guard, guard_value, handle, text, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::connection::{Client, ClientEvent, Server, ServerEvent};
-use crate::drive::{Event, EventKind};
+use crate::code::rtd_event_kind::*;
+use crate::connection::{Client, ClientEvent, Event, Hint, Server, ServerEvent};
 use crate::notebook::{Notebook, Replica};
 use crate::wire::handshake::Channel;
 
@@ -165,23 +165,23 @@ fn client_event(
                 continue;
             }
             ClientEvent::Ready => {
-                let mut event = Event::new(EventKind::Ready);
+                let mut event = Event::new(RTD_EV_READY);
                 event.payload = Value::Object(capabilities.clone()).to_string().into_bytes();
                 event
             }
             ClientEvent::Changed(changes) => {
-                let mut event = Event::new(EventKind::Changed);
-                event.payload = crate::drive::Hint::new(&changes).to_json().to_string().into_bytes();
+                let mut event = Event::new(RTD_EV_CHANGED);
+                event.payload = Hint::new(&changes).to_json().to_string().into_bytes();
                 event
             }
             ClientEvent::Response { token, body } => {
-                let mut event = Event::new(EventKind::Response);
+                let mut event = Event::new(RTD_EV_RESPONSE);
                 event.token = token;
                 event.payload = body;
                 event
             }
             ClientEvent::Broadcast(body) => {
-                let mut event = Event::new(EventKind::Broadcast);
+                let mut event = Event::new(RTD_EV_BROADCAST);
                 event.payload = body;
                 event
             }
@@ -200,11 +200,11 @@ fn server_event(
     };
     let (channel, id, payload, request_id) = match next {
         ServerEvent::Handshake(handshake) => {
-            let mut event = Event::new(EventKind::Request);
+            let mut event = Event::new(RTD_EV_REQUEST);
             event.payload = handshake.to_json();
             match handshake.channel {
                 Channel::Notebook { notebook_id, .. } => {
-                    event.kind = EventKind::RoomWanted;
+                    event.kind = RTD_EV_ROOM_WANTED;
                     event.id = notebook_id;
                 }
                 Channel::Pool => event.code = 2,
@@ -215,8 +215,8 @@ fn server_event(
             return Ok(Some(event));
         }
         ServerEvent::Synced(changes) => {
-            let mut event = Event::new(EventKind::RoomChanged);
-            event.payload = crate::drive::Hint::new(&changes).to_json().to_string().into_bytes();
+            let mut event = Event::new(RTD_EV_ROOM_CHANGED);
+            event.payload = Hint::new(&changes).to_json().to_string().into_bytes();
             return Ok(Some(event));
         }
         ServerEvent::Request { body, request_id } => (1, String::new(), body, request_id),
@@ -227,7 +227,7 @@ fn server_event(
     let token = *next_token;
     *next_token += 1;
     server.outbox.expect(token, request_id, payload.len());
-    let mut event = Event::new(EventKind::Request);
+    let mut event = Event::new(RTD_EV_REQUEST);
     event.code = channel;
     event.token = token;
     event.id = id;

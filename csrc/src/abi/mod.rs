@@ -23,7 +23,7 @@ mod output;
 mod blobs;
 mod conn;
 
-pub use crate::code::rtd_result;
+pub use crate::code::{rtd_channel, rtd_done, rtd_event_kind, rtd_output_change, rtd_result};
 pub use blobs::*;
 pub use buf::*;
 pub use conn::*;

@@ -6,14 +6,16 @@
 
 mod client;
 mod error;
+mod event;
 mod outbox;
 mod run;
 mod server;
 
 pub use client::{Client, ClientEvent};
 pub use error::ConnectionError;
+pub use event::{Event, Hint};
 pub use outbox::{Answer, Outbox};
-pub use run::{output_event, Need, OutputPlace, RunEvent, Runs, Strategy, Terminal};
+pub use run::{output_event, Need, OutputPlace, RunEvent, Runs, Strategy};
 pub use server::{Server, ServerEvent};
 
 /// Milliseconds on the caller's monotonic clock.

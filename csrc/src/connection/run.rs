@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::Millis;
+use crate::code::rtd_done::{self, *};
 use crate::notebook::OutputChange;
 
 /// With a reference daemon: after this long without a word, ask for the queue (section 14.1 item 8).
@@ -21,20 +22,6 @@ pub enum Strategy {
     FinalEvent,
     /// Idle, then `execution_done`, then the document barrier.
     FinishRule,
-}
-
-/// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Terminal {
-    Ok = 0,
-    Error = 1,
-    Interrupted = 2,
-    Cancelled = 3,
-    KernelDied = 4,
-    LaunchFailed = 5,
-    TimedOut = 6,
-    Disconnected = 7,
-    Refused = 8,
 }
 
 /// Where an output came to stand.
@@ -77,7 +64,7 @@ pub enum RunEvent {
     Done {
         token: u64,
         cell_id: String,
-        end: Terminal,
+        end: rtd_done,
         count: Option<i64>,
         reason: String,
         payload: Vec<u8>,
@@ -135,7 +122,7 @@ pub struct Run {
     /// The daemon showed the cell as executing.
     ran: bool,
     failed: bool,
-    stopped: Option<(Terminal, String)>,
+    stopped: Option<(rtd_done, String)>,
     retried: bool,
     /// Something was heard of the cell after it was queued, though not that it was in the queue.
     evidence: bool,
@@ -215,7 +202,7 @@ impl Runs {
         });
     }
 
-    fn finish(&mut self, place: usize, end: Terminal, reason: &str, payload: Vec<u8>) {
+    fn finish(&mut self, place: usize, end: rtd_done, reason: &str, payload: Vec<u8>) {
         let run = self.runs.remove(place);
         self.events.extend(run.held);
         self.events.push(RunEvent::Done {
@@ -242,7 +229,7 @@ impl Runs {
                 return Need::Retry { token, cell_id: run.cell_id.clone() };
             }
             let reason = if text.is_empty() { member("result").to_owned() } else { text.to_owned() };
-            self.finish(place, Terminal::Refused, &reason, raw.to_vec());
+            self.finish(place, RTD_DONE_REFUSED, &reason, raw.to_vec());
             return Need::Nothing;
         }
         let run = &mut self.runs[place];
@@ -359,12 +346,12 @@ impl Runs {
             Some("execution_started") => self.started(message, concerns),
             Some("execution_done") => {
                 let end = match message.get("status").and_then(Value::as_str) {
-                    Some("ok") => Terminal::Ok,
-                    Some("interrupted") => Terminal::Interrupted,
-                    Some("cancelled") => Terminal::Cancelled,
-                    Some("kernel_died") => Terminal::KernelDied,
-                    Some("launch_failed") => Terminal::LaunchFailed,
-                    _ => Terminal::Error,
+                    Some("ok") => RTD_DONE_OK,
+                    Some("interrupted") => RTD_DONE_INTERRUPTED,
+                    Some("cancelled") => RTD_DONE_CANCELLED,
+                    Some("kernel_died") => RTD_DONE_KERNEL_DIED,
+                    Some("launch_failed") => RTD_DONE_LAUNCH_FAILED,
+                    _ => RTD_DONE_ERROR,
                 };
                 let reason = message.get("reason").and_then(Value::as_str).unwrap_or_default();
                 while let Some(place) = self.runs.iter().position(concerns) {
@@ -416,21 +403,21 @@ impl Runs {
             }
             Some("queue_changed") => self.queue(message),
             Some("kernel_status") if status == "shutdown" => {
-                self.stop(Terminal::Cancelled, "the kernel was shut down");
+                self.stop(RTD_DONE_CANCELLED, "the kernel was shut down");
             }
             Some("kernel_status") if status.starts_with("error: ") => {
-                self.stop(Terminal::KernelDied, &status["error: ".len()..]);
+                self.stop(RTD_DONE_KERNEL_DIED, &status["error: ".len()..]);
             }
             Some("kernel_error") => {
                 let text = message.get("error").and_then(Value::as_str).unwrap_or("the kernel failed");
-                self.stop(Terminal::KernelDied, text);
+                self.stop(RTD_DONE_KERNEL_DIED, text);
             }
             _ => {}
         }
         self.barrier_if_over(now)
     }
 
-    fn stop(&mut self, end: Terminal, reason: &str) {
+    fn stop(&mut self, end: rtd_done, reason: &str) {
         for run in self.runs.iter_mut().filter(|run| run.phase >= Phase::Queued) {
             run.phase = Phase::Over;
             run.stopped = Some((end, reason.into()));
@@ -462,7 +449,7 @@ impl Runs {
                 let never_ran = run.phase == Phase::Seen && !run.ran;
                 run.phase = Phase::Over;
                 if never_ran {
-                    run.stopped = Some((Terminal::Cancelled, "dropped from the queue".into()));
+                    run.stopped = Some((RTD_DONE_CANCELLED, "dropped from the queue".into()));
                 }
             }
         }
@@ -508,7 +495,7 @@ impl Runs {
         &mut self,
         state: &Value,
         now: Millis,
-        failed: impl Fn(&str) -> Option<Terminal>,
+        failed: impl Fn(&str) -> Option<rtd_done>,
     ) -> Need {
         self.barrier_since = None;
         self.heard = now;
@@ -528,8 +515,8 @@ impl Runs {
             let (end, reason) = match run.stopped.take() {
                 Some(stopped) => stopped,
                 None => {
-                    let end = failed(&run.cell_id).or(run.failed.then_some(Terminal::Error));
-                    (end.unwrap_or(Terminal::Ok), String::new())
+                    let end = failed(&run.cell_id).or(run.failed.then_some(RTD_DONE_ERROR));
+                    (end.unwrap_or(RTD_DONE_OK), String::new())
                 }
             };
             self.finish(place, end, &reason, Vec::new());
@@ -555,7 +542,7 @@ impl Runs {
     /// Ends runs whose caller's deadline has passed, and guards against lost broadcasts.
     pub fn tick(&mut self, now: Millis) -> Need {
         while let Some(place) = self.runs.iter().position(|run| run.deadline.is_some_and(|at| at <= now)) {
-            self.finish(place, Terminal::TimedOut, "the time limit passed", Vec::new());
+            self.finish(place, RTD_DONE_TIMED_OUT, "the time limit passed", Vec::new());
         }
         if self.strategy == Strategy::FinalEvent || self.runs.is_empty() {
             return Need::Nothing;
@@ -570,7 +557,7 @@ impl Runs {
     /// The connection ended: every run ends with it.
     pub fn disconnected(&mut self, reason: &str) {
         while !self.runs.is_empty() {
-            self.finish(0, Terminal::Disconnected, reason, Vec::new());
+            self.finish(0, RTD_DONE_DISCONNECTED, reason, Vec::new());
         }
     }
 }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
-use super::event::Event;
 use super::queue::{Waited, Wakeup};
 use super::reactor::ReactorUse;
 use super::room::{Room, RoomState};
 use super::shared::HostShared;
 use super::{lock, DriveError};
-use crate::connection::Millis;
+use crate::connection::{Event, Millis};
 use crate::notebook::{Cell, Op};
 use crate::wire::v2::PoolState;
 use crate::wire::Message;

@@ -6,7 +6,6 @@
 mod address;
 mod aside;
 mod bulletin;
-mod event;
 mod host;
 mod journal;
 mod peer;
@@ -18,7 +17,6 @@ mod session;
 mod shared;
 mod signal;
 
-pub use event::{Event, EventKind, Hint};
 pub use host::{Host, HostOptions};
 pub use queue::{Queue, Waited, Wakeup};
 pub use session::{Session, SessionOptions};

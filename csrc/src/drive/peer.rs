@@ -15,6 +15,7 @@ use super::room::{Home, Room};
 use super::shared::{HostShared, Hosted};
 use super::{address, lock, DriveError};
 use crate::code::code;
+use crate::code::rtd_channel::{RTD_CHANNEL_BLOB, RTD_CHANNEL_POOL};
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_TIMEOUT, RTD_E_TOO_BIG};
 use crate::connection::{Server, ServerEvent};
 use crate::notebook::Replica;
@@ -32,15 +33,6 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 /// The same for a sender that answers sync frames at any time: only a machine that is very busy, or a
 /// client that is broken, comes near it.
 const DEFER_LIMIT_EXTENDED: u64 = 15_000;
-
-/// Channels a request can come from; the numbers are those of the C ABI (`RTD_CHANNEL_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum ChannelKind {
-    Notebook = 1,
-    Pool = 2,
-    Blob = 3,
-}
 
 /// One accepted connection.
 pub struct Peer {
@@ -307,17 +299,17 @@ impl Peer {
                     }
                 }
                 Some(ServerEvent::PoolRequest(body)) => {
-                    let event = host.expect(self, ChannelKind::Pool, "", body, None);
+                    let event = host.expect(self, RTD_CHANNEL_POOL, "", body, None);
                     host.publish_event(event);
                 }
                 Some(ServerEvent::BlobPort(body)) => {
-                    let event = host.expect(self, ChannelKind::Blob, "", body, None);
+                    let event = host.expect(self, RTD_CHANNEL_BLOB, "", body, None);
                     host.publish_event(event);
                 }
                 Some(ServerEvent::BlobStore { media_type, bytes }) => {
                     // An event without an id is a question for the port.
                     let media_type = if media_type.is_empty() { UNKNOWN_TYPE } else { &media_type };
-                    let event = host.expect(self, ChannelKind::Blob, media_type, bytes, None);
+                    let event = host.expect(self, RTD_CHANNEL_BLOB, media_type, bytes, None);
                     host.publish_event(event);
                 }
                 Some(ServerEvent::Synced(_) | ServerEvent::Request { .. }) | None => break,

@@ -5,9 +5,10 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::event::{Event, EventKind};
 use super::lock;
 use super::signal::Signal;
+use crate::code::rtd_event_kind::{RTD_EV_CLOSED, RTD_EV_RESYNC};
+use crate::connection::Event;
 
 /// Called, with no data, from any thread, when events wait. No lock of ours is held meanwhile.
 pub type Wakeup = Box<dyn Fn() + Send + Sync>;
@@ -120,9 +121,9 @@ impl Queue {
             if std::mem::replace(&mut inner.resync, true) {
                 return;
             }
-            event = Event::new(EventKind::Resync);
+            event = Event::new(RTD_EV_RESYNC);
         }
-        inner.ended = event.kind == EventKind::Closed;
+        inner.ended = event.kind == RTD_EV_CLOSED;
         inner.bytes += event.size();
         inner.events.push_back(event);
         inner.unannounced |= inner.events.len() == 1;
@@ -147,8 +148,8 @@ impl Queue {
         inner.bytes -= event.size();
         inner.seq += 1;
         event.seq = inner.seq;
-        inner.over = event.kind == EventKind::Closed;
-        inner.resync &= event.kind != EventKind::Resync;
+        inner.over = event.kind == RTD_EV_CLOSED;
+        inner.resync &= event.kind != RTD_EV_RESYNC;
         let hint = event.hint.take();
         if hint.is_some() {
             inner.hints.remove(&event.id);
@@ -216,26 +217,27 @@ impl Drop for Announcer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::Hint;
     use super::*;
+    use crate::code::rtd_event_kind::{self, *};
+    use crate::connection::Hint;
     use crate::notebook::Changes;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn output(text: &str) -> Event {
-        let mut event = Event::new(EventKind::Output);
+        let mut event = Event::new(RTD_EV_OUTPUT);
         event.text = text.into();
         event
     }
 
     fn hint(room: &str, cell: &str) -> Event {
-        let mut event = Event::new(EventKind::Changed);
+        let mut event = Event::new(RTD_EV_CHANGED);
         event.id = room.into();
         let changes = Changes { cells: [cell.to_owned()].into(), ..Changes::default() };
         event.hint = Some(Hint::new(&changes));
         event
     }
 
-    fn kinds(queue: &Queue) -> Vec<EventKind> {
+    fn kinds(queue: &Queue) -> Vec<rtd_event_kind> {
         std::iter::from_fn(|| queue.pop().unwrap()).map(|event| event.kind).collect()
     }
 
@@ -243,7 +245,7 @@ mod tests {
     fn events_are_numbered_without_a_gap_and_end_with_the_last() {
         let queue = Queue::new(1 << 20).unwrap();
         queue.push(output("a"));
-        queue.push(Event::new(EventKind::Closed));
+        queue.push(Event::new(RTD_EV_CLOSED));
         queue.push(output("too late"));
         assert_eq!(queue.pop().unwrap().unwrap().seq, 1);
         assert_eq!(queue.pop().unwrap().unwrap().seq, 2);
@@ -258,49 +260,48 @@ mod tests {
         for _ in 0..100 {
             queue.push(output(&"x".repeat(500)));
         }
-        queue.push(Event::new(EventKind::Done));
+        queue.push(Event::new(RTD_EV_DONE));
         assert!(queue.bytes() < 4000, "the bound holds but for terminal events");
         let kinds = kinds(&queue);
-        assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Resync).count(), 1);
-        assert_eq!(kinds.last(), Some(&EventKind::Done));
+        assert_eq!(kinds.iter().filter(|kind| **kind == RTD_EV_RESYNC).count(), 1);
+        assert_eq!(kinds.last(), Some(&RTD_EV_DONE));
         queue.push(output("room again"));
-        assert_eq!(queue.pop().unwrap().unwrap().kind, EventKind::Output);
+        assert_eq!(queue.pop().unwrap().unwrap().kind, RTD_EV_OUTPUT);
     }
 
     #[test]
     fn what_needs_an_answer_or_ends_something_goes_into_a_queue_that_is_full() {
-        use EventKind::*;
-        let dropped = [Queued, Started, Output, Cleared, Broadcast];
+        let dropped = [RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT, RTD_EV_CLEARED, RTD_EV_BROADCAST];
         let kept = [
-            Ready,
-            Changed,
-            Response,
-            Done,
-            Synced,
-            Resync,
-            RoomWanted,
-            PeerJoined,
-            PeerLeft,
-            Request,
-            RoomChanged,
-            RoomFailed,
-            SettingsChanged,
-            SettingsFailed,
+            RTD_EV_READY,
+            RTD_EV_CHANGED,
+            RTD_EV_RESPONSE,
+            RTD_EV_DONE,
+            RTD_EV_SYNCED,
+            RTD_EV_RESYNC,
+            RTD_EV_ROOM_WANTED,
+            RTD_EV_PEER_JOINED,
+            RTD_EV_PEER_LEFT,
+            RTD_EV_REQUEST,
+            RTD_EV_ROOM_CHANGED,
+            RTD_EV_ROOM_FAILED,
+            RTD_EV_SETTINGS_CHANGED,
+            RTD_EV_SETTINGS_FAILED,
         ];
         let queue = Queue::new(1).unwrap();
         for kind in dropped.into_iter().chain(kept) {
             queue.push(Event::new(kind));
         }
-        let mut expected = vec![Resync];
+        let mut expected = vec![RTD_EV_RESYNC];
         expected.extend(kept);
         assert_eq!(kinds(&queue), expected);
-        queue.push(Event::new(Closed));
-        assert_eq!(queue.pop().unwrap().unwrap().kind, Closed);
+        queue.push(Event::new(RTD_EV_CLOSED));
+        assert_eq!(queue.pop().unwrap().unwrap().kind, RTD_EV_CLOSED);
     }
 
     #[test]
     fn the_bound_is_in_bytes_of_all_that_an_event_carries() {
-        let mut event = Event::new(EventKind::Output);
+        let mut event = Event::new(RTD_EV_OUTPUT);
         let empty = event.size();
         event.id = "i".repeat(100);
         event.payload = vec![0; 1000];
@@ -311,7 +312,7 @@ mod tests {
         for _ in 0..3 {
             queue.push(event.clone());
         }
-        assert_eq!(kinds(&queue), [EventKind::Output, EventKind::Output, EventKind::Resync]);
+        assert_eq!(kinds(&queue), [RTD_EV_OUTPUT, RTD_EV_OUTPUT, RTD_EV_RESYNC]);
     }
 
     #[test]
@@ -326,7 +327,7 @@ mod tests {
         let merged = queue.pop().unwrap().unwrap();
         assert_eq!(merged.payload, br#"{"cells":["a","c"],"order":false,"metadata":false}"#);
         queue.push(hint("r", "d"));
-        assert_eq!(kinds(&queue), [EventKind::Changed, EventKind::Output, EventKind::Changed]);
+        assert_eq!(kinds(&queue), [RTD_EV_CHANGED, RTD_EV_OUTPUT, RTD_EV_CHANGED]);
     }
 
     #[test]

@@ -11,16 +11,17 @@ use serde_json::Value;
 
 use super::aside::{guarded, Crew};
 use super::bulletin::Bulletin;
-use super::event::{Event, EventKind};
 use super::host::HostOptions;
-use super::peer::{leave_code, ChannelKind, Peer};
+use super::peer::{leave_code, Peer};
 use super::queue::Queue;
 use super::reactor::{Handler, Reactor};
 use super::room::{Home, Outcome, Room, RoomState};
 use super::{address, lock, DriveError};
 use crate::code::code;
+use crate::code::rtd_channel;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC};
-use crate::connection::Millis;
+use crate::code::rtd_event_kind::{self, *};
+use crate::connection::{Event, Millis};
 use crate::notebook::{Notebook, Replica};
 use crate::settings::Settings;
 use crate::wire::v2::PoolState;
@@ -53,7 +54,7 @@ pub struct Tables {
 /// A document that a host has: what differs between a room and the settings.
 pub trait Hosted: Replica + Sized {
     /// The event that tells a failure.
-    const FAILED: EventKind;
+    const FAILED: rtd_event_kind;
     /// Takes it out of the tables, so that nobody finds it any more.
     fn take_out(tables: &mut Tables, room: &Room<Self>);
     /// The place of a peer that is in it.
@@ -61,7 +62,7 @@ pub trait Hosted: Replica + Sized {
 }
 
 impl Hosted for Notebook {
-    const FAILED: EventKind = EventKind::RoomFailed;
+    const FAILED: rtd_event_kind = RTD_EV_ROOM_FAILED;
     fn take_out(tables: &mut Tables, room: &Room) {
         tables.rooms.remove(&room.id);
         tables.prepared.remove(&room.id);
@@ -72,7 +73,7 @@ impl Hosted for Notebook {
 }
 
 impl Hosted for Settings {
-    const FAILED: EventKind = EventKind::SettingsFailed;
+    const FAILED: rtd_event_kind = RTD_EV_SETTINGS_FAILED;
     fn take_out(tables: &mut Tables, _room: &Room<Self>) {
         tables.settings = None;
     }
@@ -167,7 +168,7 @@ impl HostShared {
     pub fn expect(
         &self,
         peer: &Arc<Peer>,
-        channel: ChannelKind,
+        channel: rtd_channel,
         id: &str,
         body: Vec<u8>,
         request_id: Option<Value>,
@@ -175,7 +176,7 @@ impl HostShared {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         lock(&peer.state).server.outbox.expect(token, request_id, body.len());
         lock(&self.tables).tokens.insert(token, Arc::clone(peer));
-        let mut event = Event::new(EventKind::Request);
+        let mut event = Event::new(RTD_EV_REQUEST);
         event.code = channel as i32;
         event.token = token;
         event.peer = peer.id;
@@ -287,7 +288,7 @@ impl HostShared {
             Some(room) => self.enter_aside(peer, &room),
             None => {
                 let _announcer = self.queue.announcer();
-                let mut event = Event::new(EventKind::RoomWanted);
+                let mut event = Event::new(RTD_EV_ROOM_WANTED);
                 event.id = id;
                 self.queue.push(event);
             }
@@ -318,7 +319,7 @@ impl HostShared {
             state.peers.push(Arc::clone(peer));
             // Under the room's lock, so that joins and leaves are told in the order they happened.
             let peers = room.count_peers(state);
-            self.queue.push(room_event(EventKind::PeerJoined, room, peer, peers));
+            self.queue.push(room_event(RTD_EV_PEER_JOINED, room, peer, peers));
             Ok(())
         });
         match entered {
@@ -356,7 +357,7 @@ impl HostShared {
         };
         let _announcer = self.queue.announcer();
         let tell = |peers: usize| {
-            let mut event = room_event(EventKind::PeerLeft, room, peer, peers);
+            let mut event = room_event(RTD_EV_PEER_LEFT, room, peer, peers);
             event.code = leave_code(error);
             event.text = error.to_string();
             self.queue.push(event);
@@ -446,11 +447,11 @@ impl HostShared {
         tables.wanted.clear();
         drop(tables);
         let _announcer = self.queue.announcer();
-        self.queue.push(Event::new(EventKind::Closed));
+        self.queue.push(Event::new(RTD_EV_CLOSED));
     }
 }
 
-fn room_event(kind: EventKind, room: &Room, peer: &Peer, peers: usize) -> Event {
+fn room_event(kind: rtd_event_kind, room: &Room, peer: &Peer, peers: usize) -> Event {
     let mut event = Event::new(kind);
     event.id.clone_from(&room.id);
     event.peer = peer.id;
@@ -474,7 +475,7 @@ impl Handler for HostShared {
 
     fn failed(&self, reason: String) {
         let _announcer = self.queue.announcer();
-        let mut event = Event::new(EventKind::RoomFailed);
+        let mut event = Event::new(RTD_EV_ROOM_FAILED);
         event.code = code(RTD_E_PANIC);
         event.text = reason;
         self.queue.push(event);
@@ -502,7 +503,7 @@ mod tests {
         let wanted = || {
             assert_eq!(host.queue.wait(Some(Duration::from_secs(60))), Waited::Event);
             let event = host.queue.pop().unwrap().unwrap();
-            assert_eq!((event.kind, event.id.as_str()), (EventKind::RoomWanted, "n"));
+            assert_eq!((event.kind, event.id.as_str()), (RTD_EV_ROOM_WANTED, "n"));
             let mut waiting = lock(&host.tables).wanted.remove("n").unwrap();
             assert_eq!(waiting.len(), 1);
             waiting.remove(0)

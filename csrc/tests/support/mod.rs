@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use runtimed_ffi::drive::{Event, EventKind, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::code::rtd_event_kind::{self, *};
+use runtimed_ffi::connection::Event;
+use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
 use runtimed_ffi::wire::FrameType;
@@ -59,7 +61,7 @@ impl Source for Host {
 }
 
 /// Takes events until one of this kind comes.
-pub fn until(source: &impl Source, kind: EventKind) -> Event {
+pub fn until(source: &impl Source, kind: rtd_event_kind) -> Event {
     let deadline = Instant::now() + PATIENCE;
     loop {
         while let Some(event) = source.take() {
@@ -139,16 +141,16 @@ pub fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
 pub fn host_with(options: HostOptions, place: &Place, id: &str) -> (Host, Session) {
     let host = Host::open(&place.socket(), options).unwrap();
     let session = Session::open(&place.socket(), id, SessionOptions::default()).unwrap();
-    let wanted = until(&host, EventKind::RoomWanted);
+    let wanted = until(&host, RTD_EV_ROOM_WANTED);
     assert_eq!(wanted.id, id);
     host.open_room(id, None).unwrap();
-    until(&session, EventKind::Ready);
+    until(&session, RTD_EV_READY);
     (host, session)
 }
 
 /// The next request that the host tells of: its token and its body.
 pub fn request(host: &Host) -> (u64, Value) {
-    let event = until(host, EventKind::Request);
+    let event = until(host, RTD_EV_REQUEST);
     (event.token, serde_json::from_slice(&event.payload).unwrap())
 }
 

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy, Terminal};
+use runtimed_ffi::code::rtd_done::{self, *};
+use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy};
 use runtimed_ffi::notebook::OutputChange;
 use serde_json::{json, Value};
 
@@ -58,7 +59,7 @@ pub fn check(data: &[u8]) {
         play.collect(None);
     }
     play.runs.disconnected("the end");
-    play.collect(Some(Terminal::Disconnected));
+    play.collect(Some(RTD_DONE_DISCONNECTED));
     assert!(play.runs.is_empty() && play.told.values().all(|told| told.ended));
 }
 
@@ -99,7 +100,7 @@ impl Play {
             }
             4 => {
                 let state = broadcast(with);
-                let end = [None, Some(Terminal::Error), Some(Terminal::Interrupted)][usize::from(at(4)) % 3];
+                let end = [None, Some(RTD_DONE_ERROR), Some(RTD_DONE_INTERRUPTED)][usize::from(at(4)) % 3];
                 let need = self.runs.barrier_passed(&state, self.now, |_| end);
                 self.need(need);
             }
@@ -114,7 +115,7 @@ impl Play {
             7 => self.runs.release_held(),
             _ => {
                 self.runs.disconnected("cut off");
-                self.collect(Some(Terminal::Disconnected));
+                self.collect(Some(RTD_DONE_DISCONNECTED));
                 assert!(self.runs.is_empty());
             }
         }
@@ -144,13 +145,13 @@ impl Play {
             Need::GiveUp => {
                 self.collect(None);
                 self.runs.disconnected("no answer");
-                self.collect(Some(Terminal::Disconnected));
+                self.collect(Some(RTD_DONE_DISCONNECTED));
                 assert!(self.runs.is_empty());
             }
         }
     }
 
-    fn collect(&mut self, all_end: Option<Terminal>) {
+    fn collect(&mut self, all_end: Option<rtd_done>) {
         for event in self.runs.take_events() {
             let (token, cell_id) = match &event {
                 RunEvent::Queued { token, cell_id, .. }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde_json::{json, Value};
 
 use super::super::aside::{guarded, may_take_long, Aside};
-use super::super::event::{Event, EventKind, Hint};
 use super::super::room::{Home, Outcome, Room, RoomState};
 use super::super::shared::{HostShared, Hosted};
 use super::super::{lock, DriveError};
-use super::{ChannelKind, Peer};
+use super::Peer;
 use crate::code::code;
+use crate::code::rtd_channel::RTD_CHANNEL_NOTEBOOK;
 use crate::code::rtd_code::RTD_E_PANIC;
-use crate::connection::ServerEvent;
+use crate::code::rtd_event_kind::{RTD_EV_ROOM_CHANGED, RTD_EV_SETTINGS_CHANGED};
+use crate::connection::{Event, Hint, ServerEvent};
 use crate::notebook::Notebook;
 use crate::settings::Settings;
 
@@ -48,10 +49,10 @@ impl Peer {
     ) -> Result<(), TooLong> {
         let request = |notebook: &Notebook, body: Vec<u8>, request_id| {
             let body = with_sources(body, notebook);
-            host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
+            host.expect(self, RTD_CHANNEL_NOTEBOOK, &room.id, body, request_id)
         };
         let changed = |hint| {
-            let mut event = Event::new(EventKind::RoomChanged);
+            let mut event = Event::new(RTD_EV_ROOM_CHANGED);
             event.id.clone_from(&room.id);
             event.hint = Some(hint);
             Some(event)
@@ -68,11 +69,11 @@ impl Peer {
         place: Place,
     ) -> Result<(), TooLong> {
         let request = |_: &Settings, body, request_id| {
-            host.expect(self, ChannelKind::Notebook, &room.id, body, request_id)
+            host.expect(self, RTD_CHANNEL_NOTEBOOK, &room.id, body, request_id)
         };
         let changed = |_| {
             let told = host.settings_unread.swap(true, Ordering::Relaxed);
-            (!told).then(|| Event::new(EventKind::SettingsChanged))
+            (!told).then(|| Event::new(RTD_EV_SETTINGS_CHANGED))
         };
         self.turn_inside(host, room, turn, place, request, changed)
     }

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::core::Core;
 use super::io::Shared;
-use crate::drive::event::{Event, JOINED, REPLACED_ALL};
+use crate::code::rtd_output_change::{RTD_OUTPUT_JOINED, RTD_OUTPUT_REPLACED_ALL};
+use crate::connection::Event;
 use crate::drive::lock;
 use crate::outputs::{self, BlobStore};
 
@@ -41,14 +42,14 @@ impl Shared {
         let element = String::from_utf8_lossy(&event.payload).into_owned();
         let covered = event.covered.take();
         if covered.is_some() {
-            event.code = REPLACED_ALL;
+            event.code = RTD_OUTPUT_REPLACED_ALL as i32;
         }
         match outputs::resolve(&element, blobs.as_deref()) {
             Ok(mut output) => {
                 if let Some(rest) =
                     covered.and_then(|old| outputs::continuation(&output, &old, blobs.as_deref()))
                 {
-                    event.code = JOINED;
+                    event.code = RTD_OUTPUT_JOINED as i32;
                     output = rest;
                 }
                 event.text = outputs::plain_text(&output);

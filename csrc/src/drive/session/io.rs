@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::core::{Core, Purpose};
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_CLOSED, RTD_E_IO, RTD_E_PANIC, RTD_E_PROTOCOL, RTD_E_TIMEOUT};
-use crate::connection::{ClientEvent, Millis, Strategy};
-use crate::drive::event::{Event, EventKind};
+use crate::code::rtd_event_kind::{RTD_EV_CLOSED, RTD_EV_READY};
+use crate::connection::{ClientEvent, Event, Millis, Strategy};
 use crate::drive::queue::Queue;
 use crate::drive::reactor::{Handler, Reactor};
 use crate::drive::{address, lock, DriveError};
@@ -159,7 +159,7 @@ impl Shared {
                 }
                 ClientEvent::Ready => {
                     core.connect_deadline = None;
-                    let mut event = Event::new(EventKind::Ready);
+                    let mut event = Event::new(RTD_EV_READY);
                     event.payload = Value::Object(core.capabilities.clone()).to_string().into_bytes();
                     self.queue.push(event);
                     Ok(())
@@ -246,7 +246,7 @@ impl Shared {
         self.reactor.forget(self.key, Some(&self.stream));
         let _peer_is_gone = self.stream.shutdown(std::net::Shutdown::Both);
         self.end_waiting(core, code, text);
-        let mut event = Event::new(EventKind::Closed);
+        let mut event = Event::new(RTD_EV_CLOSED);
         event.code = code;
         event.text = text.into();
         self.queue.push(event);

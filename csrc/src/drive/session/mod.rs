@@ -17,13 +17,12 @@ use serde_json::{json, Map, Value};
 
 use self::core::{Core, Purpose, Waiting};
 use self::io::Shared;
-use super::event::Event;
 use super::queue::{Queue, Waited, Wakeup};
 use super::reactor::ReactorUse;
 use super::{address, lock, panic_text, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::RTD_E_PANIC;
-use crate::connection::{Client, Millis, Runs, Strategy};
+use crate::connection::{Client, Event, Millis, Runs, Strategy};
 use crate::notebook::{Cell, Notebook, Op};
 use crate::wire::handshake::Protocol;
 

@@ -6,8 +6,10 @@ use super::core::{Core, Purpose};
 use super::io::Shared;
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_TIMEOUT};
-use crate::connection::{output_event, Millis, Need, OutputPlace, RunEvent, Terminal};
-use crate::drive::event::{Event, EventKind, Hint, APPENDED, JOINED, REPLACED};
+use crate::code::rtd_done::{self, *};
+use crate::code::rtd_event_kind::*;
+use crate::code::rtd_output_change::*;
+use crate::connection::{output_event, Event, Hint, Millis, Need, OutputPlace, RunEvent};
 use crate::drive::DriveError;
 use crate::notebook::Changes;
 use crate::outputs::{self, BlobStore};
@@ -23,7 +25,7 @@ impl Shared {
                 }
             }
         }
-        let mut event = Event::new(EventKind::Changed);
+        let mut event = Event::new(RTD_EV_CHANGED);
         event.hint = Some(Hint::new(changes));
         self.queue.push(event);
     }
@@ -40,7 +42,7 @@ impl Shared {
                 if value.get("result").and_then(Value::as_str) == Some("queue_state") {
                     core.queue_state.clone_from(&value);
                 }
-                let mut event = Event::new(EventKind::Response);
+                let mut event = Event::new(RTD_EV_RESPONSE);
                 event.token = token;
                 event.payload = body;
                 self.queue.push(event);
@@ -79,7 +81,7 @@ impl Shared {
             Some("queue_changed") => core.queue_state = value,
             _ => {}
         }
-        let mut event = Event::new(EventKind::Broadcast);
+        let mut event = Event::new(RTD_EV_BROADCAST);
         event.payload = body;
         self.queue.push(event);
         Ok(())
@@ -145,7 +147,7 @@ impl Shared {
     }
 
     pub(super) fn synced(&self, token: u64, code: i32, text: &str) {
-        let mut event = Event::new(EventKind::Synced);
+        let mut event = Event::new(RTD_EV_SYNCED);
         event.token = token;
         event.code = code;
         event.text = text.into();
@@ -153,7 +155,7 @@ impl Shared {
     }
 
     pub(super) fn response_failed(&self, token: u64, code: i32, text: &str) {
-        let mut event = Event::new(EventKind::Response);
+        let mut event = Event::new(RTD_EV_RESPONSE);
         event.token = token;
         event.code = code;
         event.text = text.into();
@@ -167,11 +169,11 @@ impl Shared {
     pub(super) fn queue_run_events(&self, events: impl IntoIterator<Item = RunEvent>) {
         for run in events {
             let (kind, token, cell_id) = match &run {
-                RunEvent::Queued { token, cell_id, .. } => (EventKind::Queued, *token, cell_id),
-                RunEvent::Started { token, cell_id, .. } => (EventKind::Started, *token, cell_id),
-                RunEvent::Output { token, cell_id, .. } => (EventKind::Output, *token, cell_id),
-                RunEvent::Cleared { token, cell_id, .. } => (EventKind::Cleared, *token, cell_id),
-                RunEvent::Done { token, cell_id, .. } => (EventKind::Done, *token, cell_id),
+                RunEvent::Queued { token, cell_id, .. } => (RTD_EV_QUEUED, *token, cell_id),
+                RunEvent::Started { token, cell_id, .. } => (RTD_EV_STARTED, *token, cell_id),
+                RunEvent::Output { token, cell_id, .. } => (RTD_EV_OUTPUT, *token, cell_id),
+                RunEvent::Cleared { token, cell_id, .. } => (RTD_EV_CLEARED, *token, cell_id),
+                RunEvent::Done { token, cell_id, .. } => (RTD_EV_DONE, *token, cell_id),
             };
             let mut event = Event::new(kind);
             event.token = token;
@@ -182,9 +184,9 @@ impl Shared {
                 RunEvent::Output { index, element, place, .. } => {
                     event.number = i64::try_from(index).unwrap_or(i64::MAX);
                     (event.code, event.covered) = match place {
-                        OutputPlace::Appended => (APPENDED, None),
-                        OutputPlace::Replaced => (REPLACED, None),
-                        OutputPlace::Joined(covered) => (JOINED, Some(covered)),
+                        OutputPlace::Appended => (RTD_OUTPUT_APPENDED as i32, None),
+                        OutputPlace::Replaced => (RTD_OUTPUT_REPLACED as i32, None),
+                        OutputPlace::Joined(covered) => (RTD_OUTPUT_JOINED as i32, Some(covered)),
                     };
                     event.payload = element.into_bytes();
                     event.unresolved = true;
@@ -208,13 +210,13 @@ impl Shared {
 
 /// Whether the last outputs of a cell tell of a failure. Only the last few can: an error ends a run,
 /// and at most a warning of the shell follows it (section 5.10).
-fn failure(elements: &[String], blobs: Option<&BlobStore>) -> Option<Terminal> {
+fn failure(elements: &[String], blobs: Option<&BlobStore>) -> Option<rtd_done> {
     elements.iter().rev().take(4).find_map(|element| {
         let output = outputs::resolve(element, blobs).ok()?;
         if output.get("output_type")?.as_str()? != "error" {
             return None;
         }
         let interrupted = output.get("ename").and_then(Value::as_str) == Some("KeyboardInterrupt");
-        Some(if interrupted { Terminal::Interrupted } else { Terminal::Error })
+        Some(if interrupted { RTD_DONE_INTERRUPTED } else { RTD_DONE_ERROR })
     })
 }

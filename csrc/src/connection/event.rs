@@ -1,50 +1,16 @@
-//! What a queue carries to the host program.
+//! Storey 2: what a connection, a session or a host reports, from here up to the C ABI the same type.
 
 use std::collections::BTreeSet;
 
 use serde_json::{json, Value};
 
+use crate::code::rtd_event_kind::{self, *};
 use crate::notebook::Changes;
-
-/// Kinds of events; the numbers are those of the C ABI (`RTD_EV_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum EventKind {
-    Ready = 1,
-    Changed = 2,
-    Response = 3,
-    Queued = 4,
-    Started = 5,
-    Output = 6,
-    Cleared = 7,
-    Done = 8,
-    Broadcast = 9,
-    Synced = 10,
-    Resync = 11,
-    Closed = 12,
-    RoomWanted = 20,
-    PeerJoined = 21,
-    PeerLeft = 22,
-    Request = 23,
-    RoomChanged = 24,
-    RoomFailed = 25,
-    SettingsChanged = 26,
-    SettingsFailed = 27,
-}
-
-/// What an output did to the list of outputs; the numbers of the C ABI (`RTD_OUTPUT_*`).
-pub const APPENDED: i32 = 0;
-/// It took the place of the one at its index.
-pub const REPLACED: i32 = 1;
-/// The outputs from its index on are one now; the event carries what that one has more than they had.
-pub const JOINED: i32 = 2;
-/// It took the place of all outputs from its index on.
-pub const REPLACED_ALL: i32 = 3;
 
 /// One event. Members that do not apply are empty, zero, or -1 for `number`.
 #[derive(Clone, Debug)]
 pub struct Event {
-    pub kind: EventKind,
+    pub kind: rtd_event_kind,
     pub code: i32,
     pub seq: u64,
     pub token: u64,
@@ -72,7 +38,7 @@ pub struct Hint {
 
 impl Event {
     /// An event of this kind with nothing else set.
-    pub fn new(kind: EventKind) -> Self {
+    pub fn new(kind: rtd_event_kind) -> Self {
         Self {
             kind,
             code: 0,
@@ -99,11 +65,7 @@ impl Event {
     pub fn droppable(&self) -> bool {
         matches!(
             self.kind,
-            EventKind::Output
-                | EventKind::Cleared
-                | EventKind::Started
-                | EventKind::Queued
-                | EventKind::Broadcast
+            RTD_EV_OUTPUT | RTD_EV_CLEARED | RTD_EV_STARTED | RTD_EV_QUEUED | RTD_EV_BROADCAST
         )
     }
 }
