@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import corpus
+
 ROOT = Path(__file__).resolve().parent.parent
 CRATE = ROOT / "csrc"
 FUZZ = CRATE / "fuzz"
@@ -107,7 +109,10 @@ def fuzz(options):
         limits = [f"-max_len={length}", "-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=256"]
         crashers = f"-artifact_prefix={FUZZ / 'crashers' / target}/"
         (FUZZ / "crashers" / target).mkdir(parents=True, exist_ok=True)
-        command = [program(target, options.edges), found, FUZZ / "corpus" / target, *limits, crashers]
+        seeds = FUZZ / "target" / "corpus" / target
+        shutil.rmtree(seeds, ignore_errors=True)
+        corpus.unpack(FUZZ / "corpus" / f"{target}.inputs", seeds)
+        command = [program(target, options.edges), found, seeds, *limits, crashers]
         start = time.monotonic()
         status = call([*command, *guidance, f"-runs={options.runs}", "-print_final_stats=1", "-verbosity=1"])
         rows.append((target, "FAILED" if status else "ok", time.monotonic() - start))

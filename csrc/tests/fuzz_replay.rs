@@ -1,5 +1,5 @@
-//! What the fuzz targets are given, without libFuzzer: the files of their corpus, and every input that failed once.
-//! The bodies are those of `csrc/fuzz` (docs/fuzzing.md).
+//! The fuzz targets on stable Rust, without libFuzzer: on every input of their corpora and every input that failed once.
+//! The bodies are those of `csrc/fuzz` (docs/fuzzing.md); `tools/corpus.py` packs a corpus into one file.
 
 #[path = "../fuzz/src/targets/mod.rs"]
 mod targets;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use targets::TARGETS;
 
-/// A corpus is a few dozen small files: what is larger belongs to whoever fuzzes.
+/// Bytes of an input in a corpus. Larger ones are slow and find no more.
 const LARGEST: usize = 4_096;
 
 fn fuzz() -> &'static Path {
@@ -25,27 +25,37 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Runs each file of a directory; gives the number of files and the names of those that failed.
-fn replay(directory: &Path, check: fn(&[u8])) -> (usize, Vec<PathBuf>) {
-    let files = entries(directory);
-    let failed = files.iter().filter(|path| {
-        let data = fs::read(path).unwrap();
-        catch_unwind(AssertUnwindSafe(|| check(&data))).is_err()
-    });
-    (files.len(), failed.cloned().collect())
+/// The inputs of a packed corpus: a big-endian length of four bytes before each.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let path = fuzz().join("corpus").join(name).with_extension("inputs");
+    let packed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut rest = packed.as_slice();
+    let mut inputs = Vec::new();
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let (input, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
+        inputs.push(input.to_vec());
+        rest = behind;
+    }
+    assert!(rest.is_empty(), "{} ends within an input", path.display());
+    inputs
+}
+
+fn fails(check: fn(&[u8]), data: &[u8]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| check(data))).is_err()
 }
 
 #[test]
 fn every_target_takes_its_corpus() {
+    let mut total = 0;
     for (name, check) in TARGETS {
-        let corpus = fuzz().join("corpus").join(name);
-        for path in entries(&corpus) {
-            assert!(fs::metadata(&path).unwrap().len() <= LARGEST as u64, "{} is too large", path.display());
-        }
-        let (count, failed) = replay(&corpus, check);
-        assert!(count >= 10, "{name}: the corpus has only {count} files");
-        assert!(failed.is_empty(), "{name}: {failed:?}");
+        let inputs = corpus(name);
+        assert!(inputs.iter().all(|data| data.len() <= LARGEST), "{name}: an input is too large");
+        assert!(inputs.len() >= 10, "{name}: the corpus has only {} inputs", inputs.len());
+        total += inputs.len();
+        let failed: Vec<String> = inputs.iter().filter(|data| fails(check, data)).map(hex::encode).collect();
+        assert!(failed.is_empty(), "{name}: {failed:#?}");
     }
+    assert!(total >= 4_900, "{total} inputs: some are missing");
 }
 
 #[test]
@@ -53,14 +63,16 @@ fn nothing_that_failed_once_fails_again() {
     for directory in entries(&fuzz().join("crashers")).into_iter().filter(|path| path.is_dir()) {
         let name = directory.file_name().unwrap().to_str().unwrap();
         let target = TARGETS.iter().find(|(target, _)| *target == name);
-        let (_, failed) = replay(&directory, target.unwrap_or_else(|| panic!("no target {name}")).1);
+        let check = target.unwrap_or_else(|| panic!("no target {name}")).1;
+        let files = entries(&directory);
+        let failed: Vec<_> = files.iter().filter(|path| fails(check, &fs::read(path).unwrap())).collect();
         assert!(failed.is_empty(), "{name}: {failed:?}");
     }
 }
 
 #[test]
 fn every_target_takes_nothing_and_noise() {
-    // Truncations and a cheap generator: what a machine without libFuzzer can do to it in a second.
+    // Truncations and a cheap generator: what can be done without libFuzzer in a second.
     let mut state = 1u32;
     let mut noise = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -68,8 +80,7 @@ fn every_target_takes_nothing_and_noise() {
     };
     for (name, check) in TARGETS {
         check(&[]);
-        for path in entries(&fuzz().join("corpus").join(name)).iter().take(20) {
-            let mut data = fs::read(path).unwrap();
+        for mut data in corpus(name).into_iter().take(20) {
             for _ in 0..10 {
                 let place = usize::from(noise()) * 7 % data.len().max(1);
                 if let Some(byte) = data.get_mut(place) {
