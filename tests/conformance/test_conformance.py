@@ -12,7 +12,7 @@ import pytest
 from interop.reference_daemon import reference
 
 import runtimed_ffi
-from conformance.saboteur import FAULTS, Relay
+from conformance.fault_proxy import FAULTS, FaultProxy
 from runtimed_ffi.testing.conformance import RULES, check
 
 pytestmark = pytest.mark.timeout(600)
@@ -42,7 +42,7 @@ def test_our_daemon_keeps_every_rule_of_kernels(socket: str, name: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_out(socket: str, tmp_path: Path, fault: str) -> None:
     relay, rules = FAULTS[fault]
-    with Relay(tmp_path / "s", socket, relay) as between:
+    with FaultProxy(tmp_path / "s", socket, relay) as between:
         report = check(between.path, timeout=2.5, rules=list(rules))
     assert {one.rule.name for one in report.broken()} == set(rules)
     assert all(one.reason for one in report.broken())
@@ -113,7 +113,7 @@ def test_the_command_says_what_is_kept(socket: str) -> None:
 
 
 def test_the_command_says_what_is_broken_as_json(socket: str, tmp_path: Path) -> None:
-    with Relay(tmp_path / "s", socket, FAULTS["no pong"][0]) as relay:
+    with FaultProxy(tmp_path / "s", socket, FAULTS["no pong"][0]) as relay:
         done = command("--socket", relay.path, "--json", "--timeout", "5", "pool-in-order", "status")
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)

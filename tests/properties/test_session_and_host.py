@@ -46,7 +46,7 @@ SLACK = 20_000
 _ends = st.sampled_from(["ok", "ok", "error", "interrupted", "cancelled", "kernel_died", "launch_failed"])
 
 
-class House(RuleBasedStateMachine):
+class SessionsAndHost(RuleBasedStateMachine):
     seen: ClassVar[Counter[str]] = Counter()
     """How what was begun has ended, and what else came, in all examples."""
 
@@ -311,15 +311,15 @@ class House(RuleBasedStateMachine):
 
 @pytest.mark.timeout(900)
 def test_sessions_and_a_host_in_any_order() -> None:
-    House.seen.clear()
-    run_state_machine_as_test(House, settings=profile())
+    SessionsAndHost.seen.clear()
+    run_state_machine_as_test(SessionsAndHost, settings=profile())
     if profile().max_examples >= 80:
         # A machine whose rules do nothing would be green as well.
         done, answered = f"{lib.RTD_EV_DONE} ", f"{lib.RTD_EV_RESPONSE} "
         wanted = {done + str(code) for code in (lib.RTD_DONE_OK, lib.RTD_DONE_TIMED_OUT, lib.RTD_DONE_DISCONNECTED)}
         wanted |= {answered + str(code) for code in (lib.RTD_OK, lib.RTD_E_TIMEOUT)}
         wanted |= {f"{lib.RTD_EV_OUTPUT} 0", f"{lib.RTD_EV_RESYNC}", f"{lib.RTD_EV_SYNCED} {lib.RTD_OK}"}
-        assert wanted <= set(House.seen), House.seen
+        assert wanted <= set(SessionsAndHost.seen), SessionsAndHost.seen
 
 
 def test_a_host_refuses_what_it_cannot_do() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from runtimed_ffi.testing import peers as raw
 from runtimed_ffi.testing.wire import Json
 from stress import model, script
-from stress.house import KERNEL, House
+from stress.daemon_process import KERNEL, DaemonProcess
 
 Cells = dict[str, Json]
 
@@ -25,10 +25,10 @@ class Gone(Exception):
 class Room:
     """A peer of one room and what it was promised."""
 
-    def __init__(self, house: House, notebook_id: str) -> None:
-        self.house = house
+    def __init__(self, daemon: DaemonProcess, notebook_id: str) -> None:
+        self.daemon = daemon
         self.notebook_id = notebook_id
-        self.blobs = model.Blobs(house.base / "blobs")
+        self.blobs = model.Blobs(daemon.base / "blobs")
         self.promised: Cells = {}
         """The cells as the daemon has confirmed them."""
         self.order: list[str] = []
@@ -45,7 +45,7 @@ class Room:
 
     def enter(self) -> None:
         """Join, and compare what is there with what was promised."""
-        peer = raw.Peer(self.house.socket, self.notebook_id)
+        peer = raw.Peer(self.daemon.socket, self.notebook_id)
         self.peer = peer
         raw.pump([peer], lambda: peer.converged() or peer.ended, what="joining")
         if peer.ended:
@@ -223,7 +223,7 @@ class Room:
         if cell["id"] not in self.asked or count is None:
             return
         shown = model.merged(model.item(output) for output in outputs)
-        run = model.Run(count, self.house.runs(count)[count])
+        run = model.Run(count, self.daemon.runs(count)[count])
         if run.updates():
             assert before is None or count != before["execution_count"] or len(outputs) >= len(before["outputs"])
             return

@@ -17,7 +17,7 @@ import pytest
 from ctools import cc
 
 from stress.crash import Gone, Room, burst
-from stress.house import House, until
+from stress.daemon_process import DaemonProcess, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(7200)]
 
@@ -28,13 +28,13 @@ HERE = Path(__file__).resolve().parent
 class Crashes:
     """Lives of one daemon, each with its end."""
 
-    def __init__(self, house: House, library: Path, seed: int) -> None:
-        self.house = house
+    def __init__(self, daemon: DaemonProcess, library: Path, seed: int) -> None:
+        self.daemon = daemon
         self.library = library
         self.chance = random.Random(seed)
         self.calls = 600
         """How many calls a whole life makes; learned from lives that reached their end."""
-        self.rooms = [Room(house, f"room-{number}") for number in range(ROOMS)]
+        self.rooms = [Room(daemon, f"room-{number}") for number in range(ROOMS)]
         self.ends: dict[str, int] = {}
 
     def environment(self, way: str) -> dict[str, str]:
@@ -47,10 +47,10 @@ class Crashes:
     def live(self) -> None:
         """One life: start, look whether everything is there, work, die."""
         way = self.chance.choice(["call", "call", "frame", "burst"])
-        self.house.start(**self.environment(way))
+        self.daemon.start(**self.environment(way))
         present = self.chance.sample(self.rooms, self.chance.choice([1, 2, 2, 3]))
         try:
-            if not self.house.ready:
+            if not self.daemon.ready:
                 raise Gone
             self.no_kernels()
             for room in present:
@@ -59,13 +59,13 @@ class Crashes:
             end = way if way != "call" else "whole life"
             if way == "call":
                 self.calls = max(200, int(self.calls * 0.9))
-            self.house.kill()
+            self.daemon.kill()
         except (Gone, ConnectionError, FileNotFoundError):
             # It has died by itself, as it was to; or it has not, and this says so.
-            assert way == "call", self.house.tail()
-            self.house.await_end()
+            assert way == "call", self.daemon.tail()
+            self.daemon.await_end()
             self.calls = max(self.calls, int(self.at * 1.1))
-            end = way if self.house.ready else "start"
+            end = way if self.daemon.ready else "start"
         finally:
             for room in present:
                 room.leave()
@@ -93,16 +93,16 @@ class Crashes:
                 rooms[0].await_promise()
 
     def no_kernels(self) -> None:
-        until(lambda: not self.house.kernels(), what="the kernels of the crashed daemon to be gone")
+        until(lambda: not self.daemon.kernels(), what="the kernels of the crashed daemon to be gone")
 
     def check_files(self) -> None:
         """Nothing was found damaged, and nothing half made stays."""
-        names = [path.name for path in (self.house.base / "notebook-docs").iterdir()]
+        names = [path.name for path in (self.daemon.base / "notebook-docs").iterdir()]
         assert all(name.endswith(".automerge") for name in names), names
-        parts = [path for path in (self.house.base / "blobs").rglob("*") if ".tmp" in path.name]
+        parts = [path for path in (self.daemon.base / "blobs").rglob("*") if ".tmp" in path.name]
         assert not parts, parts
-        log = self.house.log.read_text(errors="replace")
-        assert "cannot be read" not in log and " ERROR " not in log and "Traceback" not in log, self.house.tail()
+        log = self.daemon.log.read_text(errors="replace")
+        assert "cannot be read" not in log and " ERROR " not in log and "Traceback" not in log, self.daemon.tail()
 
 
 def test_nothing_that_was_promised_is_lost(
@@ -112,8 +112,8 @@ def test_nothing_that_was_promised_is_lost(
     directory = tmp_path_factory.mktemp("c")
     library = directory / "crash_at.so"
     subprocess.run([*cc(), "-shared", "-fPIC", "-O1", "-o", library, HERE / "crash_at.c", "-ldl"], check=True)
-    house = House(directory)
-    crashes = Crashes(house, library, seed)
+    daemon = DaemonProcess(directory)
+    crashes = Crashes(daemon, library, seed)
     try:
         for number in range(runs):
             try:
@@ -121,16 +121,16 @@ def test_nothing_that_was_promised_is_lost(
             except BaseException:
                 print(f"life {number} of --crash-seed {seed}; ends so far: {crashes.ends}")
                 raise
-        house.start()
-        assert house.ready, house.tail()
+        daemon.start()
+        assert daemon.ready, daemon.tail()
         crashes.no_kernels()
         for room in crashes.rooms:
             room.enter()
             room.leave()
-        house.stop()
+        daemon.stop()
         crashes.check_files()
         print(f"ends: {crashes.ends}")
     finally:
         for room in crashes.rooms:
             room.leave()
-        house.close()
+        daemon.close()

@@ -6,7 +6,7 @@ import pytest
 
 from runtimed_ffi.testing import peers as raw
 from stress import model, script
-from stress.house import KERNEL, House, until
+from stress.daemon_process import KERNEL, DaemonProcess, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(1200)]
 
@@ -21,11 +21,11 @@ def pump(peers: list[raw.Peer], numbers: dict[raw.Peer, int], what: str) -> None
 
 def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
     real = request.config.getoption("--real-kernels")
-    house = House(tmp_path_factory.mktemp("n"))
+    daemon = DaemonProcess(tmp_path_factory.mktemp("n"))
     peers: list[raw.Peer] = []
     try:
-        house.start()
-        peers = [raw.join(house.socket, f"scale/{number}") for number in range(ROOMS)]
+        daemon.start()
+        peers = [raw.join(daemon.socket, f"scale/{number}") for number in range(ROOMS)]
         with_kernel = peers[:KERNELS]
         kinds = {peer: "python" if number < real else KERNEL for number, peer in enumerate(with_kernel)}
         launches = {
@@ -48,7 +48,7 @@ def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
             peer.post("execute_cell", cell_id="c")
         raw.pump(peers, lambda: all(peer.of("execution_done") for peer in with_kernel), SECONDS, "the runs")
         raw.settle(peers)
-        blobs = model.Blobs(house.base / "blobs")
+        blobs = model.Blobs(daemon.base / "blobs")
         for number, peer in enumerate(with_kernel):
             (done,) = peer.of("execution_done")
             assert done["status"] == "ok", done
@@ -71,12 +71,12 @@ def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
         for peer in peers:
             peer.edit({"op": "insert_cell", "cell_id": "note", "cell_type": "markdown", "source": "beside"})
         raw.settle(peers)
-        late = [raw.join(house.socket, peer.notebook_id) for peer in peers]
+        late = [raw.join(daemon.socket, peer.notebook_id) for peer in peers]
         peers += late
         for peer in late:
             cell = peer.document.cell("note")
             assert cell is not None
-        listed = raw.pool(house.socket, {"type": "list_rooms"})["rooms"]
+        listed = raw.pool(daemon.socket, {"type": "list_rooms"})["rooms"]
         assert len(listed) == ROOMS
         assert sum(room["has_kernel"] for room in listed) == KERNELS
         early = [peer.of("execution_done")[1:] for peer in with_kernel if len(peer.of("execution_done")) > 1]
@@ -88,9 +88,9 @@ def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
         assert {peer.of("execution_done")[1]["status"] for peer in with_kernel} == {"interrupted"}
         ends = {peer: peer.post("shutdown_kernel") for peer in with_kernel}
         pump(peers, ends, "the answers to shutdowns")
-        until(lambda: not house.kernels(), SECONDS, "the kernels to be gone")
-        house.stop()
+        until(lambda: not daemon.kernels(), SECONDS, "the kernels to be gone")
+        daemon.stop()
     finally:
         for peer in peers:
             peer.close()
-        house.close()
+        daemon.close()

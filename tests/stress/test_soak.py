@@ -12,7 +12,7 @@ import pytest
 from runtimed_ffi.daemon.rooms.rooms import EMPTY_LIMIT
 from runtimed_ffi.testing import peers as raw
 from stress import script
-from stress.house import KERNEL, House, until
+from stress.daemon_process import KERNEL, DaemonProcess, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(3600)]
 
@@ -41,16 +41,16 @@ class Held(NamedTuple):
     memory: int
 
 
-def held(house: House) -> Held:
-    process = psutil.Process(house.pid)
+def held(daemon: DaemonProcess) -> Held:
+    process = psutil.Process(daemon.pid)
     children = len(process.children(recursive=True))
     return Held(process.num_fds(), process.num_threads(), children, process.memory_info().rss)
 
 
-def round_of_life(house: House, number: int) -> int:
+def round_of_life(daemon: DaemonProcess, number: int) -> int:
     """Everything that comes and goes, once; returns the number of runs."""
     rooms = [f"soak/{number}/{place}" for place in range(ROOMS)]
-    peers = [[raw.join(house.socket, room) for _ in range(3)] for room in rooms]
+    peers = [[raw.join(daemon.socket, room) for _ in range(3)] for room in rooms]
     everybody = [peer for trio in peers for peer in trio]
     done = 0
     try:
@@ -86,70 +86,70 @@ def test_nothing_is_held_that_is_not_needed(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
     rounds = request.config.getoption("--soak-rounds")
-    house = House(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
+    daemon = DaemonProcess(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
     try:
-        house.start(**ALLOCATOR)
-        before, runs = held(house), 0
+        daemon.start(**ALLOCATOR)
+        before, runs = held(daemon), 0
         for number in range(WARM_UP + rounds):
             if number == WARM_UP:
-                before = held(house)
-            runs += round_of_life(house, number)
-            until(lambda: raw.pool(house.socket, {"type": "list_rooms"})["rooms"] == [], what="the rooms to be evicted")
-            until(lambda: held(house).children == 0, what="the kernels to be gone")
-            print(number, held(house))
-        after = held(house)
+                before = held(daemon)
+            runs += round_of_life(daemon, number)
+            until(lambda: not rooms_of(daemon), what="the rooms to be evicted")
+            until(lambda: held(daemon).children == 0, what="the kernels to be gone")
+            print(number, held(daemon))
+        after = held(daemon)
         print(f"{runs} runs: {before} -> {after}")
         # The pool of worker threads of asyncio grows on demand, up to a size that depends on the machine.
         workers = min(32, (os.cpu_count() or 1) + 4)
         assert after.threads <= before.threads + workers
         assert after.descriptors <= before.descriptors + 2
         assert after.memory <= before.memory + MEMORY_FIXED + MEMORY_ROUND * rounds
-        assert os.listdir(house.base / "kernels") == []
-        house.stop()
+        assert os.listdir(daemon.base / "kernels") == []
+        daemon.stop()
     finally:
-        house.close()
+        daemon.close()
 
 
-def rooms_of(house: House) -> set[str]:
+def rooms_of(daemon: DaemonProcess) -> set[str]:
     """The rooms that the daemon has open."""
-    return {room["notebook_id"] for room in raw.pool(house.socket, {"type": "list_rooms"})["rooms"]}
+    return {room["notebook_id"] for room in raw.pool(daemon.socket, {"type": "list_rooms"})["rooms"]}
 
 
 def test_a_room_does_not_stay_when_who_asked_for_it_has_left_before_it_was_there(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    house = House(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
+    daemon = DaemonProcess(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
     try:
-        house.start()
-        with raw.join(house.socket, "first"):
+        daemon.start()
+        with raw.join(daemon.socket, "first"):
             pass
-        until(lambda: not rooms_of(house), what="the first room to be evicted")
-        before = held(house)
+        until(lambda: not rooms_of(daemon), what="the first room to be evicted")
+        before = held(daemon)
         for number in range(100):
-            with raw.Peer(house.socket, f"gone/{number}") as peer:
+            with raw.Peer(daemon.socket, f"gone/{number}") as peer:
                 peer.flush()
-        with raw.join(house.socket, "behind them"):
-            until(lambda: rooms_of(house) == {"behind them"}, what="the rooms to be evicted")
-        until(lambda: held(house).descriptors <= before.descriptors + 2, what="their journals to be closed")
-        house.stop()
+        with raw.join(daemon.socket, "behind them"):
+            until(lambda: rooms_of(daemon) == {"behind them"}, what="the rooms to be evicted")
+        until(lambda: held(daemon).descriptors <= before.descriptors + 2, what="their journals to be closed")
+        daemon.stop()
     finally:
-        house.close()
+        daemon.close()
 
 
 def test_of_many_empty_rooms_the_last_ones_stay_and_the_others_are_as_they_were(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    house = House(tmp_path_factory.mktemp("s"))
+    daemon = DaemonProcess(tmp_path_factory.mktemp("s"))
     try:
-        house.start()
+        daemon.start()
         for number in range(EMPTY_LIMIT + 10):
-            with raw.join(house.socket, f"r{number}") as peer:
+            with raw.join(daemon.socket, f"r{number}") as peer:
                 peer.edit({"op": "insert_cell", "cell_id": "c", "cell_type": "code", "source": str(number)})
                 raw.settle([peer])
         kept = {f"r{number}" for number in range(10, EMPTY_LIMIT + 10)}
-        until(lambda: rooms_of(house) == kept, what="the rooms that are too many to be closed")
-        with raw.join(house.socket, "r3") as peer:
+        until(lambda: rooms_of(daemon) == kept, what="the rooms that are too many to be closed")
+        with raw.join(daemon.socket, "r3") as peer:
             assert [cell["source"] for cell in peer.document.cells()] == ["3"]
-        house.stop()
+        daemon.stop()
     finally:
-        house.close()
+        daemon.close()

@@ -41,7 +41,7 @@ from runtimed_ffi.testing.profiles import profile
 from runtimed_ffi.testing.replicas import Replica
 from runtimed_ffi.testing.wire import Json, encode, frame
 from stress import model, script
-from stress.house import KERNEL, House
+from stress.daemon_process import KERNEL, DaemonProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -105,7 +105,7 @@ class Member:
 
 
 class DaemonMachine(RuleBasedStateMachine):
-    house: ClassVar[House]
+    daemon: ClassVar[DaemonProcess]
     tally: ClassVar[Counter[str]] = Counter()
     """What has happened in all examples, so that a machine that does nothing is noticed."""
 
@@ -121,17 +121,17 @@ class DaemonMachine(RuleBasedStateMachine):
         self.serial = 0
         self.interrupts = self.shutdowns = self.kills = 0
         self.cleared_by_request: set[str] = set()
-        self.log_at = os.path.getsize(self.house.log)
-        self.blobs = model.Blobs(self.house.base / "blobs")
+        self.log_at = os.path.getsize(self.daemon.log)
+        self.blobs = model.Blobs(self.daemon.base / "blobs")
         self.screen = model.Screen(self.blobs)
-        self.fifo_path = str(self.house.base.parent / f"fifo-{uuid.uuid4().hex[:8]}")
+        self.fifo_path = str(self.daemon.base.parent / f"fifo-{uuid.uuid4().hex[:8]}")
         os.mkfifo(self.fifo_path)
         self.fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK)
 
     @initialize(scripts=st.lists(SCRIPTS, max_size=3), peers=st.integers(1, 2))
     def begin(self, scripts: list[list[str]], peers: int) -> None:
-        self.witness = raw.join(self.house.socket, self.room)
-        self.bystander = raw.join(self.house.socket, "bystander")
+        self.witness = raw.join(self.daemon.socket, self.room)
+        self.bystander = raw.join(self.daemon.socket, "bystander")
         for _ in range(peers):
             self.join(False)
         for verbs in scripts:
@@ -202,7 +202,7 @@ class DaemonMachine(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def join(self, again: bool) -> None:
         document, owner = self.documents.pop() if again and self.documents else (None, None)
-        peer = raw.Peer(self.house.socket, self.room, document)
+        peer = raw.Peer(self.daemon.socket, self.room, document)
         raw.pump([peer, *self.everybody()], lambda: peer.converged() or peer.ended, what="joining")
         assert not peer.ended, peer.ended
         member = Member(peer)
@@ -456,8 +456,8 @@ class DaemonMachine(RuleBasedStateMachine):
         if not started or self.screen.executing is None:
             return
         count = started[-1]["execution_count"]
-        pid = self.house.runs(count)[script.RUNS * (count // script.RUNS)][0][1]
-        if pid in self.house.kernels():
+        pid = self.daemon.runs(count)[script.RUNS * (count // script.RUNS)][0][1]
+        if pid in self.daemon.kernels():
             self.kills += 1
             os.kill(pid, signal.SIGKILL)
 
@@ -467,7 +467,7 @@ class DaemonMachine(RuleBasedStateMachine):
     def talk_nonsense(self, kind: str, data: bytes, stay: bool) -> None:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(raw.LIMIT)
-        connection.connect(self.house.socket)
+        connection.connect(self.daemon.socket)
         hello = frame(encode({"channel": "notebook_sync", "notebook_id": self.room, "protocol": "v2"}))
         connection.sendall(nonsense(kind, data, hello))
         if kind in ENDS:
@@ -482,7 +482,7 @@ class DaemonMachine(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["ping", "status", "list_rooms", "inspect_notebook"]))
     def ask_the_pool(self, what: str) -> None:
         request = {"type": what, **({"notebook_id": self.room} if what == "inspect_notebook" else {})}
-        answer = raw.pool(self.house.socket, request)
+        answer = raw.pool(self.daemon.socket, request)
         wanted = {"ping": "pong", "status": "stats", "list_rooms": "rooms_list", "inspect_notebook": "notebook_state"}
         assert answer["type"] == wanted[what], answer
         if what == "list_rooms":
@@ -497,7 +497,7 @@ class DaemonMachine(RuleBasedStateMachine):
         self.read_on()
         self.finish_runs()
         raw.settle(self.everybody())
-        self.house.check_alive()
+        self.daemon.check_alive()
         self.screen.feed(self.witness.broadcasts)
         assert (self.screen.executing, self.screen.queued) == (None, [])
         queue = raw.ask(self.witness, "get_queue_state", others=self.everybody())
@@ -519,7 +519,7 @@ class DaemonMachine(RuleBasedStateMachine):
                 member.unconfirmed.clear()
                 member.requests.clear()
         raw.ask(self.bystander, "get_kernel_info")
-        with open(self.house.log, encoding="utf-8", errors="replace") as log:
+        with open(self.daemon.log, encoding="utf-8", errors="replace") as log:
             log.seek(self.log_at)
             news = log.read()
         assert " ERROR " not in news and "Traceback" not in news, news
@@ -626,7 +626,7 @@ class DaemonMachine(RuleBasedStateMachine):
             assert member.peer.document.heads() == heads
             assert member.peer.document.cells() == self.witness.document.cells()
         name = hashlib.sha256(self.room.encode()).hexdigest() + ".automerge"
-        assert Replica.load((self.house.base / "notebook-docs" / name).read_bytes()).heads() == heads, (
+        assert Replica.load((self.daemon.base / "notebook-docs" / name).read_bytes()).heads() == heads, (
             "the journal is behind"
         )
 
@@ -651,7 +651,7 @@ class DaemonMachine(RuleBasedStateMachine):
                 assert execution.outputs == []
                 continue
             count = execution.started["execution_count"]
-            run = model.Run(count, self.house.runs(count)[count])
+            run = model.Run(count, self.daemon.runs(count)[count])
             seen = model.merged(model.item(self.blobs.output(element)) for element in execution.outputs)
             cell = self.cells[execution.done["cell_id"]]
             assert run.code in cell.sources, "what ran is not what was written"
@@ -726,7 +726,7 @@ class DaemonMachine(RuleBasedStateMachine):
                 cell = self.cells[cell_id]
                 count = started["execution_count"]
                 if cell.sources[-1] == source and len(cell.sources) <= 2:
-                    assert self.house.runs(count)[count][0][1] == source
+                    assert self.daemon.runs(count)[count][0][1] == source
 
     def kernel_deaths(self) -> bool:
         return any(told["status"].startswith("error") for told in self.witness.of("kernel_status"))
@@ -762,20 +762,20 @@ def nonsense(kind: str, data: bytes, hello: bytes) -> bytes:
 
 
 def test_the_daemon_against_the_model(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = House(tmp_path_factory.mktemp("m"))
+    daemon = DaemonProcess(tmp_path_factory.mktemp("m"))
 
     class Machine(DaemonMachine):
         def __init__(self) -> None:
-            if house.process is None or house.process.poll() is not None:
-                house.close()
-                house.start()
+            if daemon.process is None or daemon.process.poll() is not None:
+                daemon.close()
+                daemon.start()
             super().__init__()
 
-    Machine.house = house
+    Machine.daemon = daemon
     try:
         run_state_machine_as_test(Machine, settings=profile())
-        house.stop()
+        daemon.stop()
         print(Machine.tally)
         assert set(Machine.tally) >= {"ok", "error", "interrupted", "cancelled", "kernel_died"}, Machine.tally
     finally:
-        house.close()
+        daemon.close()

@@ -21,7 +21,7 @@ _HERE = Path(__file__).resolve().parent
 _START_SECONDS = 60.0
 
 
-class House:
+class DaemonProcess:
     """Starts, stops, kills and restarts a daemon on one directory.
 
     Args:

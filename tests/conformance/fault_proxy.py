@@ -80,7 +80,7 @@ class Json_(Fault):
         return [payload]
 
 
-class Relay:
+class FaultProxy:
     """Listens, and relays each connection to a daemon; a context manager."""
 
     def __init__(self, path: Path, target: str, fault: Fault) -> None:
@@ -94,7 +94,7 @@ class Relay:
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
