@@ -1,5 +1,6 @@
 # Everything a contributor, a newcomer and CI do. Thin: each target is one command of another tool.
 # Override on the command line: make PYTHON=python3.12 CC=clang test
+# WORKERS: processes that Python tests run in, at most four; 0 for a debugger or for output as it comes.
 
 PYTHON ?= python3
 PYPY ?= pypy3
@@ -7,6 +8,7 @@ CARGO ?= cargo
 CC ?= cc
 VALGRIND ?= valgrind
 PYTEST_ARGS ?=
+WORKERS ?= logical
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 SANITIZE_ARGS ?=
@@ -17,16 +19,28 @@ PY := $(VENV)/bin/python
 PYPY_VENV := .venv-pypy
 IN_CRATE := cd csrc &&
 PIP_FLAGS := --quiet --disable-pip-version-check
+# Files stay whole, because their tests share daemons and kernels.
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# PyPy differs in the binding, collection, threads, the ends of interpreters and what stands on these.
+PYPY_TESTS := -m 'not slow and not c and not interop' --ignore tests/conformance
+# The numbers of repetitions of `make test-long`; tests/conftest.py has those of `make test`.
+LONGER := --crash-runs 500 --exit-runs 50 --fork-runs 100 --soak-rounds 50
+
+# Cargo's profile for the library in the package: `release` for those who use it, `dev` for the tests, because the Rust
+# tests have compiled everything for that. A stamp below says which one is there.
+LIBRARY_PROFILE = release
 
 # What the library is made of, and what the extension is made of besides.
 RUST_SOURCES := $(shell find csrc/src -name '*.rs') csrc/Cargo.toml csrc/Cargo.lock csrc/build.rs
 NATIVE_SOURCES := $(RUST_SOURCES) csrc/include/runtimed_ffi.h csrc/runtimed_ffi.pc.in build_lib.py build_ffi.py setup.py
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test dev lib tools header header-check abi lint format bench wheel clean \
-	test-rust test-python test-c test-pypy fuzz sanitize miri check-rustfmt check-clippy check-ruff check-mypy
+.PHONY: build help run test check test-long dev lib tools header header-check abi lint format bench wheel clean \
+	test-rust test-python test-quick test-c test-pypy test-long-python test-long-pypy prepare-pypy \
+	fuzz sanitize miri check-rustfmt check-clippy check-ruff check-mypy
 
-build: $(VENV)/.native ## Build library and extension in place (default)
+build: $(VENV)/.native-release ## Build library and extension in place (default)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1:/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -36,7 +50,15 @@ run: build ## Run a few cells on a real kernel
 
 test: ## Run every check and every test, with one summary at the end
 	@$(MAKE) --no-print-directory tools
-	@$(PYTHON) tools/test_all.py "$(MAKE)" "$(PYPY)"
+	@$(PYTHON) tools/test_all.py test "$(MAKE)" "$(PYPY)"
+
+check: ## Linters, type checker, Rust tests and the quick Python tests
+	@$(MAKE) --no-print-directory tools
+	@$(PYTHON) tools/test_all.py check "$(MAKE)" "$(PYPY)"
+
+test-long: ## What only a long run can show, and everything on PyPy (docs/testing.md)
+	@$(MAKE) --no-print-directory tools
+	@$(PYTHON) tools/test_all.py long "$(MAKE)" "$(PYPY)"
 
 # --- tools and environments; stamp files make the second time quick
 
@@ -58,37 +80,49 @@ $(VENV)/.created:
 # The library first and by itself: pip would hide minutes of cargo's progress.
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
 	@echo "-- building the C library (the first time takes minutes)"
-	@$(PY) build_lib.py
+	@RTD_CARGO_PROFILE=$(LIBRARY_PROFILE) $(PY) build_lib.py
 	@echo "-- installing runtimed-ffi and what it needs into $(VENV)"
-	@$(PY) -m pip install $(PIP_FLAGS) 'setuptools>=77' -e .
+	@RTD_CARGO_PROFILE=$(LIBRARY_PROFILE) $(PY) -m pip install $(PIP_FLAGS) 'setuptools>=77' -e .
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
+$(VENV)/.native-release: $(VENV)/.installed $(NATIVE_SOURCES)
 	@$(PY) build_ffi.py
+	@rm -f $(VENV)/.native-dev
 	@touch $@
 
+$(VENV)/.native-dev: LIBRARY_PROFILE = dev
+$(VENV)/.native-dev: $(VENV)/.installed $(NATIVE_SOURCES)
+	@RTD_CARGO_PROFILE=dev $(PY) build_ffi.py
+	@rm -f $(VENV)/.native-release
+	@touch $@
+
+$(VENV)/.dev: LIBRARY_PROFILE = dev
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "-- installing the tools for development into $(VENV)"
-	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@RTD_CARGO_PROFILE=dev $(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@rm -f $(VENV)/.native-release
 	@touch $@
 
 $(PYPY_VENV)/.installed: pyproject.toml
 	@echo "-- creating $(PYPY_VENV)"
 	@$(PYPY) -m venv $(PYPY_VENV)
 	@echo "-- installing runtimed-ffi and what it needs into $(PYPY_VENV)"
-	@$(PYPY_VENV)/bin/python -m pip install $(PIP_FLAGS) 'setuptools>=77' -e '.[test]'
+	@RTD_CARGO_PROFILE=dev $(PYPY_VENV)/bin/python -m pip install $(PIP_FLAGS) 'setuptools>=77' -e '.[test]'
+	@rm -f $(VENV)/.native-release
 	@touch $@
 
 $(PYPY_VENV)/.native: $(PYPY_VENV)/.installed $(NATIVE_SOURCES)
-	@$(PYPY_VENV)/bin/python build_ffi.py
+	@RTD_CARGO_PROFILE=dev $(PYPY_VENV)/bin/python build_ffi.py
+	@rm -f $(VENV)/.native-release
 	@touch $@
 
-dev: $(VENV)/.native $(VENV)/.dev ## Set up .venv for development
+dev: $(VENV)/.native-dev $(VENV)/.dev ## Set up .venv for development
 
 # --- the C library and its facts
 
 lib: ## Build the C library only; fills runtimed_ffi/lib and include
 	@$(PYTHON) build_lib.py
+	@rm -f $(VENV)/.native-dev
 
 header: ## Write csrc/include/runtimed_ffi.h from the Rust sources
 	$(IN_CRATE) RTD_UPDATE_HEADER=1 $(CARGO) test --locked --quiet --test header header_matches
@@ -126,13 +160,24 @@ test-rust: ## Rust tests
 	$(IN_CRATE) $(CARGO) test --locked
 
 test-python: dev ## Python tests (PYTEST_ARGS=... for a selection)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) $(PYTEST) $(PYTEST_ARGS)
+
+test-quick: dev ## Python tests without kernels and without what takes long
+	$(PY) $(PYTEST) -m 'not kernel and not slow and not stress and not interop' $(PYTEST_ARGS)
 
 test-c: dev ## The tests that compile and run C programs
-	$(PY) -m pytest -m c $(PYTEST_ARGS)
+	$(PY) $(PYTEST) -m c $(PYTEST_ARGS)
 
-test-pypy: $(PYPY_VENV)/.native ## Python tests on PyPy
-	$(PYPY_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+prepare-pypy: $(PYPY_VENV)/.native
+
+test-pypy: prepare-pypy ## What can differ on PyPy (docs/testing.md)
+	$(PYPY_VENV)/bin/python $(PYTEST) $(PYPY_TESTS) $(PYTEST_ARGS)
+
+test-long-python: dev
+	$(PY) $(PYTEST) --long -m 'long or stress' $(LONGER) $(PYTEST_ARGS)
+
+test-long-pypy: prepare-pypy
+	$(PYPY_VENV)/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 # --- what needs nightly Rust and takes its time (docs/fuzzing.md); each says what it skips
 

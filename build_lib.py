@@ -1,8 +1,9 @@
 """Builds the C library and puts it where the package carries it: the one place that calls cargo.
 
 ``python build_lib.py [directory]`` fills ``<directory>/lib`` and ``<directory>/include`` (default: the
-package in this source tree). With RTD_LIB_DIR and RTD_INCLUDE_DIR set, nothing is built or bundled and an
-installed library is used instead.
+package in this source tree). RTD_CARGO_PROFILE names another profile of cargo than ``release``: the tests use
+``dev``, whose dependencies the Rust tests have compiled already. With RTD_LIB_DIR and RTD_INCLUDE_DIR set, nothing
+is built or bundled and an installed library is used instead.
 """
 
 import os
@@ -58,11 +59,13 @@ def cargo_build():
     cargo = os.environ.get("CARGO", "cargo")
     if not shutil.which(cargo):
         raise SystemExit(f"'{cargo}' not found: building runtimed-ffi needs a Rust toolchain (https://rustup.rs)")
-    subprocess.run([cargo, "build", "--release", "--locked"], cwd=CRATE, check=True)
+    profile = os.environ.get("RTD_CARGO_PROFILE", "release")
+    subprocess.run([cargo, "build", "--profile", profile, "--locked"], cwd=CRATE, check=True)
     # Relative names are relative to the crate for us as for cargo, which ran there.
     target = CRATE / os.environ.get("CARGO_TARGET_DIR", "target")
     triple = os.environ.get("CARGO_BUILD_TARGET", "")
-    return target / triple / "release" / ("libruntimed_ffi.dylib" if sys.platform == "darwin" else "libruntimed_ffi.so")
+    directory = target / triple / ("debug" if profile == "dev" else profile)
+    return directory / ("libruntimed_ffi.dylib" if sys.platform == "darwin" else "libruntimed_ffi.so")
 
 
 def replace(source, target):

@@ -53,8 +53,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out long tests unless asked for, and put files with slow ones first.
+
+    Workers of pytest-xdist take whole files: one that takes a minute should not be the last.
+    """
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        if long:
+            config.hook.pytest_deselected(items=long)
+            items[:] = [item for item in items if not item.get_closest_marker("long")]
+    slow = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "stress", "interop")))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("runtimed_ffi: longer runs")
+    group.addoption("--long", action="store_true", help="tests marked long as well")
     group.addoption("--crash-runs", type=int, default=20, metavar="N", help="crash test: kill the daemon N times")
     group.addoption("--crash-seed", type=int, default=1, metavar="SEED", help="crash test: where and when")
     group.addoption("--exit-runs", type=int, default=16, metavar="N", help="exit test: end N interpreters under load")
