@@ -1,7 +1,7 @@
 //! Live, shared notebooks behind a C ABI.
 //!
 //! Storeys, lowest first; a module uses only its own storey and the ones below:
-//! 1 `wire`, `notebook`, `settings`, `outputs` (pure) · 2 `connection` (sans-IO) ·
+//! 1 `wire`, `outputs`, `replica` (pure), `notebook` and `settings` on `replica` · 2 `connection` (sans-IO) ·
 //! 3 `drive` (the I/O thread) · 4 `abi` (the exported C functions).
 //! `code` is the vocabulary of results that all of them share.
 #![deny(unsafe_code)]
@@ -12,5 +12,6 @@ pub mod connection;
 pub mod drive;
 pub mod notebook;
 pub mod outputs;
+pub mod replica;
 pub mod settings;
 pub mod wire;

@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
-use runtimed_ffi::notebook::{Notebook, PeerSync};
+use runtimed_ffi::notebook::Notebook;
+use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame;
 use serde_json::{Map, Value};
 

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtimed_ffi::notebook::{Notebook, PeerSync};
+use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::outputs::{self, derive::notebook_file_name, hash::sha256_hex, BlobStore};
+use runtimed_ffi::replica::PeerSync;
 use serde_json::Value;
 
 fn files() -> PathBuf {

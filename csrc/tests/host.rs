@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions};
-use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
+use runtimed_ffi::notebook::{Notebook, Op};
+use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Map, Value};
 use support::{until, Place, Raw, PATIENCE};

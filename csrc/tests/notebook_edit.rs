@@ -3,7 +3,7 @@
 use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ObjType, ReadDoc, ROOT};
-use runtimed_ffi::notebook::{parse_ops, Notebook, NotebookError, Op};
+use runtimed_ffi::notebook::{parse_ops, EditError, Notebook, Op};
 
 fn ops(json: &str) -> Vec<Op> {
     parse_ops(json.as_bytes()).unwrap()
@@ -134,8 +134,8 @@ fn a_failing_edit_takes_the_others_with_it() {
     ] {
         let error = notebook.edit(&ops(&format!("[{good},{bad}]"))).unwrap_err();
         match error {
-            NotebookError::CellNotFound(id) if not_found => assert!(bad.contains(&id)),
-            NotebookError::BadOp(_) if !not_found => {}
+            EditError::CellNotFound(id) if not_found => assert!(bad.contains(&id)),
+            EditError::BadOp(_) if !not_found => {}
             other => panic!("{bad}: {other}"),
         }
         assert_eq!(notebook.heads(), heads);
@@ -144,7 +144,7 @@ fn a_failing_edit_takes_the_others_with_it() {
     // And then it still works.
     assert!(notebook.edit(&ops(&format!("[{good}]"))).unwrap());
     assert_eq!(notebook.cell_ids(), ["c", "b", "d"]);
-    assert_eq!(NotebookError::CellNotFound("x".into()).to_string(), "Cell not found: x");
+    assert_eq!(EditError::CellNotFound("x".into()).to_string(), "Cell not found: x");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_replica_that_has_not_joined_refuses() {
         r#"[{"op":"insert_cell","cell_id":"a","cell_type":"code","source":""}]"#,
         r#"[{"op":"set_metadata","key":"k","value":"v"}]"#,
     ] {
-        assert!(matches!(notebook.edit(&ops(json)), Err(NotebookError::BadOp(_))));
+        assert!(matches!(notebook.edit(&ops(json)), Err(EditError::BadOp(_))));
         assert!(notebook.is_empty());
     }
 }
@@ -272,6 +272,6 @@ fn many_cells_at_once_land_where_each_alone_would() {
     let twice = r#"[{"op":"insert_cell","cell_id":"x","cell_type":"code","source":""},
         {"op":"insert_cell","cell_id":"x","cell_type":"code","source":""}]"#;
     let before = together.cells();
-    assert!(matches!(together.edit(&ops(twice)), Err(NotebookError::BadOp(_))));
+    assert!(matches!(together.edit(&ops(twice)), Err(EditError::BadOp(_))));
     assert_eq!(together.cells(), before);
 }

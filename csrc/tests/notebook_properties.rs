@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use runtimed_ffi::notebook::{Cell, Changes, Notebook, Op, OutputChange, PeerSync};
+use runtimed_ffi::notebook::{Cell, Changes, Notebook, Op, OutputChange};
+use runtimed_ffi::replica::PeerSync;
 
 /// SplitMix64.
 struct Random(u64);

@@ -3,7 +3,8 @@
 use automerge::sync::Message;
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ObjId, ObjType, ReadDoc, ROOT};
-use runtimed_ffi::notebook::{barrier, parse_ops, Changes, Notebook, NotebookError, OutputChange, PeerSync};
+use runtimed_ffi::notebook::{parse_ops, Changes, Notebook, OutputChange};
+use runtimed_ffi::replica::{barrier, PeerSync, ReplicaError};
 
 /// Two replicas and their states of each other.
 struct Pair {
@@ -451,7 +452,7 @@ fn damaged_messages_change_nothing() {
             let mut client = pair.client.clone();
             match pair.of_server.clone().receive(&mut client, &bad) {
                 Ok(_) => assert_eq!(client.cells().len(), 2),
-                Err(NotebookError::BadSync(_)) => {
+                Err(ReplicaError::BadSync(_)) => {
                     assert_eq!(client.heads(), before);
                     refused += 1;
                 }
@@ -476,7 +477,7 @@ fn filters_that_would_stop_the_engine_are_refused() {
         message.extend(filter);
         message.push(0);
         let result = PeerSync::new().receive(&mut notebook, &message);
-        assert!(matches!(result, Err(NotebookError::BadSync(_))));
+        assert!(matches!(result, Err(ReplicaError::BadSync(_))));
     }
     // Heads out of order are only put in order.
     let mut message = vec![0x42, 2];

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener;
 
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::drive::{Session, SessionOptions};
-use runtimed_ffi::notebook::{barrier, Notebook, Op, PeerSync};
+use runtimed_ffi::notebook::{Notebook, Op};
+use runtimed_ffi::replica::{barrier, PeerSync};
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Value};

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use runtimed_ffi::notebook::{barrier, Notebook, NotebookError, PeerSync};
+use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::outputs::{self, derive, hash, BlobStore};
+use runtimed_ffi::replica::{barrier, PeerSync, ReplicaError};
 use serde_json::Value;
 
 fn vectors(kind: &str) -> Vec<Value> {
@@ -57,7 +58,7 @@ fn sync_messages() {
         let result = peer.receive(&mut notebook, &message);
         assert_eq!(notebook.heads(), before, "{}", v["id"]);
         if v["expect"]["error"] == "bad_sync_message" {
-            assert!(matches!(result, Err(NotebookError::BadSync(_))), "{}", v["id"]);
+            assert!(matches!(result, Err(ReplicaError::BadSync(_))), "{}", v["id"]);
             assert_eq!(peer.their_heads(), None);
             bad += 1;
         } else {

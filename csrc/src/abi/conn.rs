@@ -14,7 +14,8 @@ use super::rtd_result;
 use crate::code::rtd_code;
 use crate::code::rtd_event_kind::*;
 use crate::connection::{Client, ClientEvent, Event, Hint, Server, ServerEvent};
-use crate::notebook::{Notebook, Replica};
+use crate::notebook::Notebook;
+use crate::replica::Doc;
 use crate::wire::handshake::Channel;
 
 enum Side {
@@ -195,7 +196,7 @@ fn server_event(
     next_token: &mut u64,
     notebook: Option<&mut Notebook>,
 ) -> Result<Option<Event>, Failure> {
-    let Some(next) = server.next(notebook.map(|notebook| notebook as &mut dyn Replica))? else {
+    let Some(next) = server.next(notebook)? else {
         return Ok(None);
     };
     let (channel, id, payload, request_id) = match next {
@@ -380,7 +381,7 @@ pub unsafe extern "C" fn rtd_conn_output(
                     server.outbox.document_moved();
                 }
                 loop {
-                    server.fill(notebook.as_deref().map(|notebook| notebook as &dyn Replica))?;
+                    server.fill(notebook.as_deref().map(|notebook| notebook as &dyn Doc))?;
                     if !server.outbox.has_output() {
                         break;
                     }

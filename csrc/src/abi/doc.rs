@@ -9,7 +9,8 @@ use super::buf::{fill, rtd_buf};
 use super::guard::{bytes, give, guard, guard_value, handle, place, text, Failure, Outcome};
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::notebook::{parse_ops, ChangeHash, Notebook, PeerSync};
+use crate::notebook::{parse_ops, Notebook};
+use crate::replica::{ChangeHash, PeerSync};
 
 /// A notebook: an Automerge document with the schema of protocol 2, section 7.
 pub struct rtd_doc {

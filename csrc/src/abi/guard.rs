@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::code::rtd_code;
 use crate::connection::ConnectionError;
 use crate::drive::{panic_text, DriveError};
-use crate::notebook::NotebookError;
+use crate::notebook::EditError;
 use crate::outputs::OutputError;
+use crate::replica::ReplicaError;
 use crate::wire::{FrameError, MessageError};
 
 use super::rtd_result;
@@ -156,8 +157,14 @@ impl From<DriveError> for Failure {
     }
 }
 
-impl From<NotebookError> for Failure {
-    fn from(error: NotebookError) -> Self {
+impl From<ReplicaError> for Failure {
+    fn from(error: ReplicaError) -> Self {
+        DriveError::from(error).into()
+    }
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
         DriveError::from(error).into()
     }
 }

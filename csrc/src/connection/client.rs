@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use serde_json::{json, Map, Value};
 
 use super::{ConnectionError, Millis};
-use crate::notebook::{Changes, Notebook, PeerSync};
+use crate::notebook::{Changes, Notebook};
+use crate::replica::{barrier, PeerSync};
 use crate::wire::frame::{self, Decoder, DATA_LIMIT};
 use crate::wire::handshake::{first_frame, Capabilities, Channel, FirstFrame, Handshake, Protocol};
 use crate::wire::typed::split;
@@ -321,7 +322,7 @@ impl Client {
     /// The message does not fit a frame.
     pub fn barrier(&mut self, notebook: &Notebook) -> Result<(), ConnectionError> {
         self.answer(notebook)?;
-        let message = crate::notebook::barrier(notebook);
+        let message = barrier(notebook);
         self.append_sync(&message)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::notebook::NotebookError;
+use crate::replica::ReplicaError;
 use crate::wire::{FrameError, MessageError};
 
 /// The peer broke the protocol, or went away in the middle of a frame. Every variant is final:
@@ -14,7 +14,7 @@ pub enum ConnectionError {
     /// JSON of a handshake, request, response or broadcast.
     Message(&'static str, MessageError),
     /// A sync message that does not decode or does not apply.
-    Sync(NotebookError),
+    Sync(ReplicaError),
     /// A legal frame at a place where the protocol has none.
     Unexpected(String),
 }

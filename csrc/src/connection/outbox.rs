@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::ConnectionError;
-use crate::notebook::{PeerSync, Replica};
+use crate::replica::{Doc, PeerSync};
 use crate::wire::frame;
 use crate::wire::FrameType;
 
@@ -190,10 +190,7 @@ impl Outbox {
     ///
     /// # Errors
     /// A message does not fit a frame.
-    pub fn fill(
-        &mut self,
-        mut document: Option<(&mut PeerSync, &dyn Replica)>,
-    ) -> Result<(), ConnectionError> {
+    pub fn fill(&mut self, mut document: Option<(&mut PeerSync, &dyn Doc)>) -> Result<(), ConnectionError> {
         if self.closed {
             return Ok(());
         }
@@ -270,7 +267,7 @@ mod tests {
     }
 
     /// The frames that leave now: "sync", or the result or event they carry.
-    fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &dyn Replica)>) -> Vec<String> {
+    fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &dyn Doc)>) -> Vec<String> {
         outbox.fill(document).unwrap();
         let mut decoder = Decoder::new(DATA_LIMIT);
         decoder.push(outbox.output());

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use serde_json::{json, Map, Value};
 
 use super::{ConnectionError, Outbox};
-use crate::notebook::{Changes, PeerSync, Replica};
+use crate::notebook::Changes;
+use crate::replica::{Doc, PeerSync, Replica};
 use crate::wire::frame::{Decoder, CONTROL_LIMIT, DATA_LIMIT};
 use crate::wire::handshake::{Capabilities, Channel, Handshake, Protocol};
 use crate::wire::typed::split;
@@ -22,11 +23,11 @@ const DEFER_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a server connection tells its owner, in the order of the stream.
 #[derive(Debug)]
-pub enum ServerEvent {
+pub enum ServerEvent<C = Changes> {
     /// The first frame: which channel the peer wants. Feed no document before [`Server::join`].
     Handshake(Handshake),
     /// The peer's sync message was applied.
-    Synced(Changes),
+    Synced(C),
     /// A notebook request; JSON as received. Answer through the outbox.
     Request { body: Vec<u8>, request_id: Option<Value> },
     /// A pool request; JSON as received.
@@ -36,6 +37,9 @@ pub enum ServerEvent {
     /// A blob to store.
     BlobStore { media_type: String, bytes: Vec<u8> },
 }
+
+/// The JSON of a request and its id.
+type Deferred = (Vec<u8>, Option<Value>);
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -58,7 +62,7 @@ pub struct Server {
     state: State,
     protocol: Protocol,
     sync: PeerSync,
-    deferred: VecDeque<ServerEvent>,
+    deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
     deferred_rounds: u32,
     answers_sync: bool,
@@ -129,14 +133,14 @@ impl Server {
     ///
     /// # Errors
     /// The peer broke the protocol; the connection stays failed.
-    pub fn next(
+    pub fn next<R: Replica>(
         &mut self,
-        mut document: Option<&mut dyn Replica>,
-    ) -> Result<Option<ServerEvent>, ConnectionError> {
+        mut document: Option<&mut R>,
+    ) -> Result<Option<ServerEvent<R::Changes>>, ConnectionError> {
         loop {
             if self.deferred_rounds == 0 {
-                if let Some(event) = self.deferred.pop_front() {
-                    return Ok(Some(event));
+                if let Some((body, request_id)) = self.deferred.pop_front() {
+                    return Ok(Some(ServerEvent::Request { body, request_id }));
                 }
             }
             if self.state == State::Failed {
@@ -147,10 +151,7 @@ impl Server {
             }
             let result = match self.decoder.next_frame() {
                 Ok(None) => return Ok(None),
-                Ok(Some(payload)) => {
-                    let document = document.as_mut().map(|document| &mut **document as &mut dyn Replica);
-                    self.frame(payload, document)
-                }
+                Ok(Some(payload)) => self.frame(payload, document.as_deref_mut()),
                 Err(error) => Err(error.into()),
             };
             match result {
@@ -173,11 +174,11 @@ impl Server {
         self.decoder.finish().map_err(Into::into)
     }
 
-    fn frame(
+    fn frame<R: Replica>(
         &mut self,
         payload: Vec<u8>,
-        document: Option<&mut dyn Replica>,
-    ) -> Result<Option<ServerEvent>, ConnectionError> {
+        document: Option<&mut R>,
+    ) -> Result<Option<ServerEvent<R::Changes>>, ConnectionError> {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Handshake => self.handshake(&payload).map(Some),
             State::Document => {
@@ -222,7 +223,7 @@ impl Server {
         }
     }
 
-    fn handshake(&mut self, payload: &[u8]) -> Result<ServerEvent, ConnectionError> {
+    fn handshake<C>(&mut self, payload: &[u8]) -> Result<ServerEvent<C>, ConnectionError> {
         let handshake =
             Handshake::parse(payload).map_err(|error| ConnectionError::Message("handshake", error))?;
         self.protocol = handshake.channel.protocol();
@@ -257,11 +258,11 @@ impl Server {
         Ok(())
     }
 
-    fn typed_frame(
+    fn typed_frame<R: Replica>(
         &mut self,
         payload: &[u8],
-        document: &mut dyn Replica,
-    ) -> Result<Option<ServerEvent>, ConnectionError> {
+        document: &mut R,
+    ) -> Result<Option<ServerEvent<R::Changes>>, ConnectionError> {
         let (kind, body) = split(payload)?;
         match kind {
             FrameType::Sync => self.sync_frame(body, document).map(Some),
@@ -274,34 +275,31 @@ impl Server {
                     self.outbox.respond_in_turn(&json!({"result": "ok", "request_id": id}));
                     return Ok(None);
                 }
-                let event = ServerEvent::Request {
-                    body: body.to_vec(),
-                    request_id: request.extra.get("request_id").cloned(),
-                };
+                let (body, request_id) = (body.to_vec(), request.extra.get("request_id").cloned());
                 if self.deferred.is_empty() && self.sync.missing(document) {
                     self.deferred_rounds = DEFER_ROUNDS;
                     self.deferred_bytes = 0;
                 }
                 if self.deferred_rounds > 0 {
-                    self.deferred.push_back(event);
                     self.deferred_bytes += body.len();
+                    self.deferred.push_back((body, request_id));
                     if self.deferred.len() >= DEFER_REQUESTS || self.deferred_bytes >= DEFER_BYTES {
                         self.stop_deferring();
                     }
                     return Ok(None);
                 }
-                Ok(Some(event))
+                Ok(Some(ServerEvent::Request { body, request_id }))
             }
             // A client has no business sending these; the reference ignores them as well (5.1).
             FrameType::Response | FrameType::Broadcast => Ok(None),
         }
     }
 
-    fn sync_frame(
+    fn sync_frame<R: Replica>(
         &mut self,
         body: &[u8],
-        document: &mut dyn Replica,
-    ) -> Result<ServerEvent, ConnectionError> {
+        document: &mut R,
+    ) -> Result<ServerEvent<R::Changes>, ConnectionError> {
         let changes = self.sync.receive(document, body).map_err(ConnectionError::Sync)?;
         if self.deferred_rounds > 0 {
             // A frame of a client that answers at any time may be a later edit and no answer; only the time
@@ -318,7 +316,7 @@ impl Server {
     ///
     /// # Errors
     /// A message does not fit a frame.
-    pub fn fill(&mut self, document: Option<&dyn Replica>) -> Result<(), ConnectionError> {
+    pub fn fill(&mut self, document: Option<&dyn Doc>) -> Result<(), ConnectionError> {
         if self.state == State::Document {
             match document {
                 Some(document) => self.outbox.fill(Some((&mut self.sync, document))),
@@ -346,7 +344,7 @@ mod tests {
             let mut bytes = Vec::new();
             frame::append(&mut bytes, None, hello.to_string().as_bytes()).unwrap();
             server.push(&bytes);
-            assert!(matches!(server.next(None), Ok(Some(ServerEvent::Handshake(_)))));
+            assert!(matches!(server.next::<Notebook>(None), Ok(Some(ServerEvent::Handshake(_)))));
             assert_eq!(server.answers_sync(), ours);
         }
     }
@@ -396,7 +394,7 @@ mod tests {
         let (mut client, mut replica, mut server, mut notebook) = joined();
         replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
         // The change is announced by its head but withheld, as a Bloom filter may do.
-        let announcement = crate::notebook::barrier(&replica);
+        let announcement = crate::replica::barrier(&replica);
         server.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
         let body = br#"{"action":"execute_cell","cell_id":"c"}"#;
         server.push(&frame::encode_typed(FrameType::Request, body).unwrap());
@@ -427,7 +425,7 @@ mod tests {
             server.answers_sync = ours;
             replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
             let announcement =
-                frame::encode_typed(FrameType::Sync, &crate::notebook::barrier(&replica)).unwrap();
+                frame::encode_typed(FrameType::Sync, &crate::replica::barrier(&replica)).unwrap();
             let request =
                 frame::encode_typed(FrameType::Request, br#"{"action":"get_queue_state"}"#).unwrap();
             for bytes in [&announcement, &request, &announcement, &announcement] {
@@ -459,7 +457,7 @@ mod tests {
             let (_, mut replica, mut server, mut notebook) = joined();
             server.answers_sync = true;
             replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
-            let announcement = crate::notebook::barrier(&replica);
+            let announcement = crate::replica::barrier(&replica);
             server.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
             assert!(matches!(server.next(Some(&mut notebook)), Ok(Some(ServerEvent::Synced(_)))));
             for _ in 1..most {
@@ -484,7 +482,7 @@ mod tests {
         let (mut client, mut replica, mut server, mut notebook) = joined();
         notebook.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
         // Announced but withheld on the way down; then the broadcast about it.
-        let announcement = crate::notebook::barrier(&notebook);
+        let announcement = crate::replica::barrier(&notebook);
         client.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
         client.push(&frame::encode_typed(FrameType::Broadcast, br#"{"event":"execution_done"}"#).unwrap());
         assert!(client.next(&mut replica, 0).unwrap().is_none(), "the broadcast is held");
@@ -499,7 +497,7 @@ mod tests {
         let broadcast = frame::encode_typed(FrameType::Broadcast, &vec![b' '; 20 << 20]).unwrap();
         for round in 0..2 {
             notebook.edit(&[Op::insert_cell(&round.to_string(), "code", "x", None)]).unwrap();
-            let announcement = crate::notebook::barrier(&notebook);
+            let announcement = crate::replica::barrier(&notebook);
             client.push(&frame::encode_typed(FrameType::Sync, &announcement).unwrap());
             for _ in 0..3 {
                 client.push(&broadcast);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::lock;
-use crate::notebook::any_packed;
+use crate::replica::any_packed;
 
 /// What a peer does when it is its turn.
 pub type Turn = Box<dyn FnOnce() + Send>;

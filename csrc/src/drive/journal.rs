@@ -9,7 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::DriveError;
-use crate::notebook::{ChangeHash, Notebook, NotebookError, Replica};
+use crate::notebook::Notebook;
+use crate::replica::{ChangeHash, Doc, ReplicaError};
 use crate::settings::Settings;
 
 /// The appended part may grow to the size of the saved part, but at least to this many bytes,
@@ -52,10 +53,10 @@ impl Journal {
         Self::open_with(path, |bytes| Ok(Settings::load_prefix(bytes)?), Settings::create)
     }
 
-    fn open_with<D: Replica>(
+    fn open_with<D: Doc>(
         path: &Path,
         load: impl FnOnce(&[u8]) -> Result<(D, bool), DriveError>,
-        create: impl FnOnce() -> Result<D, NotebookError>,
+        create: impl FnOnce() -> Result<D, ReplicaError>,
     ) -> Result<(Self, D), DriveError> {
         let (document, torn) = match fs::read(path) {
             Ok(bytes) => load(&bytes)?,
@@ -78,7 +79,7 @@ impl Journal {
     ///
     /// # Errors
     /// The disk refused. Nothing is lost: the next call writes the whole document.
-    pub fn record(&mut self, document: &dyn Replica) -> io::Result<()> {
+    pub fn record(&mut self, document: &dyn Doc) -> io::Result<()> {
         let heads = document.doc().get_heads();
         if heads == self.heads && self.file.is_some() {
             return Ok(());
@@ -97,7 +98,7 @@ impl Journal {
         Ok(())
     }
 
-    fn rewrite(&mut self, document: &dyn Replica) -> io::Result<()> {
+    fn rewrite(&mut self, document: &dyn Doc) -> io::Result<()> {
         let bytes = document.doc().save();
         let temporary = self.path.with_extension(format!("tmp.{}", uuid::Uuid::new_v4().simple()));
         let written = (|| {

@@ -26,7 +26,9 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::connection::ConnectionError;
-use crate::notebook::NotebookError;
+use crate::notebook::EditError;
+use crate::replica::ReplicaError;
+use crate::settings::SettingsError;
 
 /// Why an operation of the driven tier failed.
 #[derive(Debug)]
@@ -95,15 +97,34 @@ impl From<ConnectionError> for DriveError {
     }
 }
 
-impl From<NotebookError> for DriveError {
-    fn from(error: NotebookError) -> Self {
+impl From<ReplicaError> for DriveError {
+    fn from(error: ReplicaError) -> Self {
         let text = error.to_string();
         match error {
-            NotebookError::CellNotFound(_) | NotebookError::UnknownHeads(_) => Self::NotFound(text),
-            NotebookError::BadOp(_) => Self::Argument(text),
-            NotebookError::Corrupt(_) => Self::Corrupt(text),
-            NotebookError::BadSync(_) => Self::Protocol(text),
-            NotebookError::Automerge(_) => Self::State(text),
+            ReplicaError::UnknownHeads(_) => Self::NotFound(text),
+            ReplicaError::Corrupt(_) => Self::Corrupt(text),
+            ReplicaError::BadSync(_) => Self::Protocol(text),
+            ReplicaError::Engine(_) => Self::State(text),
+        }
+    }
+}
+
+impl From<EditError> for DriveError {
+    fn from(error: EditError) -> Self {
+        let text = error.to_string();
+        match error {
+            EditError::CellNotFound(_) => Self::NotFound(text),
+            EditError::BadOp(_) => Self::Argument(text),
+            EditError::Engine(_) => Self::State(text),
+        }
+    }
+}
+
+impl From<SettingsError> for DriveError {
+    fn from(error: SettingsError) -> Self {
+        match error {
+            SettingsError::WrongType(_) => Self::Argument(error.to_string()),
+            SettingsError::Replica(error) => error.into(),
         }
     }
 }

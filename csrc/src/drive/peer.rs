@@ -18,7 +18,8 @@ use crate::code::code;
 use crate::code::rtd_channel::{RTD_CHANNEL_BLOB, RTD_CHANNEL_POOL};
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_TIMEOUT, RTD_E_TOO_BIG};
 use crate::connection::{Server, ServerEvent};
-use crate::notebook::Replica;
+use crate::notebook::Notebook;
+use crate::replica::{Doc, Replica};
 use crate::wire::handshake::Channel;
 
 /// Bytes read before other sockets get their turn.
@@ -151,7 +152,7 @@ impl Peer {
     ///
     /// # Errors
     /// The peer is gone, too slow for its bound, or a message does not fit a frame.
-    pub fn flush(&self, document: Option<&dyn Replica>) -> Result<(), DriveError> {
+    pub fn flush(&self, document: Option<&dyn Doc>) -> Result<(), DriveError> {
         let mut state = lock(&self.state);
         if state.gone {
             return Ok(());
@@ -245,7 +246,10 @@ impl Peer {
         Ok(false)
     }
 
-    fn next(&self, document: Option<&mut dyn Replica>) -> Result<Option<ServerEvent>, DriveError> {
+    fn next<R: Replica>(
+        &self,
+        document: Option<&mut R>,
+    ) -> Result<Option<ServerEvent<R::Changes>>, DriveError> {
         let mut state = lock(&self.state);
         state.held = self.is_full(&state);
         if state.held {
@@ -280,7 +284,7 @@ impl Peer {
     fn step_outside(self: &Arc<Self>, host: &Arc<HostShared>, readable: bool) -> Result<(), DriveError> {
         let ended = if readable { self.read()? } else { false };
         loop {
-            match self.next(None)? {
+            match self.next::<Notebook>(None)? {
                 Some(ServerEvent::Handshake(handshake)) => {
                     self.reactor.set_timer(self.key, None);
                     host.greeted(self);

@@ -13,7 +13,8 @@ use super::aside::Aside;
 use super::journal::Journal;
 use super::peer::Peer;
 use super::{lock, panic_text, DriveError};
-use crate::notebook::{Notebook, Op, Replica};
+use crate::notebook::{Notebook, Op};
+use crate::replica::{Doc, Replica};
 use crate::settings::Settings;
 
 /// What a room shares between the I/O thread and the host program.
@@ -181,7 +182,7 @@ impl<D: Replica> RoomState<D> {
 
     /// Sends every peer what it can take now.
     pub fn flush_all(&mut self, outcome: &mut Outcome) {
-        let document: &dyn Replica = &self.document;
+        let document: &dyn Doc = &self.document;
         let lost = &mut outcome.lost;
         self.peers.retain(|peer| match peer.flush(Some(document)) {
             Ok(()) => true,

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::aside::{guarded, Crew};
 use super::bulletin::Bulletin;
+
 use super::host::HostOptions;
 use super::peer::{leave_code, Peer};
 use super::queue::Queue;
@@ -21,8 +22,9 @@ use crate::code::code;
 use crate::code::rtd_channel;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC};
 use crate::code::rtd_event_kind::{self, *};
-use crate::connection::{Event, Millis};
-use crate::notebook::{Notebook, Replica};
+use crate::connection::{Event, Hint, Millis};
+use crate::notebook::Notebook;
+use crate::replica::Replica;
 use crate::settings::Settings;
 use crate::wire::v2::PoolState;
 use crate::wire::Message;
@@ -59,6 +61,8 @@ pub trait Hosted: Replica + Sized {
     fn take_out(tables: &mut Tables, room: &Room<Self>);
     /// The place of a peer that is in it.
     fn home(room: Arc<Room<Self>>) -> Home;
+    /// What a change event says of changes.
+    fn hint(changes: &Self::Changes) -> Hint;
 }
 
 impl Hosted for Notebook {
@@ -70,6 +74,9 @@ impl Hosted for Notebook {
     fn home(room: Arc<Room>) -> Home {
         Home::Room(room)
     }
+    fn hint(changes: &Self::Changes) -> Hint {
+        Hint::new(changes)
+    }
 }
 
 impl Hosted for Settings {
@@ -79,6 +86,9 @@ impl Hosted for Settings {
     }
     fn home(room: Arc<Room<Self>>) -> Home {
         Home::Settings(room)
+    }
+    fn hint(_: &Self::Changes) -> Hint {
+        Hint::default()
     }
 }
 

@@ -2,29 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use automerge::sync::{Message, State, SyncDoc};
 use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, ChangeHash, LoadOptions, ObjType, ReadDoc, TextEncoding, ROOT};
+use automerge::{ActorId, Automerge, ChangeHash, ObjType, PatchLog, ReadDoc, ROOT};
 
-use super::change::checked;
-use super::chunks::{self, Kind};
-use super::contain::{can_be_kept, contained};
-use super::numbers;
-use super::operations::Oddities;
+use super::changes::{digest, everything};
 use super::rows::{object, ref_str, scalar_str, Rows};
-use super::weight::{Scales, TooHeavy};
-use super::NotebookError;
-
-/// Positions in a text are Unicode code points, whatever the platform prefers.
-pub(crate) const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
+use super::Changes;
+use crate::replica::{load_prefix, Doc, Replica, ReplicaError, ENCODING};
 
 /// A replica of a notebook document (protocol 2, section 7).
 ///
 /// Every change goes through [`Notebook::edit`](super::Notebook::edit) or
-/// [`PeerSync::receive`](super::PeerSync::receive), which is what keeps the order of the cells known
+/// [`PeerSync::receive`](crate::replica::PeerSync::receive), which is what keeps the order of the cells known
 /// without walking the document.
 #[derive(Debug, Clone)]
 pub struct Notebook {
-    pub(super) doc: Automerge,
+    pub(crate) doc: Automerge,
     pub(super) rows: Rows,
 }
 
@@ -39,11 +33,11 @@ impl Notebook {
 
     /// The document of a new room: `notebook_id`, `cells`, `metadata`, `metadata/runtime`, written in
     /// this order (protocol 2, section 7.2).
-    pub fn create(notebook_id: &str) -> Result<Self, NotebookError> {
+    pub fn create(notebook_id: &str) -> Result<Self, ReplicaError> {
         Self::create_by(ActorId::random(), notebook_id)
     }
 
-    fn create_by(actor: ActorId, notebook_id: &str) -> Result<Self, NotebookError> {
+    fn create_by(actor: ActorId, notebook_id: &str) -> Result<Self, ReplicaError> {
         let mut doc = Automerge::new_with_encoding(ENCODING).with_actor(actor);
         let mut tx = doc.transaction();
         tx.put(ROOT, "notebook_id", notebook_id)?;
@@ -55,10 +49,10 @@ impl Notebook {
     }
 
     /// Loads a saved document, possibly followed by change chunks; every byte must be good.
-    pub fn load(bytes: &[u8]) -> Result<Self, NotebookError> {
+    pub fn load(bytes: &[u8]) -> Result<Self, ReplicaError> {
         match Self::load_prefix(bytes)? {
             (notebook, false) => Ok(notebook),
-            (_, true) => Err(NotebookError::Corrupt("it does not end where it should".into())),
+            (_, true) => Err(ReplicaError::Corrupt("it does not end where it should".into())),
         }
     }
 
@@ -67,12 +61,12 @@ impl Notebook {
     /// True if the end was dropped: a crash can tear the last append. What follows the first
     /// unreadable chunk is dropped with it, because an append is only ever written after the one
     /// before it. A damaged first chunk leaves nothing to stand on and is an error.
-    pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), NotebookError> {
+    pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), ReplicaError> {
         let (doc, torn) = load_prefix(bytes)?;
         Ok((Self::over(doc), torn))
     }
 
-    pub(super) fn over(doc: Automerge) -> Self {
+    pub(crate) fn over(doc: Automerge) -> Self {
         let rows = Rows::build(&doc);
         Self { doc, rows }
     }
@@ -121,63 +115,48 @@ impl Notebook {
     }
 }
 
-/// As [`Notebook::load_prefix`], for any document.
-pub(crate) fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), NotebookError> {
-    let (kind, mut at) = chunks::first(bytes)
-        .ok_or_else(|| NotebookError::Corrupt("the first chunk is not complete".into()))?;
-    let mut scales = Scales::default();
-    let mut changes = Vec::new();
-    let mut doc = if kind == Kind::Change {
-        at = 0;
-        Automerge::new_with_encoding(ENCODING)
-    } else {
-        scales.add(&bytes[..at]).map_err(too_heavy)?;
-        load(&bytes[..at])?
-    };
-    while let Some((Kind::Change, length)) = chunks::first(&bytes[at..]) {
-        let chunk = &bytes[at..at + length];
-        match scales.add(chunk) {
-            Ok(()) => {}
-            Err(TooHeavy::Unreadable) => break,
-            Err(heavy) => return Err(too_heavy(heavy)),
+impl Doc for Notebook {
+    fn doc(&self) -> &Automerge {
+        &self.doc
+    }
+}
+
+impl Replica for Notebook {
+    type Changes = Changes;
+
+    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, ReplicaError> {
+        if !message.changes.is_empty() && self.is_empty() {
+            // Making patches of a whole document would cost as much again as loading it.
+            let result = self.doc.receive_sync_message(state, message).map_err(bad_sync);
+            self.rows = Rows::build(&self.doc);
+            result?;
+            return Ok(if self.heads().is_empty() { Changes::default() } else { everything(&self.rows) });
         }
-        let Some(change) = checked(chunk) else { break };
-        changes.push(change);
-        at += length;
+        let before = self.heads();
+        let mut log = PatchLog::active();
+        let result = self.doc.receive_sync_message_log_patches(state, message, &mut log);
+        if self.heads() == before {
+            return result.map(|()| Changes::default()).map_err(bad_sync);
+        }
+        let patches = self.doc.make_patches(&mut log);
+        let changes = digest(&self.doc, &mut self.rows, &patches, &before);
+        result.map(|()| changes).map_err(bad_sync)
     }
-    if at == 0 {
-        return Err(NotebookError::Corrupt("the first change is damaged".into()));
-    }
-    let before = doc.get_heads();
-    contained(|| doc.apply_changes(changes)).ok_or_else(broken)?.map_err(corrupt)?;
-    if !can_be_kept(&doc, &before) {
-        return Err(broken());
-    }
-    Ok((doc, at < bytes.len()))
-}
 
-/// Loads one chunk that is a whole document.
-pub(super) fn load(chunk: &[u8]) -> Result<Automerge, NotebookError> {
-    let options = LoadOptions::new().text_encoding(ENCODING);
-    let doc =
-        contained(|| Automerge::load_with_options(chunk, options)).ok_or_else(broken)?.map_err(corrupt)?;
-    match Oddities::of_document(&doc, chunk) {
-        Some(Oddities { misplaced: false, .. }) if numbers::agree(chunk) => Ok(doc),
-        _ => Err(broken()),
+    fn restore(&mut self, document: Automerge) {
+        *self = Self::over(document);
     }
 }
 
-/// Loading it would take more memory than there may be.
-fn too_heavy(heavy: TooHeavy) -> NotebookError {
-    NotebookError::Corrupt(heavy.to_string())
+impl Notebook {
+    /// True if this replica has applied this change.
+    pub fn has_change(&self, hash: &ChangeHash) -> bool {
+        self.doc.get_change_meta_by_hash(hash).is_some()
+    }
 }
 
-fn broken() -> NotebookError {
-    NotebookError::Corrupt("it breaks the document engine".into())
-}
-
-fn corrupt(error: automerge::AutomergeError) -> NotebookError {
-    NotebookError::Corrupt(error.to_string())
+fn bad_sync(error: automerge::AutomergeError) -> ReplicaError {
+    ReplicaError::BadSync(error.to_string())
 }
 
 #[cfg(test)]
@@ -224,7 +203,7 @@ mod tests {
                     assert_eq!(torn, *end < cut, "cut at {cut}");
                     assert_eq!(part.heads(), *heads, "cut at {cut}");
                 }
-                (Err(NotebookError::Corrupt(_)), None) => {}
+                (Err(ReplicaError::Corrupt(_)), None) => {}
                 (other, _) => panic!("cut at {cut}: {other:?}"),
             }
         }
@@ -251,8 +230,8 @@ mod tests {
     #[test]
     fn what_is_not_a_document() {
         for bytes in [&b""[..], b"{}", &[0x85, 0x6f, 0x4a, 0x83]] {
-            assert!(matches!(Notebook::load(bytes), Err(NotebookError::Corrupt(_))));
-            assert!(matches!(Notebook::load_prefix(bytes), Err(NotebookError::Corrupt(_))));
+            assert!(matches!(Notebook::load(bytes), Err(ReplicaError::Corrupt(_))));
+            assert!(matches!(Notebook::load_prefix(bytes), Err(ReplicaError::Corrupt(_))));
         }
     }
 
@@ -260,6 +239,6 @@ mod tests {
     fn a_notebook_may_move_between_threads() {
         fn sendable<T: Send + Sync>() {}
         sendable::<Notebook>();
-        sendable::<crate::notebook::PeerSync>();
+        sendable::<crate::replica::PeerSync>();
     }
 }

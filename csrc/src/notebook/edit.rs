@@ -6,22 +6,22 @@ use automerge::hydrate;
 use automerge::transaction::{Transactable, Transaction};
 use automerge::{ObjId, ObjType, ReadDoc, ScalarValue, ROOT};
 
-use super::document::ENCODING;
 use super::rows::{object, ref_str, scalar_str, Row, Rows};
-use super::{text, weight, Notebook, NotebookError, Op};
+use super::{text, EditError, Notebook, Op};
+use crate::replica::{check_own, LimitExceeded, ENCODING};
 
 impl Notebook {
     /// Applies edits in their order, as one change. If one of them fails the document is as before.
     ///
     /// False if they changed nothing; then no change is made and the heads stay the same.
-    pub fn edit(&mut self, ops: &[Op]) -> Result<bool, NotebookError> {
+    pub fn edit(&mut self, ops: &[Op]) -> Result<bool, EditError> {
         if ops.is_empty() {
             return Ok(false);
         }
         let joined = !self.is_empty();
         let mut tx = self.doc.transaction();
         let mut editor = Editor { tx: &mut tx, rows: &mut self.rows, joined, moved: false };
-        let result = editor.apply_all(ops).and_then(|()| weight::check_own(editor.tx.pending_ops()));
+        let result = editor.apply_all(ops).and_then(|()| Ok(check_own(editor.tx.pending_ops())?));
         let moved = editor.moved;
         match result {
             Ok(()) => Ok(tx.commit().0.is_some()),
@@ -36,6 +36,12 @@ impl Notebook {
     }
 }
 
+impl From<LimitExceeded> for EditError {
+    fn from(limit: LimitExceeded) -> Self {
+        Self::BadOp(limit.to_string())
+    }
+}
+
 /// One transaction and the order of cells, which follows it.
 struct Editor<'a, 'd> {
     tx: &'a mut Transaction<'d>,
@@ -46,7 +52,7 @@ struct Editor<'a, 'd> {
     moved: bool,
 }
 
-type Done = Result<(), NotebookError>;
+type Done = Result<(), EditError>;
 
 /// A cell to be made, of an [`Op::InsertCell`].
 struct NewCell<'a> {
@@ -133,7 +139,7 @@ impl Editor<'_, '_> {
                 self.set(&metadata, key, value)
             }
             Op::IfPresent(op) => match self.apply(op) {
-                Err(NotebookError::CellNotFound(_)) => Ok(()),
+                Err(EditError::CellNotFound(_)) => Ok(()),
                 other => other,
             },
         }
@@ -148,7 +154,7 @@ impl Editor<'_, '_> {
         for cell in cells {
             if self.rows.find(cell.id).is_some() {
                 let text = format!("cell id in use: {}", cell.id);
-                return Err(NotebookError::BadOp(text));
+                return Err(EditError::BadOp(text));
             }
             let place = self.rows.place(cell.index.unwrap_or(usize::MAX));
             if place != first + content.len() {
@@ -201,7 +207,7 @@ impl Editor<'_, '_> {
         let text = self.source(id)?;
         let length = self.tx.length(&text);
         if index > length || delete > length - index {
-            return Err(NotebookError::BadOp(format!(
+            return Err(EditError::BadOp(format!(
                 "{delete} code points at {index} are beyond the source of {length}"
             )));
         }
@@ -229,10 +235,10 @@ impl Editor<'_, '_> {
             Some((list, place, old))
         });
         let Some((list, place, old)) = found else {
-            return Err(NotebookError::BadOp(format!("no output {index} in {id}")));
+            return Err(EditError::BadOp(format!("no output {index} in {id}")));
         };
         if expect.is_some_and(|expect| expect != old) {
-            return Err(NotebookError::BadOp(format!("output {index} of {id} is not what was expected")));
+            return Err(EditError::BadOp(format!("output {index} of {id} is not what was expected")));
         }
         if old != output {
             self.tx.put(&list, place, output)?;
@@ -256,10 +262,10 @@ impl Editor<'_, '_> {
         drop(visible);
         let seen = || self.visible(&list).count();
         if gone.len() < delete || (delete == 0 && next.is_none() && index != seen()) {
-            return Err(NotebookError::BadOp(format!("no {delete} outputs at {index} in {id}")));
+            return Err(EditError::BadOp(format!("no {delete} outputs at {index} in {id}")));
         }
         if expect.is_some_and(|expect| !gone.iter().map(|(_, old)| old).eq(expect)) {
-            return Err(NotebookError::BadOp(format!(
+            return Err(EditError::BadOp(format!(
                 "the outputs at {index} of {id} are not what was expected"
             )));
         }
@@ -299,16 +305,16 @@ impl Editor<'_, '_> {
     }
 
     /// The object of a cell.
-    fn cell(&self, id: &str) -> Result<ObjId, NotebookError> {
+    fn cell(&self, id: &str) -> Result<ObjId, EditError> {
         let found = self.rows.cell(id).cloned();
-        found.ok_or_else(|| NotebookError::CellNotFound(id.to_owned()))
+        found.ok_or_else(|| EditError::CellNotFound(id.to_owned()))
     }
 
     /// The list of cells and the place of a cell in it.
-    fn find(&self, id: &str) -> Result<(ObjId, usize), NotebookError> {
+    fn find(&self, id: &str) -> Result<(ObjId, usize), EditError> {
         match (&self.rows.list, self.rows.find(id)) {
             (Some(list), Some(place)) => Ok((list.clone(), place)),
-            _ => Err(NotebookError::CellNotFound(id.to_owned())),
+            _ => Err(EditError::CellNotFound(id.to_owned())),
         }
     }
 
@@ -320,21 +326,21 @@ impl Editor<'_, '_> {
     }
 
     /// The Text of a cell; made if the cell has none that readers see.
-    fn source(&mut self, id: &str) -> Result<ObjId, NotebookError> {
+    fn source(&mut self, id: &str) -> Result<ObjId, EditError> {
         let cell = self.cell(id)?;
         self.child(&cell, "source", ObjType::Text)
     }
 
     /// The list of outputs of a cell; made if the cell has none.
-    fn outputs(&mut self, cell: &ObjId) -> Result<ObjId, NotebookError> {
+    fn outputs(&mut self, cell: &ObjId) -> Result<ObjId, EditError> {
         self.child(cell, "outputs", ObjType::List)
     }
 
     /// `/cells` or `/metadata`; made if a foreign document lacks it, but never in a replica that has
     /// not joined: it would hide the room's own (protocol 2, section 7.2).
-    fn root(&mut self, key: &str, kind: ObjType) -> Result<ObjId, NotebookError> {
+    fn root(&mut self, key: &str, kind: ObjType) -> Result<ObjId, EditError> {
         if !self.joined {
-            return Err(NotebookError::BadOp("the document has not been received yet".into()));
+            return Err(EditError::BadOp("the document has not been received yet".into()));
         }
         let found = self.child(&ROOT, key, kind)?;
         if kind == ObjType::List && self.rows.list.as_ref() != Some(&found) {
@@ -344,7 +350,7 @@ impl Editor<'_, '_> {
         Ok(found)
     }
 
-    fn child(&mut self, map: &ObjId, key: &str, kind: ObjType) -> Result<ObjId, NotebookError> {
+    fn child(&mut self, map: &ObjId, key: &str, kind: ObjType) -> Result<ObjId, EditError> {
         match object(self.tx, map, key, kind) {
             Some(found) => Ok(found),
             None => Ok(self.tx.put_object(map, key, kind)?),

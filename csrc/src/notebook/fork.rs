@@ -3,7 +3,8 @@
 use automerge::{AutomergeError, Change};
 
 use super::rows::Rows;
-use super::{ChangeHash, Notebook, NotebookError};
+use super::{EditError, Notebook};
+use crate::replica::{ChangeHash, ReplicaError};
 
 impl Notebook {
     /// A copy of this replica under an identity of its own.
@@ -15,9 +16,9 @@ impl Notebook {
     ///
     /// # Errors
     /// `UnknownHeads` when a change is not in this replica.
-    pub fn fork_at(&self, heads: &[ChangeHash]) -> Result<Self, NotebookError> {
+    pub fn fork_at(&self, heads: &[ChangeHash]) -> Result<Self, ReplicaError> {
         let doc = self.doc.fork_at(heads).map_err(|error| match error {
-            AutomergeError::InvalidHash(hash) => NotebookError::UnknownHeads(hash.to_string()),
+            AutomergeError::InvalidHash(hash) => ReplicaError::UnknownHeads(hash.to_string()),
             other => other.into(),
         })?;
         let rows = Rows::build(&doc);
@@ -30,10 +31,10 @@ impl Notebook {
     /// # Errors
     /// `BadOp` when the other is no copy of this notebook; nothing changed then. Two roots would conflict,
     /// and one list of cells disappear (protocol 2, section 7.2).
-    pub fn merge(&mut self, other: &Self) -> Result<bool, NotebookError> {
+    pub fn merge(&mut self, other: &Self) -> Result<bool, EditError> {
         let added = self.doc.get_changes_added(&other.doc);
         if !self.is_empty() && added.iter().map(Change::deps).any(<[ChangeHash]>::is_empty) {
-            return Err(NotebookError::BadOp("the other document is no copy of this one".into()));
+            return Err(EditError::BadOp("the other document is no copy of this one".into()));
         }
         if added.is_empty() {
             return Ok(false);
@@ -91,8 +92,8 @@ mod tests {
     fn strangers_are_refused() {
         let mut room = notebook();
         let (before, stranger) = (room.heads(), notebook());
-        assert!(matches!(room.merge(&stranger), Err(NotebookError::BadOp(_))));
-        assert!(matches!(room.fork_at(&stranger.heads()), Err(NotebookError::UnknownHeads(_))));
+        assert!(matches!(room.merge(&stranger), Err(EditError::BadOp(_))));
+        assert!(matches!(room.fork_at(&stranger.heads()), Err(ReplicaError::UnknownHeads(_))));
         assert_eq!(room.heads(), before);
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::NotebookError;
+use super::EditError;
 
 /// One edit. A list of them is applied as one change (see [`Notebook::edit`](super::Notebook::edit)).
 ///
@@ -147,11 +147,11 @@ impl Op {
 }
 
 /// Reads a JSON array of edits.
-pub fn parse_ops(json: &[u8]) -> Result<Vec<Op>, NotebookError> {
-    let ops: Vec<Value> = serde_json::from_slice(json).map_err(|e| NotebookError::BadOp(e.to_string()))?;
+pub fn parse_ops(json: &[u8]) -> Result<Vec<Op>, EditError> {
+    let ops: Vec<Value> = serde_json::from_slice(json).map_err(|e| EditError::BadOp(e.to_string()))?;
     ops.into_iter()
         .enumerate()
-        .map(|(i, op)| parse_op(op).map_err(|text| NotebookError::BadOp(format!("number {i}: {text}"))))
+        .map(|(i, op)| parse_op(op).map_err(|text| EditError::BadOp(format!("number {i}: {text}"))))
         .collect()
 }
 
@@ -219,7 +219,7 @@ mod tests {
             r#"[{"op":"if_present"}]"#,
             r#"[] []"#,
         ] {
-            assert!(matches!(parse_ops(json.as_bytes()), Err(NotebookError::BadOp(_))), "{json}");
+            assert!(matches!(parse_ops(json.as_bytes()), Err(EditError::BadOp(_))), "{json}");
         }
         assert_eq!(parse_ops(b"[]").unwrap(), []);
     }

@@ -6,8 +6,8 @@
 
 use automerge::{Automerge, ChangeHash, ObjId, PatchAction, ReadDoc, Value};
 
-use super::changes::OutputChange;
 use super::rows::ref_str;
+use super::OutputChange;
 
 /// Where an element of the list after a message comes from.
 enum Mark {

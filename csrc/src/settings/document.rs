@@ -6,7 +6,8 @@ use automerge::{Automerge, AutomergeError, ReadDoc, ROOT};
 use serde_json::{json, Map, Value};
 
 use super::json::{read_map, write_differences};
-use crate::notebook::{load_prefix, Changes, NotebookError, Replica, ENCODING};
+use super::SettingsError;
+use crate::replica::{load_prefix, Doc, Replica, ReplicaError, ENCODING};
 
 /// Members that older programs wrote at the root, as text with commas, and where their content belongs.
 const LEGACY: [(&str, &str); 2] = [("default_uv_packages", "uv"), ("default_conda_packages", "conda")];
@@ -30,7 +31,7 @@ impl Settings {
     ///
     /// # Errors
     /// The document engine refused.
-    pub fn create() -> Result<Self, NotebookError> {
+    pub fn create() -> Result<Self, ReplicaError> {
         let mut settings = Self::empty();
         settings.write(&Map::new(), &defaults())?;
         Ok(settings)
@@ -41,7 +42,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Corrupt`.
-    pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), NotebookError> {
+    pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), ReplicaError> {
         let (doc, torn) = load_prefix(bytes)?;
         let mut settings = Self { doc };
         settings.migrate()?;
@@ -63,8 +64,8 @@ impl Settings {
     /// member, a list is replaced as a whole. False if nothing was different.
     ///
     /// # Errors
-    /// `BadOp` when a defined member has another type than its own; nothing changed then.
-    pub fn change(&mut self, members: &Map<String, Value>) -> Result<bool, NotebookError> {
+    /// `WrongType` when a defined member has another type than its own; nothing changed then.
+    pub fn change(&mut self, members: &Map<String, Value>) -> Result<bool, SettingsError> {
         let mut wanted = members.clone();
         wanted.remove(SCHEMA);
         let mut legacy = take_legacy(&mut wanted);
@@ -78,14 +79,14 @@ impl Settings {
             }
         }
         check(&legacy)?;
-        self.write(&self.to_json(), &legacy)
+        Ok(self.write(&self.to_json(), &legacy)?)
     }
 
     fn write(
         &mut self,
         present: &Map<String, Value>,
         wanted: &Map<String, Value>,
-    ) -> Result<bool, NotebookError> {
+    ) -> Result<bool, ReplicaError> {
         let mut tx = self.doc.transaction();
         match write_differences(&mut tx, &ROOT, present, wanted) {
             Ok(true) => {
@@ -103,7 +104,7 @@ impl Settings {
         }
     }
 
-    fn migrate(&mut self) -> Result<(), NotebookError> {
+    fn migrate(&mut self) -> Result<(), ReplicaError> {
         let mut members = read_map(&self.doc, &ROOT);
         if !LEGACY.iter().any(|(old, _)| members.contains_key(*old)) {
             return Ok(());
@@ -135,20 +136,24 @@ impl Settings {
             }
             Err(error) => {
                 tx.rollback();
-                Err(NotebookError::from(error))
+                Err(ReplicaError::from(error))
             }
         }
     }
 }
 
-impl Replica for Settings {
+impl Doc for Settings {
     fn doc(&self) -> &Automerge {
         &self.doc
     }
+}
 
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError> {
+impl Replica for Settings {
+    type Changes = ();
+
+    fn apply(&mut self, state: &mut State, message: Message) -> Result<(), ReplicaError> {
         let applied = self.doc.receive_sync_message(state, message);
-        applied.map(|()| Changes::default()).map_err(|error| NotebookError::BadSync(error.to_string()))
+        applied.map_err(|error| ReplicaError::BadSync(error.to_string()))
     }
 
     fn restore(&mut self, document: Automerge) {
@@ -196,8 +201,8 @@ fn overlay(all: &mut Map<String, Value>, members: Map<String, Value>) {
     }
 }
 
-fn check(members: &Map<String, Value>) -> Result<(), NotebookError> {
-    let bad = |key: &str, what: &str| Err(NotebookError::BadOp(format!("settings: {key} must be {what}")));
+fn check(members: &Map<String, Value>) -> Result<(), SettingsError> {
+    let bad = |key: &str, what: &str| Err(SettingsError::WrongType(format!("{key} must be {what}")));
     for (key, value) in members {
         match key.as_str() {
             "theme" | "default_runtime" | "default_python_env" if !value.is_string() => {
@@ -220,7 +225,7 @@ fn check(members: &Map<String, Value>) -> Result<(), NotebookError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notebook::PeerSync;
+    use crate::replica::PeerSync;
 
     fn object(value: Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
@@ -271,7 +276,7 @@ mod tests {
             json!({"uv": []}),
             json!({"theme": "dark", "conda": {"default_packages": [1]}}),
         ] {
-            assert!(matches!(settings.change(&object(wrong)), Err(NotebookError::BadOp(_))));
+            assert!(matches!(settings.change(&object(wrong)), Err(SettingsError::WrongType(_))));
         }
         assert_eq!(settings.doc.get_heads(), before);
     }

@@ -7,7 +7,8 @@
 //! - the document is one that can be read, saved and loaded.
 
 use runtimed_ffi::connection::{Client, ClientEvent};
-use runtimed_ffi::notebook::{Notebook, PeerSync};
+use runtimed_ffi::notebook::Notebook;
+use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
 use runtimed_ffi::wire::handshake::{Handshake, Protocol};
 use runtimed_ffi::wire::typed::split;

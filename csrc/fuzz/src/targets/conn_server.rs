@@ -10,7 +10,8 @@
 use std::sync::Arc;
 
 use runtimed_ffi::connection::{Server, ServerEvent};
-use runtimed_ffi::notebook::{Notebook, PeerSync};
+use runtimed_ffi::notebook::Notebook;
+use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
 use runtimed_ffi::wire::handshake::{Channel, Protocol};
 use runtimed_ffi::wire::typed::split;
@@ -172,7 +173,7 @@ impl Play {
                 // A change that is announced and withheld, as a Bloom filter may do.
                 let op = edit(&self.peer.0, with);
                 if self.peer.0.edit(&[op]).is_ok() {
-                    send(FrameType::Sync, &runtimed_ffi::notebook::barrier(&self.peer.0));
+                    send(FrameType::Sync, &runtimed_ffi::replica::barrier(&self.peer.0));
                 }
             }
         }

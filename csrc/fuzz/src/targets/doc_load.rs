@@ -5,7 +5,8 @@
 //! - a torn end changes nothing of what is before it, and is told;
 //! - settings that load can be changed, and never lose their defined members.
 
-use runtimed_ffi::notebook::{Notebook, NotebookError, Op};
+use runtimed_ffi::notebook::{Notebook, Op};
+use runtimed_ffi::replica::ReplicaError;
 use runtimed_ffi::settings::Settings;
 use serde_json::{json, Map};
 
@@ -85,10 +86,10 @@ fn settings(bytes: &[u8]) {
 }
 
 /// The one way not to be a document.
-fn refused<T>(loaded: Result<T, NotebookError>) -> Option<T> {
+fn refused<T>(loaded: Result<T, ReplicaError>) -> Option<T> {
     match loaded {
         Ok(loaded) => Some(loaded),
-        Err(NotebookError::Corrupt(_)) => None,
+        Err(ReplicaError::Corrupt(_)) => None,
         Err(other) => panic!("{other:?}"),
     }
 }

@@ -9,7 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use runtimed_ffi::notebook::{barrier, Cell, Changes, Notebook, NotebookError, OutputChange, PeerSync};
+use runtimed_ffi::notebook::{Cell, Changes, Notebook, OutputChange};
+use runtimed_ffi::replica::{barrier, PeerSync, ReplicaError};
 
 use super::document::{cells_with_unseen_outputs, edit, examine, mend_checksums, newcomer, room};
 use super::script::{first, steps};
@@ -118,7 +119,7 @@ fn deliver(replica: &mut Replica, message: &[u8]) -> bool {
             unseen.extend(cells_with_unseen_outputs(notebook));
             told(&cells, &notebook.cells(), &changes, &unseen);
         }
-        Err(NotebookError::BadSync(_)) => {
+        Err(ReplicaError::BadSync(_)) => {
             assert_eq!(notebook.heads(), heads, "refused and applied");
             return false;
         }
@@ -193,7 +194,7 @@ fn converge(a: &mut Notebook, b: &mut Notebook) -> bool {
         let down = down.map_or(Ok(Changes::default()), |message| of_a.receive(a, &message));
         match up.and(down) {
             Ok(_) => {}
-            Err(NotebookError::BadSync(_)) => return false,
+            Err(ReplicaError::BadSync(_)) => return false,
             Err(other) => panic!("{other:?}"),
         }
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use automerge::{ReadDoc, ROOT};
-use runtimed_ffi::notebook::{Notebook, Op, Replica};
+use runtimed_ffi::notebook::{Notebook, Op};
 use runtimed_ffi::outputs::hash::sha256_hex;
+use runtimed_ffi::replica::Doc;
 
 /// The first bytes of every chunk of Automerge's format.
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];

@@ -135,7 +135,7 @@ impl Peer {
         let mut requests = Vec::new();
         let result = loop {
             match self.next(Some(&mut state.document)) {
-                Ok(Some(ServerEvent::Synced(changes))) => hint.merge(Hint::new(&changes)),
+                Ok(Some(ServerEvent::Synced(changes))) => hint.merge(D::hint(&changes)),
                 Ok(Some(ServerEvent::Request { body, request_id })) => {
                     requests.push(request(&state.document, body, request_id));
                 }

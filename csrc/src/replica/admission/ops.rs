@@ -19,19 +19,19 @@ const MARK: u64 = 7;
 
 /// What some operations are, besides those that every notebook has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Oddities {
+pub struct OpRules {
     /// They format text. No notebook of ours does, but others may, and whether it makes sense shows only when a saved
     /// document is loaded.
-    pub(super) marks: bool,
+    pub marks: bool,
     /// They name an entry of a list or a text, or a place in a map: editing that list would be the end of the engine.
     /// Or they insert where there are no places: whoever has applied that sees it under another name than whoever has
     /// loaded it.
-    pub(super) misplaced: bool,
+    pub misplaced: bool,
 }
 
-impl Oddities {
+impl OpRules {
     /// Looks through a change that `doc` has applied; none if it cannot be read.
-    pub(super) fn of_change(doc: &Automerge, change: &Change) -> Option<Self> {
+    pub fn of_change(doc: &Automerge, change: &Change) -> Option<Self> {
         let (_, body, _) = chunks::split(change.raw_bytes())?;
         let actors: Vec<&ActorId> = change.actors().collect();
         let mut reader = Reader::new(body);
@@ -40,7 +40,7 @@ impl Oddities {
     }
 
     /// Looks through the whole document in a chunk, of which `doc` is made; none if it cannot be read.
-    pub(super) fn of_document(doc: &Automerge, chunk: &[u8]) -> Option<Self> {
+    pub fn of_document(doc: &Automerge, chunk: &[u8]) -> Option<Self> {
         let (_, body, _) = chunks::split(chunk)?;
         Self::of_body(doc, body).ok()
     }
@@ -95,7 +95,8 @@ mod tests {
     use automerge::ROOT;
 
     use super::*;
-    use crate::notebook::{Notebook, NotebookError, Op};
+    use crate::notebook::{Notebook, Op};
+    use crate::replica::ReplicaError;
 
     fn notebook() -> Notebook {
         let mut notebook = Notebook::create("n").unwrap();
@@ -124,13 +125,13 @@ mod tests {
     fn notebooks_have_none() {
         let notebook = notebook();
         for change in notebook.doc.get_changes(&[]) {
-            assert_eq!(Oddities::of_change(&notebook.doc, &change), Some(Oddities::default()));
+            assert_eq!(OpRules::of_change(&notebook.doc, &change), Some(OpRules::default()));
         }
-        let saved = Oddities::of_document(&notebook.doc, &notebook.save());
-        assert_eq!(saved, Some(Oddities::default()));
+        let saved = OpRules::of_document(&notebook.doc, &notebook.save());
+        assert_eq!(saved, Some(OpRules::default()));
         let (mut doc, change) = change(&notebook);
         doc.apply_changes([change.clone()]).unwrap();
-        assert_eq!(Oddities::of_change(&doc, &change), Some(Oddities::default()));
+        assert_eq!(OpRules::of_change(&doc, &change), Some(OpRules::default()));
     }
 
     #[test]
@@ -144,14 +145,14 @@ mod tests {
             bad.operations[swapped].key = other;
             let bad = Change::from(bad);
             let file = [notebook.save(), bad.raw_bytes().to_vec()].concat();
-            assert!(matches!(Notebook::load_prefix(&file), Err(NotebookError::Corrupt(_))), "{swapped}");
+            assert!(matches!(Notebook::load_prefix(&file), Err(ReplicaError::Corrupt(_))), "{swapped}");
             // The engine takes it.
             let mut doc = doc.fork();
             doc.apply_changes([bad.clone()]).unwrap();
-            let oddities = Some(Oddities { marks: false, misplaced: true });
-            assert_eq!(Oddities::of_change(&doc, &bad), oddities, "{swapped}");
+            let found = Some(OpRules { marks: false, misplaced: true });
+            assert_eq!(OpRules::of_change(&doc, &bad), found, "{swapped}");
             if swapped == 0 {
-                assert_eq!(Oddities::of_document(&doc, &doc.save()), oddities);
+                assert_eq!(OpRules::of_document(&doc, &doc.save()), found);
             }
         }
     }
@@ -165,13 +166,13 @@ mod tests {
         bad.operations[0].insert = true;
         let bad = Change::from(bad);
         let file = [notebook.save(), bad.raw_bytes().to_vec()].concat();
-        assert!(matches!(Notebook::load_prefix(&file), Err(NotebookError::Corrupt(_))));
+        assert!(matches!(Notebook::load_prefix(&file), Err(ReplicaError::Corrupt(_))));
         // The engine takes it.
         let mut doc = notebook.doc.fork();
         doc.apply_changes([bad.clone()]).unwrap();
-        let oddities = Some(Oddities { marks: false, misplaced: true });
-        assert_eq!(Oddities::of_change(&doc, &bad), oddities);
-        assert_eq!(Oddities::of_document(&doc, &doc.save()), oddities);
-        assert!(matches!(Notebook::load(&doc.save()), Err(NotebookError::Corrupt(_))));
+        let found = Some(OpRules { marks: false, misplaced: true });
+        assert_eq!(OpRules::of_change(&doc, &bad), found);
+        assert_eq!(OpRules::of_document(&doc, &doc.save()), found);
+        assert!(matches!(Notebook::load(&doc.save()), Err(ReplicaError::Corrupt(_))));
     }
 }

@@ -10,28 +10,28 @@ use flate2::read::DeflateDecoder;
 use super::chunks::leb128;
 
 /// Bit of a column's specification: it is deflated.
-pub(super) const DEFLATED: u64 = 8;
+pub const DEFLATED: u64 = 8;
 
 /// Bytes that are not made as the format wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub struct Unreadable;
 
 /// What is left of some bytes.
-pub(super) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) fn number(&mut self) -> Result<u64, Unreadable> {
+    pub fn number(&mut self) -> Result<u64, Unreadable> {
         let (value, width) = leb128(self.0).ok_or(Unreadable)?;
         self.0 = &self.0[width..];
         Ok(value)
     }
 
     /// A number, signed or not, that does not matter.
-    pub(super) fn skip(&mut self) -> Result<&'a [u8], Unreadable> {
+    pub fn skip(&mut self) -> Result<&'a [u8], Unreadable> {
         let last = self.0.iter().take(10).position(|byte| byte & 0x80 == 0).ok_or(Unreadable)?;
         self.take(last as u64 + 1)
     }
@@ -49,30 +49,30 @@ impl<'a> Reader<'a> {
         i64::try_from(value).map_err(|_| Unreadable)
     }
 
-    pub(super) fn take(&mut self, length: u64) -> Result<&'a [u8], Unreadable> {
+    pub fn take(&mut self, length: u64) -> Result<&'a [u8], Unreadable> {
         let length = usize::try_from(length).map_err(|_| Unreadable)?;
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Unreadable)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
+    pub fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
         let length = self.number()?;
         self.take(length)
     }
 
-    pub(super) fn list(&mut self) -> Result<Vec<&'a [u8]>, Unreadable> {
+    pub fn list(&mut self) -> Result<Vec<&'a [u8]>, Unreadable> {
         (0..self.number()?).map(|_| self.bytes()).collect()
     }
 
     /// The bytes of a list of hashes, 32 for each.
-    pub(super) fn hashes(&mut self) -> Result<&'a [u8], Unreadable> {
+    pub fn hashes(&mut self) -> Result<&'a [u8], Unreadable> {
         let count = self.number()?;
         self.take(count.saturating_mul(32))
     }
 
     /// Specification and length in bytes of each column.
-    pub(super) fn columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
+    pub fn columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
         let mut columns = Vec::new();
         for _ in 0..self.number()? {
             columns.push((self.number()?, self.number()?));
@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a change up to its columns, and what [`Reader::columns`] says of them.
-    pub(super) fn change_columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
+    pub fn change_columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
         self.hashes()?;
         self.bytes()?; // The author.
         for _ in 0..3 {
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the columns of a whole document from its beginning: those of its changes, and those of their operations.
-    pub(super) fn document(&mut self) -> Result<(Columns<'a>, Columns<'a>), Unreadable> {
+    pub fn document(&mut self) -> Result<(Columns<'a>, Columns<'a>), Unreadable> {
         self.list()?; // Authors.
         self.hashes()?;
         let (changes, operations) = (self.columns()?, self.columns()?);
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
 
     /// Reads columns of which is known what [`Reader::columns`] says. How much they are when unpacked must have been
     /// weighed before.
-    pub(super) fn unpacked(&mut self, columns: &[(u64, u64)]) -> Result<Columns<'a>, Unreadable> {
+    pub fn unpacked(&mut self, columns: &[(u64, u64)]) -> Result<Columns<'a>, Unreadable> {
         let mut unpacked = Vec::new();
         for (specification, length) in columns {
             let bytes = self.take(*length)?;
@@ -117,11 +117,11 @@ impl<'a> Reader<'a> {
 }
 
 /// Columns by their specifications, unpacked.
-pub(super) struct Columns<'a>(Vec<(u64, Cow<'a, [u8]>)>);
+pub struct Columns<'a>(Vec<(u64, Cow<'a, [u8]>)>);
 
 impl Columns<'_> {
     /// A column; no bytes if there is none.
-    pub(super) fn get(&self, specification: u64) -> &[u8] {
+    pub fn get(&self, specification: u64) -> &[u8] {
         self.0.iter().find(|(is, _)| *is == specification).map_or(&[][..], |(_, column)| column)
     }
 }
@@ -142,7 +142,7 @@ enum Kind {
 
 /// The values of a column, where rows of equal ones are runs; zero stands for each of which it is only told that it is
 /// there.
-pub(super) struct Values<'a> {
+pub struct Values<'a> {
     reader: Reader<'a>,
     kind: Kind,
     /// Values that follow one by one.
@@ -156,24 +156,24 @@ pub(super) struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn numbers(column: &'a [u8]) -> Self {
+    pub fn numbers(column: &'a [u8]) -> Self {
         Self::of(column, Kind::Numbers)
     }
 
-    pub(super) fn texts(column: &'a [u8]) -> Self {
+    pub fn texts(column: &'a [u8]) -> Self {
         Self::of(column, Kind::Texts)
     }
 
-    pub(super) fn others(column: &'a [u8]) -> Self {
+    pub fn others(column: &'a [u8]) -> Self {
         Self::of(column, Kind::Others)
     }
 
-    pub(super) fn flags(column: &'a [u8]) -> Self {
+    pub fn flags(column: &'a [u8]) -> Self {
         Self::of(column, Kind::Flags)
     }
 
     /// Numbers, each of which is written as the difference to the one before. To be taken row by row.
-    pub(super) fn deltas(column: &'a [u8]) -> Self {
+    pub fn deltas(column: &'a [u8]) -> Self {
         Self::of(column, Kind::Deltas)
     }
 
@@ -182,7 +182,7 @@ impl<'a> Values<'a> {
     }
 
     /// The next rows that have one value, or none: how many they are, and the value.
-    pub(super) fn run(&mut self) -> Result<Option<(u64, Option<u64>)>, Unreadable> {
+    pub fn run(&mut self) -> Result<Option<(u64, Option<u64>)>, Unreadable> {
         while self.single == 0 {
             if self.reader.0.is_empty() {
                 return Ok(None);
@@ -203,7 +203,7 @@ impl<'a> Values<'a> {
     }
 
     /// The next row; none behind the last, which another column may have more of.
-    pub(super) fn row(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
+    pub fn row(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
         while self.run.0 == 0 {
             let Some(run) = self.run()? else { return Ok(None) };
             self.run = run;
@@ -227,7 +227,7 @@ impl<'a> Values<'a> {
 }
 
 /// What deflated bytes are, cut off behind `limit` bytes.
-pub(super) fn inflated(data: &[u8], limit: u64) -> Result<Vec<u8>, Unreadable> {
+pub fn inflated(data: &[u8], limit: u64) -> Result<Vec<u8>, Unreadable> {
     let mut unpacked = Vec::new();
     DeflateDecoder::new(data).take(limit).read_to_end(&mut unpacked).map_err(|_| Unreadable)?;
     Ok(unpacked)

@@ -1,62 +1,22 @@
-//! Storey 1: panics of the document engine, contained.
-//!
-//! The engine takes for granted what every honest peer keeps, and panics on some messages and files that nobody honest
-//! writes (found by `csrc/fuzz`). Bytes from outside must not be able to take a room away from everybody else in it.
+//! Storey 1: whether what the engine has applied can be saved and loaded again.
 
-use std::any::Any;
 use std::collections::HashSet;
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use automerge::{Automerge, Change, ChangeHash};
 
-use super::change::Told;
-use super::document::{load, ENCODING};
-use super::operations::Oddities;
-use super::{NotebookError, Replica};
-
-/// Calls the engine with bytes from outside; none if it panicked.
-///
-/// Nothing that `call` changed may be used then, unless it is [`rebuilt`].
-pub(super) fn contained<T>(call: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(call)).ok()
-}
-
-/// Calls the engine, which changes `replica` by bytes from outside. If it panics, if it took what it cannot keep, or if
-/// it left out what was `told`, the replica becomes what it was before, and that is an error of the sender.
-///
-/// # Panics
-/// When what the engine left cannot be proven to be the document as it was.
-pub(super) fn contained_change<T>(
-    replica: &mut dyn Replica,
-    told: &Told,
-    call: impl FnOnce(&mut dyn Replica) -> Result<T, NotebookError>,
-) -> Result<T, NotebookError> {
-    let before = replica.doc().get_heads();
-    let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| call(replica))) {
-        Ok(Err(error)) => return Err(error),
-        Ok(done) if made_of(replica.doc(), told) && can_be_kept(replica.doc(), since(&before, told)) => {
-            return done
-        }
-        Ok(_) => Box::new("changes that cannot be kept"),
-        Err(panic) => panic,
-    };
-    match contained(|| rebuilt(replica.doc(), &before)).flatten() {
-        Some(intact) => {
-            replica.restore(intact);
-            Err(NotebookError::BadSync("the document engine cannot take these changes".into()))
-        }
-        None => resume_unwind(panic),
-    }
-}
+use super::super::panic::catch_panic;
+use super::document::load;
+use super::ops::OpRules;
+use super::verify::Announced;
 
 /// True if the engine can give again what was added to the document since it had these heads.
 ///
 /// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
 /// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
-pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
+pub fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
     let hashes =
         |doc: &Automerge| doc.get_changes_meta(since).iter().map(|change| change.hash).collect::<Vec<_>>();
-    contained(|| {
+    catch_panic(|| {
         let known: HashSet<ChangeHash> = hashes(doc).into_iter().collect();
         let given = doc.get_changes(since);
         given.len() == known.len()
@@ -70,8 +30,8 @@ pub(super) fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
 fn can_be_read(doc: &Automerge, changes: &[Change]) -> bool {
     let mut marks = false;
     for change in changes {
-        match Oddities::of_change(doc, change) {
-            Some(Oddities { marks: its, misplaced: false }) => marks |= its,
+        match OpRules::of_change(doc, change) {
+            Some(OpRules { marks: its, misplaced: false }) => marks |= its,
             _ => return false,
         }
     }
@@ -81,21 +41,21 @@ fn can_be_read(doc: &Automerge, changes: &[Change]) -> bool {
 
 /// What need not be given again: what was there before. For a newcomer whole documents, of which the hashes and the
 /// numbers are known to be right; giving them again would cost nearly as much as loading them did.
-fn since<'a>(before: &'a [ChangeHash], told: &'a Told) -> &'a [ChangeHash] {
+pub fn since<'a>(before: &'a [ChangeHash], announced: &'a Announced) -> &'a [ChangeHash] {
     if before.is_empty() {
-        &told.heads
+        &announced.heads
     } else {
         before
     }
 }
 
 /// True if the whole documents of a message are there, and nothing in them breaks the engine later.
-fn made_of(doc: &Automerge, told: &Told) -> bool {
-    told.heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
-        && told
+pub fn includes(doc: &Automerge, announced: &Announced) -> bool {
+    announced.heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
+        && announced
             .unloaded
             .iter()
-            .all(|chunk| matches!(Oddities::of_document(doc, chunk), Some(Oddities { misplaced: false, .. })))
+            .all(|chunk| matches!(OpRules::of_document(doc, chunk), Some(OpRules { misplaced: false, .. })))
 }
 
 /// True if the operations of a change are numbered behind those it depends on; without any of its own, right behind.
@@ -107,17 +67,6 @@ fn follows(doc: &Automerge, change: &Change) -> bool {
     start > before && (!change.is_empty() || start == before + 1)
 }
 
-/// The document as it was with these heads, out of what a failure left of it.
-///
-/// Heads are hashes over everything that led to them, and are computed anew from the content here: a document with the
-/// same heads is the same document. Changes that wait for others are left out, the one that broke it may be among
-/// them; peers send them again when they are asked for what is missing.
-fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
-    let again =
-        if heads.is_empty() { Automerge::new_with_encoding(ENCODING) } else { doc.fork_at(heads).ok()? };
-    (again.get_heads() == heads).then(|| again.with_actor(doc.get_actor().clone()))
-}
-
 #[cfg(test)]
 mod tests {
     use automerge::legacy::OpType;
@@ -127,7 +76,8 @@ mod tests {
     use automerge::{ObjType, ROOT};
 
     use super::*;
-    use crate::notebook::{barrier, Notebook, Op, PeerSync};
+    use crate::notebook::{Notebook, Op};
+    use crate::replica::{barrier, PeerSync, ReplicaError};
 
     /// A room, and a peer with a text that makes a part of it bold; or says where that ends, and nothing else. If the
     /// room knows the text the peer sends one change, else its document.
@@ -159,7 +109,7 @@ mod tests {
         (room, Notebook::over(peer))
     }
 
-    fn tell(room: &mut Notebook, peer: &Notebook) -> Result<(), NotebookError> {
+    fn tell(room: &mut Notebook, peer: &Notebook) -> Result<(), ReplicaError> {
         let (mut of_peer, mut of_room) = (PeerSync::new(), PeerSync::new());
         for _ in 0..10 {
             let (up, down) = (of_room.generate(peer), of_peer.generate(room));
@@ -192,14 +142,14 @@ mod tests {
         for known in [false, true] {
             let (mut room, peer) = room_and_peer(false, known);
             let before = (room.heads(), room.cells());
-            assert!(matches!(tell(&mut room, &peer), Err(NotebookError::BadSync(_))), "{known}");
+            assert!(matches!(tell(&mut room, &peer), Err(ReplicaError::BadSync(_))), "{known}");
             assert_eq!((room.heads(), room.cells()), before);
             assert!(Notebook::load(&room.save()).is_ok());
             // A newcomer could not keep it either, and would ask for it again and again.
-            assert!(matches!(tell(&mut Notebook::empty(), &peer), Err(NotebookError::BadSync(_))));
+            assert!(matches!(tell(&mut Notebook::empty(), &peer), Err(ReplicaError::BadSync(_))));
             // The journal of a room is changes, one behind the other.
             let journal = peer.save_since(&[]);
-            assert!(matches!(Notebook::load_prefix(&journal), Err(NotebookError::Corrupt(_))));
+            assert!(matches!(Notebook::load_prefix(&journal), Err(ReplicaError::Corrupt(_))));
         }
     }
 

@@ -11,7 +11,7 @@ const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const FIXED: usize = 9;
 
 /// Reads one unsigned LEB128 number; the value and the bytes it took.
-pub(super) fn leb128(bytes: &[u8]) -> Option<(u64, usize)> {
+pub fn leb128(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0u64;
     for (i, byte) in bytes.iter().enumerate().take(10) {
         let part = u64::from(byte & 0x7f);
@@ -29,7 +29,7 @@ pub(super) fn leb128(bytes: &[u8]) -> Option<(u64, usize)> {
 
 /// What the first chunk of some bytes holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// One change, deflated or not.
     Change,
     /// A whole document.
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 }
 
 /// The kind of the first chunk and its length in bytes with its header, if all of it is there.
-pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
+pub fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
     if bytes.get(..MAGIC.len())? != MAGIC {
         return None;
     }
@@ -54,7 +54,7 @@ pub(super) fn first(bytes: &[u8]) -> Option<(Kind, usize)> {
 }
 
 /// The type byte of the first chunk, what it holds, and what follows it; none if not all of it is there.
-pub(super) fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (_, length) = first(bytes)?;
     let (_, width) = leb128(&bytes[FIXED..])?;
     Some((bytes[FIXED - 1], &bytes[FIXED + width..length], &bytes[length..]))

@@ -1,14 +1,12 @@
 //! Storey 1: the sync state of one peer.
 
 use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
-use automerge::{Automerge, ChangeHash, PatchLog};
+use automerge::{Automerge, ChangeHash};
 
-use super::change::Told;
-use super::changes::{digest, everything, Changes};
-use super::contain::{contained, contained_change};
-use super::rows::Rows;
-use super::weight::Scales;
-use super::{chunks, Notebook, NotebookError};
+use super::admission::{can_be_kept, includes, leb128, since, Announced, OpCount};
+use super::panic::catch_panic;
+use super::rollback::apply_or_restore;
+use super::{Doc, Replica, ReplicaError};
 
 /// More probes than any peer uses in a filter (7 everywhere); a filter that asks for billions of
 /// them would stop us.
@@ -21,21 +19,6 @@ pub struct PeerSync {
     state: State,
 }
 
-/// A document that peers keep equal by the sync protocol: a notebook, the settings.
-pub trait Replica {
-    /// The document itself.
-    fn doc(&self) -> &Automerge;
-
-    /// Applies a message that was decoded and found sane.
-    ///
-    /// # Errors
-    /// Its changes cannot be applied.
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError>;
-
-    /// Takes this in the place of the document, of which it is a copy: the engine failed in the midst of a change.
-    fn restore(&mut self, document: Automerge);
-}
-
 impl PeerSync {
     /// The state at the start of a connection.
     pub fn new() -> Self {
@@ -46,7 +29,7 @@ impl PeerSync {
     ///
     /// All changes made since the last message go into one. Call it again after each received
     /// message and after each change.
-    pub fn generate(&mut self, replica: &dyn Replica) -> Option<Vec<u8>> {
+    pub fn generate(&mut self, replica: &dyn Doc) -> Option<Vec<u8>> {
         let message = replica.doc().generate_sync_message(&mut self.state)?;
         Some(message.encode())
     }
@@ -55,12 +38,20 @@ impl PeerSync {
     ///
     /// A message that cannot be decoded, or that the engine breaks on, leaves the document as it was. A replica that was empty
     /// reports all cells but no single outputs: there is nothing to compare with, read them all.
-    pub fn receive(&mut self, replica: &mut dyn Replica, message: &[u8]) -> Result<Changes, NotebookError> {
+    pub fn receive<R: Replica>(
+        &mut self,
+        replica: &mut R,
+        message: &[u8],
+    ) -> Result<R::Changes, ReplicaError> {
         let upon = !replica.doc().get_heads().is_empty();
-        let (message, told) =
-            contained(|| decode(message, upon)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
+        let (message, expected) =
+            catch_panic(|| decode(message, upon)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
         let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
-        let result = contained_change(replica, &told, |replica| replica.apply(&mut self.state, message));
+        let result = apply_or_restore(
+            replica,
+            |replica| replica.apply(&mut self.state, message),
+            |doc, before| includes(doc, &expected) && can_be_kept(doc, since(before, &expected)),
+        );
         // A peer with our heads makes the engine believe that we announced them as well. If we did
         // not (the changes came in one message, the heads in the next), the peer still waits for our
         // word that we have its changes.
@@ -98,7 +89,7 @@ impl PeerSync {
 
     /// True if the peer announced heads we do not have: it has changes we lack, and the exchange must
     /// go on until this is false (protocol 2, section 5.5: a Bloom filter can withhold a change).
-    pub fn missing(&self, replica: &dyn Replica) -> bool {
+    pub fn missing(&self, replica: &dyn Doc) -> bool {
         self.their_heads().is_some_and(|theirs| {
             let ours = replica.doc().get_heads();
             theirs
@@ -111,62 +102,27 @@ impl PeerSync {
     ///
     /// Nothing of ours depends on our heads, so the peer has one of them exactly if it announced it,
     /// or if it is known to be shared from an earlier announcement.
-    pub fn acknowledged(&self, notebook: &Notebook) -> bool {
+    pub fn acknowledged(&self, replica: &dyn Doc) -> bool {
         self.their_heads().is_some_and(|theirs| {
-            notebook
-                .heads()
+            replica
+                .doc()
+                .get_heads()
                 .iter()
                 .all(|head| theirs.contains(head) || self.state.shared_heads.contains(head))
         })
     }
 
     /// True if both sides have the same changes and both have said so.
-    pub fn converged(&self, notebook: &Notebook) -> bool {
-        let heads = notebook.heads();
+    pub fn converged(&self, replica: &dyn Doc) -> bool {
+        let heads = replica.doc().get_heads();
         self.state.have_responded && self.their_heads() == Some(&heads) && self.state.last_sent_heads == heads
-    }
-}
-
-impl Replica for Notebook {
-    fn doc(&self) -> &Automerge {
-        &self.doc
-    }
-
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, NotebookError> {
-        if !message.changes.is_empty() && self.is_empty() {
-            // Making patches of a whole document would cost as much again as loading it.
-            let result = self.doc.receive_sync_message(state, message).map_err(bad);
-            self.rows = Rows::build(&self.doc);
-            result?;
-            return Ok(if self.heads().is_empty() { Changes::default() } else { everything(&self.rows) });
-        }
-        let before = self.heads();
-        let mut log = PatchLog::active();
-        let result = self.doc.receive_sync_message_log_patches(state, message, &mut log);
-        if self.heads() == before {
-            return result.map(|()| Changes::default()).map_err(bad);
-        }
-        let patches = self.doc.make_patches(&mut log);
-        let changes = digest(&self.doc, &mut self.rows, &patches, &before);
-        result.map(|()| changes).map_err(bad)
-    }
-
-    fn restore(&mut self, document: Automerge) {
-        *self = Self::over(document);
-    }
-}
-
-impl Notebook {
-    /// True if this replica has applied this change.
-    pub fn has_change(&self, hash: &ChangeHash) -> bool {
-        self.doc.get_change_meta_by_hash(hash).is_some()
     }
 }
 
 /// A message that makes a peer announce everything it has that we do not, independent of any sync
 /// state (protocol 2, section 5.5, document barrier). A peer with the same heads does not answer.
-pub fn barrier(notebook: &Notebook) -> Vec<u8> {
-    let heads = notebook.heads();
+pub fn barrier(replica: &dyn Doc) -> Vec<u8> {
+    let heads = replica.doc().get_heads();
     Message {
         heads: heads.clone(),
         need: Vec::new(),
@@ -178,13 +134,13 @@ pub fn barrier(notebook: &Notebook) -> Vec<u8> {
     .encode()
 }
 
-fn bad(error: impl ToString) -> NotebookError {
-    NotebookError::BadSync(error.to_string())
+fn bad(error: impl ToString) -> ReplicaError {
+    ReplicaError::BadSync(error.to_string())
 }
 
 /// Decodes a message, which comes `upon` a document with changes or upon none, and refuses what the engine would accept
 /// but not survive. Gives also what must be there when it is applied.
-fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Told), NotebookError> {
+fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Announced), ReplicaError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
     // The engine compares sorted lists, and repeats the heads it was told in its own messages.
     sort(&mut message.heads);
@@ -196,15 +152,15 @@ fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Told), NotebookError> {
         }
     }
     // The engine would silently leave out what follows a damaged chunk, and never end with one that is too much.
-    let mut scales = Scales::default();
+    let mut count = OpCount::default();
     for chunks in message.changes.iter() {
-        scales.add(chunks).map_err(bad)?;
+        count.add(chunks).map_err(bad)?;
     }
-    let mut told = Told::default();
+    let mut announced = Announced::default();
     for chunks in message.changes.iter() {
-        told.add(chunks, upon).ok_or_else(|| bad("damaged changes"))?;
+        announced.add(chunks, upon).ok_or_else(|| bad("damaged changes"))?;
     }
-    Ok((message, told))
+    Ok((message, announced))
 }
 
 fn sort(hashes: &mut Vec<ChangeHash>) {
@@ -217,7 +173,7 @@ fn sort(hashes: &mut Vec<ChangeHash>) {
 fn sane_filter(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut next = || {
-        let (value, width) = chunks::leb128(rest)?;
+        let (value, width) = leb128(rest)?;
         rest = &rest[width..];
         Some(value)
     };

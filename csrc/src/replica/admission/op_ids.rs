@@ -16,23 +16,23 @@ const SUCCESSOR_ACTOR: u64 = 0x81;
 const SUCCESSOR_COUNTER: u64 = 0x83;
 
 /// Operations of one actor that are numbered without a gap: actor, first, last.
-type Run = (u32, u32, u32);
+type Range = (u32, u32, u32);
 
 /// True if the changes in the chunk of a whole document end where their operations do; false as well if it cannot be
 /// read.
 ///
 /// The operations of a change have no gap, so where there is one a change must end. Between two changes without a gap
 /// the number decides which of them an operation belongs to, and that is in their hashes.
-pub(super) fn agree(chunk: &[u8]) -> bool {
-    chunks::split(chunk).is_some_and(|(_, body, _)| agree_in(&mut Reader::new(body)).unwrap_or(false))
+pub fn consistent(chunk: &[u8]) -> bool {
+    chunks::split(chunk).is_some_and(|(_, body, _)| consistent_in(&mut Reader::new(body)).unwrap_or(false))
 }
 
-fn agree_in(reader: &mut Reader<'_>) -> Result<bool, Unreadable> {
+fn consistent_in(reader: &mut Reader<'_>) -> Result<bool, Unreadable> {
     let (changes, operations) = reader.document()?;
     let mut ends = Vec::new();
     pairs(&changes, CHANGE_ACTOR, CHANGE_LAST, |actor, last| ends.push((actor, last)))?;
     ends.sort_unstable();
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<Range> = Vec::new();
     let mut add = |actor, counter| match runs.last_mut() {
         Some((of, _, last)) if *of == actor && last.checked_add(1) == Some(counter) => *last = counter,
         _ => runs.push((actor, counter, counter)),
@@ -79,9 +79,10 @@ mod tests {
     use automerge::{Automerge, ROOT};
 
     use super::*;
-    use crate::notebook::change::Told;
-    use crate::notebook::{Notebook, NotebookError, Op};
+    use crate::notebook::{Notebook, Op};
     use crate::outputs::hash::sha256_hex;
+    use crate::replica::admission::verify::Announced;
+    use crate::replica::ReplicaError;
 
     /// One change that says it ends `shift` operations behind its last.
     fn shifted(shift: u8) -> (Notebook, Vec<u8>) {
@@ -101,36 +102,36 @@ mod tests {
     fn an_end_behind_the_last_operation_is_refused() {
         let (notebook, chunk) = shifted(0);
         assert_eq!(chunk, notebook.save());
-        assert!(agree(&chunk));
+        assert!(consistent(&chunk));
         for shift in [1, 2, 50] {
             let (notebook, chunk) = shifted(shift);
             // Of changes that would be larger than a few operations the engine takes it, with the heads it should have.
             let taken = Automerge::load(&chunk).is_ok_and(|doc| doc.get_heads() == notebook.heads());
             assert_eq!(taken, shift == 50);
-            assert!(!agree(&chunk), "{shift}");
+            assert!(!consistent(&chunk), "{shift}");
             for upon in [false, true] {
-                assert_eq!(Told::default().add(&chunk, upon), None, "{shift}");
+                assert_eq!(Announced::default().add(&chunk, upon), None, "{shift}");
             }
-            assert!(matches!(Notebook::load(&chunk), Err(NotebookError::Corrupt(_))), "{shift}");
+            assert!(matches!(Notebook::load(&chunk), Err(ReplicaError::Corrupt(_))), "{shift}");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_does_not_agree() {
+    fn what_cannot_be_read_does_not_consistent() {
         let saved = Notebook::create("n").unwrap().save();
         for cut in 0..saved.len() {
-            assert!(!agree(&saved[..cut]), "cut at {cut}");
+            assert!(!consistent(&saved[..cut]), "cut at {cut}");
         }
     }
 
     #[test]
-    fn honest_documents_agree() {
+    fn honest_documents_consistent() {
         let mut room = Notebook::create("n").unwrap();
         let cell = |id: &str, source: &str| Op::insert_cell(id, "code", source, None);
         let delete = |id: &str| Op::DeleteCell { cell_id: id.into() };
-        assert!(agree(&Notebook::empty().save()));
+        assert!(consistent(&Notebook::empty().save()));
         room.edit(&[cell("a", "text"), cell("b", &"x = 1\n".repeat(500)), cell("c", "")]).unwrap();
-        assert!(agree(&room.save()));
+        assert!(consistent(&room.save()));
         // Operations that leave no row, at the end of a change; of two actors at once, with the same numbers.
         let mut peer = room.clone();
         peer.set_actor(&[7; 16]);
@@ -138,13 +139,13 @@ mod tests {
             notebook.edit(&[cell(&format!("new-{id}"), "s")]).unwrap();
             notebook.edit(&[delete(id)]).unwrap();
             notebook.edit(&[Op::SetSource { cell_id: "c".into(), source: id.repeat(9) }]).unwrap();
-            assert!(agree(&notebook.save()));
+            assert!(consistent(&notebook.save()));
         }
         room.doc.merge(&mut peer.doc).unwrap();
-        assert!(agree(&room.save()));
+        assert!(consistent(&room.save()));
         // A change without operations, and one behind it; the deletion of values in conflict; a counter.
         room.doc.empty_commit(automerge::transaction::CommitOptions::default());
-        assert!(agree(&room.save()));
+        assert!(consistent(&room.save()));
         let mut one = room.doc.fork();
         let mut other = room.doc.fork();
         for doc in [&mut one, &mut other] {
@@ -156,6 +157,6 @@ mod tests {
         }
         one.merge(&mut other).unwrap();
         one.transact::<_, _, automerge::AutomergeError>(|tx| tx.delete(ROOT, "x")).unwrap();
-        assert!(agree(&one.save()));
+        assert!(consistent(&one.save()));
     }
 }

@@ -6,11 +6,10 @@
 
 use super::chunks;
 use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
-use super::NotebookError;
 
 /// Operations of one change. A character that is written or deleted is one; checking a change takes about 250 bytes for
 /// each.
-pub(super) const CHANGE_OPERATIONS: u64 = 1 << 22;
+pub const CHANGE_OPERATIONS: u64 = 1 << 22;
 /// Operations that one message or file may bring: the whole history of a notebook, when somebody joins.
 const OPERATIONS: u64 = 1 << 26;
 /// Bytes that the packed parts of one message or file may unpack to.
@@ -22,7 +21,7 @@ const DEFLATED_CHANGE: u8 = 2;
 
 /// Why a message is not given to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TooHeavy {
+pub enum LimitExceeded {
     /// More than [`CHANGE_OPERATIONS`] in one.
     Change,
     /// More than [`OPERATIONS`].
@@ -33,7 +32,7 @@ pub(super) enum TooHeavy {
     Unreadable,
 }
 
-impl std::fmt::Display for TooHeavy {
+impl std::fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Change => write!(f, "more than {CHANGE_OPERATIONS} operations in one change"),
@@ -47,15 +46,15 @@ impl std::fmt::Display for TooHeavy {
 /// Refuses a change of our own that no peer would take.
 ///
 /// # Errors
-/// `BadOp`: it has too many operations.
-pub(super) fn check_own(operations: usize) -> Result<(), NotebookError> {
+/// It has too many operations.
+pub fn check_own(operations: usize) -> Result<(), LimitExceeded> {
     if operations as u64 > CHANGE_OPERATIONS {
-        return Err(NotebookError::BadOp(TooHeavy::Change.to_string()));
+        return Err(LimitExceeded::Change);
     }
     Ok(())
 }
 
-impl From<Unreadable> for TooHeavy {
+impl From<Unreadable> for LimitExceeded {
     fn from(_: Unreadable) -> Self {
         Self::Unreadable
     }
@@ -63,19 +62,19 @@ impl From<Unreadable> for TooHeavy {
 
 /// Weighs the chunks of one message or file.
 #[derive(Debug, Default)]
-pub(super) struct Scales {
+pub struct OpCount {
     operations: u64,
     unpacked: u64,
 }
 
-impl Scales {
+impl OpCount {
     /// Adds whole chunks, one behind the other.
     ///
     /// # Errors
     /// It is too much now, or cannot be told.
-    pub(super) fn add(&mut self, mut bytes: &[u8]) -> Result<(), TooHeavy> {
+    pub fn add(&mut self, mut bytes: &[u8]) -> Result<(), LimitExceeded> {
         while !bytes.is_empty() {
-            let (kind, body, rest) = chunks::split(bytes).ok_or(TooHeavy::Unreadable)?;
+            let (kind, body, rest) = chunks::split(bytes).ok_or(LimitExceeded::Unreadable)?;
             match kind {
                 CHANGE => self.change(&mut Reader::new(body))?,
                 DEFLATED_CHANGE => {
@@ -83,22 +82,22 @@ impl Scales {
                     self.change(&mut Reader::new(&body))?;
                 }
                 DOCUMENT => self.document(&mut Reader::new(body))?,
-                _ => return Err(TooHeavy::Unreadable),
+                _ => return Err(LimitExceeded::Unreadable),
             }
             bytes = rest;
         }
         Ok(())
     }
 
-    fn change(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
+    fn change(&mut self, reader: &mut Reader<'_>) -> Result<(), LimitExceeded> {
         let columns = reader.change_columns()?;
         if self.columns(reader, &columns)? > CHANGE_OPERATIONS {
-            return Err(TooHeavy::Change);
+            return Err(LimitExceeded::Change);
         }
         Ok(())
     }
 
-    fn document(&mut self, reader: &mut Reader<'_>) -> Result<(), TooHeavy> {
+    fn document(&mut self, reader: &mut Reader<'_>) -> Result<(), LimitExceeded> {
         reader.list()?; // Authors.
         reader.hashes()?;
         let (changes, operations) = (reader.columns()?, reader.columns()?);
@@ -108,7 +107,7 @@ impl Scales {
     }
 
     /// As many operations as the longest column has rows: their number.
-    fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<u64, TooHeavy> {
+    fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<u64, LimitExceeded> {
         let mut longest = 0;
         for (specification, length) in columns {
             let data = reader.take(*length)?;
@@ -121,17 +120,17 @@ impl Scales {
         }
         self.operations = self.operations.saturating_add(longest);
         if self.operations > OPERATIONS {
-            return Err(TooHeavy::Operations);
+            return Err(LimitExceeded::Operations);
         }
         Ok(longest)
     }
 
-    fn inflate(&mut self, data: &[u8]) -> Result<Vec<u8>, TooHeavy> {
+    fn inflate(&mut self, data: &[u8]) -> Result<Vec<u8>, LimitExceeded> {
         // One byte more shows that there are too many.
         let unpacked = inflated(data, UNPACKED - self.unpacked + 1)?;
         self.unpacked += unpacked.len() as u64;
         if self.unpacked > UNPACKED {
-            return Err(TooHeavy::Unpacked);
+            return Err(LimitExceeded::Unpacked);
         }
         Ok(unpacked)
     }
@@ -161,10 +160,10 @@ mod tests {
     use super::*;
     use crate::notebook::{Notebook, Op};
 
-    fn weight(bytes: &[u8]) -> Result<u64, TooHeavy> {
-        let mut scales = Scales::default();
-        scales.add(bytes)?;
-        Ok(scales.operations)
+    fn weight(bytes: &[u8]) -> Result<u64, LimitExceeded> {
+        let mut count = OpCount::default();
+        count.add(bytes)?;
+        Ok(count.operations)
     }
 
     fn notebook(text: &str) -> Notebook {
@@ -238,16 +237,16 @@ mod tests {
         ];
         for (specification, column) in columns {
             let body = change(specification, &column);
-            assert_eq!(weight(&chunk(1, &body)), Err(TooHeavy::Operations), "{specification:#x}");
+            assert_eq!(weight(&chunk(1, &body)), Err(LimitExceeded::Operations), "{specification:#x}");
         }
         let allowed = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS, 1)));
         assert_eq!(weight(&allowed), Ok(CHANGE_OPERATIONS));
         let one_more = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS + 1, 1)));
-        assert_eq!(weight(&one_more), Err(TooHeavy::Change));
+        assert_eq!(weight(&one_more), Err(LimitExceeded::Change));
         let full = allowed.repeat((OPERATIONS / CHANGE_OPERATIONS) as usize);
         assert_eq!(weight(&full), Ok(OPERATIONS));
         let more = [full, chunk(1, &change(0x42, &run(1, 1)))].concat();
-        assert_eq!(weight(&more), Err(TooHeavy::Operations), "all chunks of a message together");
+        assert_eq!(weight(&more), Err(LimitExceeded::Operations), "all chunks of a message together");
     }
 
     #[test]
@@ -268,7 +267,7 @@ mod tests {
         let mut message = vec![0x42, 0, 0, 0, 1];
         leb(chunk.len() as u64, &mut message);
         message.extend(chunk);
-        let error = crate::notebook::PeerSync::new().receive(&mut notebook, &message).unwrap_err();
+        let error = crate::replica::PeerSync::new().receive(&mut notebook, &message).unwrap_err();
         assert!(error.to_string().contains("more than 67108864 operations"), "{error}");
         assert_eq!(notebook.heads(), before);
     }
@@ -288,7 +287,7 @@ mod tests {
         for _ in 0..=(UNPACKED >> 20) {
             packed.write_all(&zeros).unwrap();
         }
-        assert_eq!(weight(&chunk(2, &packed.finish().unwrap())), Err(TooHeavy::Unpacked));
+        assert_eq!(weight(&chunk(2, &packed.finish().unwrap())), Err(LimitExceeded::Unpacked));
     }
 
     #[test]
@@ -299,9 +298,9 @@ mod tests {
             let start = saved.len() - body;
             let _told_or_refused = weight(&chunk(0, &saved[start..start + cut]));
         }
-        assert_eq!(weight(&chunk(3, b"")), Err(TooHeavy::Unreadable));
-        assert_eq!(weight(&chunk(1, &[0xff; 40])), Err(TooHeavy::Unreadable));
-        assert_eq!(weight(&chunk(2, &[0xff; 40])), Err(TooHeavy::Unreadable));
-        assert_eq!(weight(b"no chunk"), Err(TooHeavy::Unreadable));
+        assert_eq!(weight(&chunk(3, b"")), Err(LimitExceeded::Unreadable));
+        assert_eq!(weight(&chunk(1, &[0xff; 40])), Err(LimitExceeded::Unreadable));
+        assert_eq!(weight(&chunk(2, &[0xff; 40])), Err(LimitExceeded::Unreadable));
+        assert_eq!(weight(b"no chunk"), Err(LimitExceeded::Unreadable));
     }
 }

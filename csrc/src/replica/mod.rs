@@ -1,0 +1,79 @@
+//! Storey 1: an Automerge document that peers keep equal. Knows no schema.
+//!
+//! A document of a program is a [`Doc`]; one that takes changes of peers is a [`Replica`]. [`PeerSync`] is the state of the
+//! sync protocol with one peer (`sync`). What comes from outside passes `admission` first; `load` reads files with a torn
+//! tail; a change that the engine fails on is taken back (`rollback`).
+
+mod admission;
+mod load;
+mod panic;
+mod rollback;
+mod sync;
+
+pub use admission::any_packed;
+pub use automerge::ChangeHash;
+pub use load::load_prefix;
+pub use sync::{barrier, PeerSync};
+
+pub(crate) use admission::{check_own, LimitExceeded};
+
+use std::fmt;
+
+use automerge::sync::{Message, State};
+use automerge::{Automerge, TextEncoding};
+
+/// Positions in a text are Unicode code points, whatever the platform prefers.
+pub(crate) const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
+
+/// A document, to be read.
+pub trait Doc {
+    /// The document itself.
+    fn doc(&self) -> &Automerge;
+}
+
+/// A document that peers keep equal by the sync protocol: a notebook, the settings.
+pub trait Replica: Doc {
+    /// What a received message changed, in the terms of the document's schema.
+    type Changes: Default;
+
+    /// Applies a message that was decoded and admitted.
+    ///
+    /// # Errors
+    /// Its changes cannot be applied.
+    fn apply(&mut self, state: &mut State, message: Message) -> Result<Self::Changes, ReplicaError>;
+
+    /// Replaces the document by an earlier state of it: the engine failed in the midst of a change.
+    fn restore(&mut self, document: Automerge);
+}
+
+/// Why a document could not be loaded, received or read. It is unchanged in every case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaError {
+    /// Bytes that should be a saved document are not one.
+    Corrupt(String),
+    /// Bytes that should be a sync message are not one, or carry changes that cannot be applied.
+    BadSync(String),
+    /// A change that this replica does not have.
+    UnknownHeads(String),
+    /// The document engine refused something this module did not foresee.
+    Engine(String),
+}
+
+impl fmt::Display for ReplicaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corrupt(text) => write!(f, "corrupt document: {text}"),
+            Self::BadSync(text) => write!(f, "bad sync message: {text}"),
+            Self::UnknownHeads(text) => write!(f, "unknown heads: {text}"),
+            Self::Engine(text) => write!(f, "document error: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for ReplicaError {}
+
+impl From<automerge::AutomergeError> for ReplicaError {
+    fn from(error: automerge::AutomergeError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}

@@ -1,0 +1,46 @@
+//! Storey 1: taking back a change that the document engine failed on.
+
+use std::any::Any;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+
+use automerge::{Automerge, ChangeHash};
+
+use super::panic::catch_panic;
+use super::{Replica, ReplicaError, ENCODING};
+
+/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if the document is not `sound` then,
+/// the replica becomes what it was before, and that is an error of the sender.
+///
+/// # Panics
+/// When what the engine left cannot be proven to be the document as it was.
+pub(super) fn apply_or_restore<R: Replica + ?Sized, T>(
+    replica: &mut R,
+    apply: impl FnOnce(&mut R) -> Result<T, ReplicaError>,
+    sound: impl FnOnce(&Automerge, &[ChangeHash]) -> bool,
+) -> Result<T, ReplicaError> {
+    let before = replica.doc().get_heads();
+    let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| apply(replica))) {
+        Ok(Err(error)) => return Err(error),
+        Ok(done) if sound(replica.doc(), &before) => return done,
+        Ok(_) => Box::new("changes that cannot be kept"),
+        Err(panic) => panic,
+    };
+    match catch_panic(|| rebuilt(replica.doc(), &before)).flatten() {
+        Some(intact) => {
+            replica.restore(intact);
+            Err(ReplicaError::BadSync("the document engine cannot take these changes".into()))
+        }
+        None => resume_unwind(panic),
+    }
+}
+
+/// The document as it was with these heads, out of what a failure left of it.
+///
+/// Heads are hashes over everything that led to them, and are computed anew from the content here: a document with the
+/// same heads is the same document. Changes that wait for others are left out, the one that broke it may be among
+/// them; peers send them again when they are asked for what is missing.
+fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
+    let again =
+        if heads.is_empty() { Automerge::new_with_encoding(ENCODING) } else { doc.fork_at(heads).ok()? };
+    (again.get_heads() == heads).then(|| again.with_actor(doc.get_actor().clone()))
+}
