@@ -17,7 +17,7 @@ from runtimed_ffi._binding.filelock import acquire
 from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi.cli.observe import Observation, holders, is_ours, observe
 from runtimed_ffi.daemon import cli
-from runtimed_ffi.daemon.ownership import Unsafe
+from runtimed_ffi.daemon.permissions import Unsafe
 from runtimed_ffi.daemon.state import make_base
 from runtimed_ffi.errors import ConnectError
 from runtimed_ffi.places import Layout, daemon_command, is_locked

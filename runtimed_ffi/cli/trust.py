@@ -10,8 +10,8 @@ import os
 import sys
 
 from runtimed_ffi.daemon.environments import trust
+from runtimed_ffi.daemon.environments.requirements import dependency_objects, member
 from runtimed_ffi.daemon.environments.trust import Trust, TrustKeyError
-from runtimed_ffi.daemon.environments.wishes import dependency_objects, member
 from runtimed_ffi.daemon.files import notebooks, paths
 from runtimed_ffi.daemon.files.notebooks import FormatError
 from runtimed_ffi.daemon.files.paths import Changed, FileError

@@ -4,32 +4,32 @@ Storey: daemon (7).  It stands on the public handles ``runtimed_ffi.host`` and `
 neither wire bytes nor Automerge.  One asyncio loop does everything; nothing here is called from another thread
 unless its docstring says so.
 
-=============  ============================================================
-module         noun
-=============  ============================================================
-``cli``        the command line: its options, and ``run``
-``service``    the life of the process: lock, socket, signals, end
-``state``      the directory with the files of the daemon
-``ownership``  whose files these are
-``limits``     descriptors and peers
-``logbook``    the log
-``report``     what the daemon tells about itself
-``dispatch``   events of the host, handed to whom they concern
-``libraries``  importing them late
-``processes``  the end of a child process, and its last words
-``ports``      what these modules need from each other
-=============  ============================================================
+=================  ===================================================
+module             noun
+=================  ===================================================
+``cli``            the command line: its options, and ``run``
+``service``        the life of the process: lock, socket, signals, end
+``state``          the directory with the files of the daemon
+``permissions``    whose files these are
+``limits``         descriptors and peers
+``logging_setup``  the log
+``report``         what the daemon tells about itself
+``dispatch``       events of the host, handed to whom they concern
+``lazy_import``    importing them late
+``processes``      the end of a child process, and its last words
+``ports``          what these modules need from each other
+=================  ===================================================
 
-================  ============================================================
+================  =============================================
 package           noun
-================  ============================================================
+================  =============================================
 ``rooms``         rooms, their requests, executions and outputs
 ``files``         the notebook files of the rooms
 ``kernels``       kernels, from the launch to the end
 ``environments``  what kernels need before they can start
 ``channels``      pool, settings, blobs
-================  ============================================================
+================  =============================================
 
 Imports point this way: the modules above -> channels -> rooms -> files, kernels -> environments ->
-``processes``, ``libraries``, ``ports``.
+``processes``, ``lazy_import``, ``ports``.
 """

@@ -13,11 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from runtimed_ffi.daemon.limits import MAX_PEERS
+from runtimed_ffi.daemon.logging_setup import FORMATS, open_log
+from runtimed_ffi.daemon.state import AlreadyRunning, make_base
 from runtimed_ffi.places import IDLE_SECONDS, Layout, layout
-
-from .limits import MAX_PEERS
-from .logbook import FORMATS, open_log
-from .state import AlreadyRunning, make_base
 
 COMMANDS = {
     "run": "be the daemon, in the foreground (default)",
@@ -169,8 +168,8 @@ def run_options(arguments: argparse.Namespace) -> list[str]:
 
 def run(paths: Layout, arguments: argparse.Namespace) -> int:
     """Be the daemon until it ends, and return the exit status."""
-    from .. import __version__
-    from . import service
+    from runtimed_ffi import __version__
+    from runtimed_ffi.daemon import service
 
     idle = arguments.idle_timeout
     if idle is None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 
-from .. import host as hosting
-from ..host import ChannelKind, EventKind
-from . import logbook
-from .channels.blob_channel import BlobRequests
-from .channels.pool import PoolRequests
-from .channels.settings import Settings
-from .limits import Limits
-from .ports import HostEvent
-from .rooms.requests import NotebookRequests
-from .rooms.rooms import Rooms
+from runtimed_ffi import host as hosting
+from runtimed_ffi.daemon import logging_setup
+from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
+from runtimed_ffi.daemon.channels.pool_requests import PoolRequests
+from runtimed_ffi.daemon.channels.settings import Settings
+from runtimed_ffi.daemon.limits import Limits
+from runtimed_ffi.daemon.ports import HostEvent
+from runtimed_ffi.daemon.rooms.requests import NotebookRequests
+from runtimed_ffi.daemon.rooms.rooms import Rooms
+from runtimed_ffi.host import ChannelKind, EventKind
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Dispatch:
         self._limits = limits
 
     def __call__(self, event: HostEvent) -> None:
-        logbook.about(room=event.id, peer=event.peer)
+        logging_setup.about(room=event.id, peer=event.peer)
         try:
             if event.kind == EventKind.REQUEST:
                 self._request(event)

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .limits import Limits
-from .ports import HostPort, Json
-from .rooms.rooms import Rooms
+from runtimed_ffi.daemon.limits import Limits
+from runtimed_ffi.daemon.ports import HostPort, Json
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 
 class Report:

@@ -14,34 +14,33 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runtimed_ffi import host as hosting
+from runtimed_ffi.blobs import Blobs
+from runtimed_ffi.daemon import logging_setup
+from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
+from runtimed_ffi.daemon.channels.blob_server import BlobServer
+from runtimed_ffi.daemon.channels.pool_requests import PoolRequests
+from runtimed_ffi.daemon.channels.settings import Settings
+from runtimed_ffi.daemon.dispatch import Dispatch
+from runtimed_ffi.daemon.environments import trust
+from runtimed_ffi.daemon.environments.inline import InlineEnvironments
+from runtimed_ffi.daemon.environments.plans import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
+from runtimed_ffi.daemon.environments.pools import PoolSet
+from runtimed_ffi.daemon.environments.recipes import CondaRecipe, UvRecipe
+from runtimed_ffi.daemon.environments.removals import Removals
+from runtimed_ffi.daemon.kernels.launcher import Launcher
+from runtimed_ffi.daemon.lazy_import import load
+from runtimed_ffi.daemon.limits import MAX_PEERS, Limits
+from runtimed_ffi.daemon.ports import Json, KernelListener, KernelPort
+from runtimed_ffi.daemon.processes import kill_group
+from runtimed_ffi.daemon.report import Report
+from runtimed_ffi.daemon.rooms.requests import NotebookRequests
+from runtimed_ffi.daemon.rooms.rooms import EVICTION_DELAY, Rooms
+from runtimed_ffi.daemon.state import State
 from runtimed_ffi.places import Layout
 
-from .. import host as hosting
-from ..blobs import Blobs
-from . import logbook
-from .channels.blob_channel import BlobRequests
-from .channels.blob_server import BlobServer
-from .channels.pool import PoolRequests
-from .channels.settings import Settings
-from .dispatch import Dispatch
-from .environments import trust
-from .environments.inline import InlineEnvironments
-from .environments.plans import DEFAULT_SOURCE, LaunchPlan, LaunchRequest, default_plan, resolve
-from .environments.pools import Pools
-from .environments.recipes import CondaRecipe, UvRecipe
-from .environments.removals import Removals
-from .kernels.launcher import Launcher
-from .libraries import load
-from .limits import MAX_PEERS, Limits
-from .ports import Json, KernelListener, KernelPort
-from .processes import kill_group
-from .report import Report
-from .rooms.requests import NotebookRequests
-from .rooms.rooms import EVICTION_DELAY, Rooms
-from .state import State
-
 if TYPE_CHECKING:
-    from .kernels.standby import Standby
+    from runtimed_ffi.daemon.kernels.prewarmed import PrewarmedKernels
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class Service:
         self._stopping: asyncio.Future[str] | None = None
         self._last_activity = time.monotonic()
         self._context: Any = None
-        self._standby: Standby | None = None
+        self._prewarmed: PrewarmedKernels | None = None
         self._umask = -1
         self._launched: weakref.WeakSet[KernelPort] = weakref.WeakSet()
 
@@ -139,7 +138,7 @@ class Service:
             settings = Settings(host, self._paths.settings_document, self._paths.settings)
             settings.open()
             removals = Removals()
-            pools = Pools(
+            pools = PoolSet(
                 self._paths.environments,
                 {"uv": self._options.uv_pool_size, "conda": self._options.conda_pool_size},
                 host.announce_pool_state,
@@ -201,7 +200,7 @@ class Service:
                 await asyncio.wait({warm_up, environments}, timeout=KERNELS_END)
                 environments.cancel()
                 notebook.close()
-                waiting = loop.create_task(self._standby.close(KERNELS_END)) if self._standby is not None else None
+                waiting = loop.create_task(self._prewarmed.close(KERNELS_END)) if self._prewarmed is not None else None
                 await settings.close()
                 await rooms.close("the daemon was stopped", KERNELS_END)
                 await pools.close(ENVIRONMENTS_END)
@@ -243,29 +242,30 @@ class Service:
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
         # What the kernel starts to watch now carries this mapping, and later the process as well.
-        fields = logbook.about(**logbook.subject())
+        fields = logging_setup.about(**logging_setup.subject())
         kernel = await (await self._kernels()).launch(plan, listener)
         self._launched.add(kernel)
         fields["kernel"] = kernel.process_id
         log.info("a %s kernel from %s runs (pid %s)", plan.kernel_type, plan.env_source, kernel.process_id)
         return kernel
 
-    async def _kernels(self) -> Standby:
+    async def _kernels(self) -> PrewarmedKernels:
         # Imported late: jupyter_client takes longer than everything else before the first client can connect.
         await asyncio.get_running_loop().run_in_executor(None, _import_kernels)
-        if self._standby is None:
+        if self._prewarmed is None:
             import zmq
 
-            from .kernels import kernels, standby
+            from runtimed_ffi.daemon.kernels import prewarmed
+            from runtimed_ffi.daemon.kernels.kernel import Kernel, start
 
             directory, context, umask = self._paths.kernels, zmq.Context(), self._umask
 
-            async def start(plan: LaunchPlan, listener: KernelListener) -> kernels.Kernel:
-                return await kernels.start(plan, listener, directory, context, umask=umask)
+            async def start_here(plan: LaunchPlan, listener: KernelListener) -> Kernel:
+                return await start(plan, listener, directory, context, umask=umask)
 
             self._context = context
-            self._standby = standby.Standby(start, directory, self._options.kernel_pool_size)
-        return self._standby
+            self._prewarmed = prewarmed.PrewarmedKernels(start_here, directory, self._options.kernel_pool_size)
+        return self._prewarmed
 
     async def _warm_up(self) -> None:
         """Have everything ready for the first launch that can be had before it."""
@@ -277,8 +277,8 @@ class Service:
                 log.exception("no kernels are started ahead")
 
     def _kernel_pool(self) -> Json:
-        if self._standby is not None:
-            return self._standby.facts()
+        if self._prewarmed is not None:
+            return self._prewarmed.facts()
         return {"ready": 0, "starting": 0, "size": self._options.kernel_pool_size, "memory": 0}
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -325,7 +325,7 @@ class Service:
         asyncio.get_running_loop().call_later(delay, self._watch_idleness, rooms)
 
 
-async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> None:
+async def _prepare_environments(pools: PoolSet, inline: InlineEnvironments) -> None:
     """Begin with what a daemon before has left, in the background."""
     try:
         await pools.start()
@@ -335,7 +335,7 @@ async def _prepare_environments(pools: Pools, inline: InlineEnvironments) -> Non
 
 
 def _import_kernels() -> None:
-    load(__package__ + ".kernels.standby")
+    load(__package__ + ".kernels.prewarmed")
 
 
 def run(paths: Layout, options: Options, version: str) -> None:

@@ -13,11 +13,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from runtimed_ffi.daemon.kernels import kernel_directory
+from runtimed_ffi.daemon.permissions import check_own, check_shared_directory, make_private
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.places import Layout, read_info
-
-from .kernels import kernel_directory
-from .ownership import check_own, check_shared_directory, make_private
-from .ports import Json
 
 _DESCRIPTION_LIMIT = 4096
 """Bytes read of a workspace's description."""

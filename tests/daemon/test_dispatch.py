@@ -9,7 +9,7 @@ from unittest.mock import Mock, call
 import pytest
 
 from runtimed_ffi._binding.events import Event
-from runtimed_ffi.daemon import logbook
+from runtimed_ffi.daemon import logging_setup
 from runtimed_ffi.daemon.dispatch import Dispatch
 from runtimed_ffi.host import ChannelKind, EventKind
 
@@ -65,7 +65,7 @@ def test_what_is_logged_meanwhile_names_room_and_peer() -> None:
     subjects: list[Any] = []
 
     def note(*_: Any) -> None:
-        subjects.append(dict(logbook.subject()))
+        subjects.append(dict(logging_setup.subject()))
 
     everybody.rooms.left.side_effect = note
     contextvars.copy_context().run(give, Event(EventKind.PEER_LEFT, **EVENT))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtimed_ffi.daemon.channels.settings import Values
-from runtimed_ffi.daemon.environments import plans, trust, wishes
+from runtimed_ffi.daemon.environments import plans, requirements, trust
 from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic, resolve
 from runtimed_ffi.daemon.ports import LaunchError
 
@@ -43,7 +43,7 @@ def notebook(folder: Path, metadata: Any) -> str:
 def test_inline_directories(vector: Any) -> None:
     given = vector["input"]
     metadata = {"runt": {"conda" if "channels" in given else "uv": given}}
-    found = wishes.dependencies(metadata, "conda" if "channels" in given else "uv")
+    found = requirements.dependencies(metadata, "conda" if "channels" in given else "uv")
     assert found is not None
     assert found.directory_name == vector["expect"]["dir"]
 
@@ -55,11 +55,11 @@ def test_rooms_without_a_file(vector: Any) -> None:
 
 
 def test_a_wanted_python_is_another_environment() -> None:
-    plain, wanted = wishes.Dependencies("uv", ("a",)), wishes.Dependencies("uv", ("a",), python=">=3.12")
+    plain, wanted = requirements.Dependencies("uv", ("a",)), requirements.Dependencies("uv", ("a",), python=">=3.12")
     assert plain.directory_name != wanted.directory_name
-    channels = wishes.Dependencies("conda", ("a",), ("x", "y"))
-    assert channels.directory_name == wishes.Dependencies("conda", ("a",), ("y", "x")).directory_name
-    assert channels.directory_name != wishes.Dependencies("conda", ("a",)).directory_name
+    channels = requirements.Dependencies("conda", ("a",), ("x", "y"))
+    assert channels.directory_name == requirements.Dependencies("conda", ("a",), ("y", "x")).directory_name
+    assert channels.directory_name != requirements.Dependencies("conda", ("a",)).directory_name
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_dependencies_come_before_the_project_and_uv_before_conda(folder: Path) 
 def test_metadata_of_the_room_counts_before_the_file(folder: Path) -> None:
     path = notebook(folder, CONDA)
     choice = resolve(LaunchRequest("python", "auto", path, metadata=UV))
-    assert (choice.env_source, choice.dependencies) == ("uv:inline", wishes.Dependencies("uv", ("pandas>=2.0",)))
+    assert (choice.env_source, choice.dependencies) == ("uv:inline", requirements.Dependencies("uv", ("pandas>=2.0",)))
     with pytest.raises(LaunchError, match=r"conda:inline requires a prepared environment"):
         resolve(LaunchRequest("python", "conda:inline", path, metadata=UV))
     in_file = resolve(LaunchRequest("python", "conda:inline", path))
-    assert in_file.dependencies == wishes.Dependencies("conda", ("scipy",), ("bioconda",))
+    assert in_file.dependencies == requirements.Dependencies("conda", ("scipy",), ("bioconda",))
     by_room = resolve(LaunchRequest("python", "auto", None, path))
     assert (by_room.env_source, by_room.cwd) == ("conda:inline", str(folder))
 
 
 def test_project_files(folder: Path) -> None:
     def found() -> str | None:
-        project = wishes.project(str(folder))
+        project = requirements.project(str(folder))
         return None if project is None else str(Path(project.path).relative_to(folder.parent.parent)) + project.source
 
     assert found() is None
@@ -147,7 +147,7 @@ def test_kernel_types(folder: Path) -> None:
 def test_what_a_package_manager_must_not_get(name: Any) -> None:
     for metadata in ({"uv": {"dependencies": ["ok", name]}}, {"conda": {"dependencies": ["ok"], "channels": [name]}}):
         with pytest.raises(LaunchError, match="cannot be a dependency"):
-            wishes.dependencies(metadata, next(iter(metadata)))
+            requirements.dependencies(metadata, next(iter(metadata)))
 
 
 def test_automatic_launch_of_files(folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_dependencies_start_a_kernel_by_themselves_only_if_trusted(folder: Path)
     assert request is not None
     assert (request.env_source, request.metadata) == ("uv:inline", signed)
     notebook(folder, {"uv": {"dependencies": ["evil"]}})
-    assert resolve(request).dependencies == wishes.Dependencies("uv", ("pandas>=2.0",)), (
+    assert resolve(request).dependencies == requirements.Dependencies("uv", ("pandas>=2.0",)), (
         "what was checked is what counts"
     )
     (folder / "key").write_bytes(b"short")
@@ -199,9 +199,9 @@ def test_unreadable_notebooks_wish_for_nothing(folder: Path) -> None:
     path = folder / "n.ipynb"
     for content in (b"", b"\xff", b"[]", b'{"metadata": 5}', b"[" * 100_000):
         path.write_bytes(content)
-        assert wishes.of_file(str(path)) == {}
-    assert wishes.of_file(str(folder / "none")) == {}
+        assert requirements.of_file(str(path)) == {}
+    assert requirements.of_file(str(folder / "none")) == {}
     for text in ("", "[]", "{}", '{"runt": 5}'):
-        assert wishes.of_document({"notebook_metadata": text}) is None
-    assert wishes.of_document({}) is None
-    assert wishes.of_document({"notebook_metadata": json.dumps(UV)}) == UV
+        assert requirements.of_document({"notebook_metadata": text}) is None
+    assert requirements.of_document({}) is None
+    assert requirements.of_document({"notebook_metadata": json.dumps(UV)}) == UV

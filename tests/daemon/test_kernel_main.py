@@ -3,7 +3,7 @@
 import pytest
 
 import runtimed_ffi
-from runtimed_ffi.daemon.kernels.main import HIGH_WATER_MARK
+from runtimed_ffi.daemon.kernels.kernel_main import HIGH_WATER_MARK
 
 SOURCE = """
 import sys, __main__

@@ -20,8 +20,7 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 from cells import BEGUN, FOREVER, Gate  # noqa: E402
 
 from runtimed_ffi.daemon.environments import plans  # noqa: E402
-from runtimed_ffi.daemon.kernels import kernels  # noqa: E402
-from runtimed_ffi.daemon.kernels.kernels import Kernel  # noqa: E402
+from runtimed_ffi.daemon.kernels.kernel import Kernel, start  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError, Message  # noqa: E402
 from runtimed_ffi.daemon.processes import describe_exit, watch_process  # noqa: E402
 
@@ -70,7 +69,7 @@ def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callab
     def run(tmp_path: Path) -> None:
         async def body() -> None:
             context, ears = zmq.Context(), Ears()
-            kernel = await kernels.start(plan(tmp_path), ears, str(tmp_path), context)
+            kernel = await start(plan(tmp_path), ears, str(tmp_path), context)
             try:
                 await asyncio.wait_for(test(kernel, ears, tmp_path), LIMIT)
             finally:
@@ -100,7 +99,7 @@ async def test_execution_and_first_output_of_all(kernel: Kernel, ears: Ears, pat
 def test_files_of_the_user_are_not_made_private(tmp_path: Path) -> None:
     async def body() -> str:
         context, ears = zmq.Context(), Ears()
-        kernel = await kernels.start(plan(tmp_path), ears, str(tmp_path), context, umask=0o027)
+        kernel = await start(plan(tmp_path), ears, str(tmp_path), context, umask=0o027)
         msg_id = await ears.run(kernel, "import os; print(oct(os.umask(0)))")
         await kernel.shutdown()
         context.destroy(linger=0)
@@ -246,7 +245,7 @@ def start_and_fail(tmp_path: Path, argv: list[str], limit: float = LIMIT) -> str
         broken = plan(tmp_path)._replace(argv=argv)
         try:
             with pytest.raises(LaunchError) as caught:
-                await kernels.start(broken, Ears(), str(tmp_path), context, limit)
+                await start(broken, Ears(), str(tmp_path), context, limit)
         finally:
             context.destroy(linger=0)
         assert list(tmp_path.iterdir()) == []
@@ -274,7 +273,7 @@ def test_a_kernel_that_ends_the_moment_it_is_ready_is_never_handed_out(
 
         monkeypatch.setattr(Kernel, "_until_ready", until_ready)
         with pytest.raises(LaunchError, match="Kernel died: killed by SIGKILL"):
-            await kernels.start(plan(tmp_path), ears, str(tmp_path), context)
+            await start(plan(tmp_path), ears, str(tmp_path), context)
         assert ears.deaths == [], "who gets no kernel hears of no death"
         context.destroy(linger=0)
 
@@ -297,12 +296,12 @@ def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
         mark = tmp_path.parent / "pid"
         script = f"import os, time\nwith open({str(mark)!r}, 'w') as f: f.write(str(os.getpid()))\ntime.sleep(600)"
         slow = plan(tmp_path)._replace(argv=[sys.executable, "-c", script])
-        start = asyncio.ensure_future(kernels.start(slow, Ears(), str(tmp_path), context))
+        starting = asyncio.ensure_future(start(slow, Ears(), str(tmp_path), context))
         while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.01)
-        start.cancel()
+        starting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await start
+            await starting
         await gone(int(mark.read_text()))
         context.destroy(linger=0)
 
@@ -316,7 +315,7 @@ def test_a_long_directory_gets_a_short_one(tmp_path: Path) -> None:
 
     async def body() -> None:
         context, ears = zmq.Context(), Ears()
-        kernel = await kernels.start(plan(tmp_path), ears, str(long), context)
+        kernel = await start(plan(tmp_path), ears, str(long), context)
         await ears.run(kernel, "1")
         await kernel.shutdown()
         context.destroy(linger=0)

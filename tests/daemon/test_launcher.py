@@ -16,7 +16,7 @@ from runtimed_ffi.daemon.channels.settings import Values
 from runtimed_ffi.daemon.environments import conda
 from runtimed_ffi.daemon.environments.inline import InlineEnvironments
 from runtimed_ffi.daemon.environments.plans import LaunchPlan, LaunchRequest
-from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.recipes import CondaRecipe, UvRecipe
 from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.kernels import launcher
@@ -72,7 +72,7 @@ class Scene:
         self.failure: Exception | None = None
         recipes = {"uv": UvRecipe(self.settings), "conda": CondaRecipe(self.settings)}
         removals = Removals()
-        self.pools = Pools(str(self.envs), {"uv": uv}, lambda state: None, recipes, removals)
+        self.pools = PoolSet(str(self.envs), {"uv": uv}, lambda state: None, recipes, removals)
         self.inline = InlineEnvironments(str(self.envs), removals)
         self.launcher = Launcher(self.start, self.pools, self.inline, self.settings, str(directory / "key"))
 

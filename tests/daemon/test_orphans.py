@@ -173,14 +173,14 @@ def test_the_next_daemon_ends_what_a_killed_one_left_and_starts_clean(tmp_path: 
     script = f"""
         import asyncio, sys, zmq
         from runtimed_ffi.daemon.environments.plans import LaunchPlan
-        from runtimed_ffi.daemon.kernels import kernels
+        from runtimed_ffi.daemon.kernels import kernel as kernel_module
         class Nobody:
             def on_messages(self, kernel, batch): pass
             def on_death(self, kernel, reason): pass
         async def main():
             argv = [sys.executable, {str(tmp_path / "foreign.py")!r}, "-f", "{{connection_file}}"]
             plan = LaunchPlan("python", "x", argv, "/")
-            kernel = await kernels.start(plan, Nobody(), {str(tmp_path / "d" / "kernels")!r}, zmq.Context())
+            kernel = await kernel_module.start(plan, Nobody(), {str(tmp_path / "d" / "kernels")!r}, zmq.Context())
             print(kernel.process_id, flush=True)
             await asyncio.sleep(600)
         asyncio.run(main())

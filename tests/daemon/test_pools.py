@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon.environments import claims
+from runtimed_ffi.daemon.environments import leases
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.inline import InlineEnvironments
-from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.pool_state import MAXIMUM_AGE
+from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.removals import Removals
-from runtimed_ffi.daemon.environments.stock import MAXIMUM_AGE
 
 from .fakes import FakeRecipe, eventually, make_fake_environment
 
@@ -31,7 +31,9 @@ class Scene:
         self.states: list[Any] = []
         recipes = {"uv": self.uv, "conda": self.conda}
         self.removals = Removals()
-        self.pools = Pools(str(self.directory), {"uv": uv, "conda": conda}, self.states.append, recipes, self.removals)
+        self.pools = PoolSet(
+            str(self.directory), {"uv": uv, "conda": conda}, self.states.append, recipes, self.removals
+        )
 
     async def start(self) -> None:
         """Begin, and see old environments removed."""
@@ -59,10 +61,10 @@ def forge(directory: Path, number: int, state: str, **facts: Any) -> Path:
     """An environment on disk, as a daemon that is dead left it."""
     path = directory / f"runtimed-uv-{number:08x}-0000-4000-8000-000000000000"
     make_fake_environment(str(path))
-    claim = claims.claim(str(path), create=True)
-    assert claim is not None
-    claim.write(state, **{"kind": "uv", "made": time.time(), "ingredients": {"packages": ["ipywidgets"]}, **facts})
-    claim.release()
+    lease = leases.acquire(str(path), create=True)
+    assert lease is not None
+    lease.write(state, **{"kind": "uv", "made": time.time(), "ingredients": {"packages": ["ipywidgets"]}, **facts})
+    lease.release()
     return path
 
 
@@ -71,17 +73,17 @@ def test_what_was_left_on_disk(tmp_path: Path) -> None:
         scene = Scene(tmp_path, uv=2)
         scene.uv.gate.clear()
         directory = scene.directory
-        good = forge(directory, 1, claims.READY)
-        incomplete = forge(directory, 2, claims.BUILDING)
-        used = forge(directory, 3, claims.USED)
-        old = forge(directory, 4, claims.READY, made=time.time() - MAXIMUM_AGE - 1)
-        outdated = forge(directory, 5, claims.READY, ingredients={"packages": ["x"]})
-        broken = forge(directory, 6, claims.READY)
+        good = forge(directory, 1, leases.READY)
+        incomplete = forge(directory, 2, leases.BUILDING)
+        used = forge(directory, 3, leases.USED)
+        old = forge(directory, 4, leases.READY, made=time.time() - MAXIMUM_AGE - 1)
+        outdated = forge(directory, 5, leases.READY, ingredients={"packages": ["x"]})
+        broken = forge(directory, 6, leases.READY)
         (broken / "bin" / "python").unlink()
-        given = forge(directory, 7, claims.GIVEN)
-        held = forge(directory, 8, claims.READY)
-        holder = claims.claim(str(held))  # As another living daemon has it: locks belong to the open file.
-        inhabited = forge(directory, 9, claims.USED)
+        given = forge(directory, 7, leases.GIVEN)
+        held = forge(directory, 8, leases.READY)
+        holder = leases.acquire(str(held))  # As another living daemon has it: locks belong to the open file.
+        inhabited = forge(directory, 9, leases.USED)
         os.unlink(inhabited / "bin" / "python")
         os.symlink(sys.executable, inhabited / "bin" / "python")
         command = [str(inhabited / "bin" / "python"), "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
@@ -113,7 +115,7 @@ def test_more_than_the_target_is_not_kept(tmp_path: Path) -> None:
     async def body() -> None:
         scene = Scene(tmp_path, uv=1)
         for number in range(3):
-            forge(scene.directory, number, claims.READY)
+            forge(scene.directory, number, leases.READY)
         await scene.start()
         assert scene.available() == 1
         assert len(scene.names) == 1
@@ -149,7 +151,7 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
 
     async def body() -> None:
         first = Scene(tmp_path, uv=0)
-        forge(first.directory, 1, claims.READY)
+        forge(first.directory, 1, leases.READY)
         await first.pools.start()
         monkeypatch.setenv("PATH", f"{rm.parent}{os.pathsep}{path}")
         environment = await first.pools.acquire("uv", first.said.append)
@@ -157,9 +159,9 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
         await eventually((tmp_path / "begun").exists)
         await asyncio.wait_for(first.removals.close(0.1), 30)
         assert first.names == [os.path.basename(environment.path)]
-        claim = claims.claim(environment.path)
-        assert claim is not None and claim.read() == {"state": claims.BUILDING}, "nobody takes it for a whole one"
-        claim.release()
+        lease = leases.acquire(environment.path)
+        assert lease is not None and lease.read() == {"state": leases.BUILDING}, "nobody takes it for a whole one"
+        lease.release()
         monkeypatch.setenv("PATH", path)
         second = Scene(tmp_path, uv=0)
         await second.start()
@@ -171,14 +173,14 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
 
 def test_a_removal_that_ends_before_it_begins_gives_up_the_hold(tmp_path: Path) -> None:
     async def body() -> None:
-        path = forge(tmp_path, 1, claims.READY)
-        claim = claims.claim(str(path))
-        assert claim is not None
+        path = forge(tmp_path, 1, leases.READY)
+        lease = leases.acquire(str(path))
+        assert lease is not None
         removals = Removals()
-        removals.begin(claim).cancel()
+        removals.begin(lease).cancel()
         await removals.settle()
-        again = claims.claim(str(path))
-        assert again is not None and again.read() == {"state": claims.BUILDING}, "the next daemon goes on"
+        again = leases.acquire(str(path))
+        assert again is not None and again.read() == {"state": leases.BUILDING}, "the next daemon goes on"
         again.release()
 
     asyncio.run(body())
@@ -197,11 +199,11 @@ def test_what_somebody_waits_for_does_not_stand_in_line(tmp_path: Path, monkeypa
         removals, held = Removals(), []
         for name in ("slow-1", "slow-2", "behind", "wanted"):
             make_fake_environment(str(tmp_path / name))
-            claim = claims.claim(str(tmp_path / name), create=True)
-            assert claim is not None
-            held.append(claim)
-        for claim in held[:3]:
-            removals.begin(claim)
+            lease = leases.acquire(str(tmp_path / name), create=True)
+            assert lease is not None
+            held.append(lease)
+        for lease in held[:3]:
+            removals.begin(lease)
         await asyncio.wait_for(removals.begin(held[3], awaited=True), 30)
         left = [name for name in ("slow-1", "slow-2", "behind", "wanted") if (tmp_path / name).exists()]
         assert left == ["slow-1", "slow-2", "behind"], "no more than two of the others at once"
@@ -241,9 +243,9 @@ def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
         scene.conda.gate.set()
         environment = await launch
         assert scene.conda.background == [False], "somebody waits: no low priority"
-        mark = claims.marked(str(scene.directory), "")
+        mark = leases.marked(str(scene.directory), "")
         assert mark == [environment.path]
-        assert claims.claim(environment.path) is None, "it is held"
+        assert leases.acquire(environment.path) is None, "it is held"
         environment.end()
         environment.end()
         await scene.close()
@@ -362,10 +364,10 @@ def test_the_same_content_is_made_once(tmp_path: Path) -> None:
         held = await asyncio.gather(*launches)
         again = await cache.obtain("uv", "inline-1", python_of, make, said.append)
         assert len(make.paths) == 1
-        assert {claim.path for claim in [*held, again]} == {make.paths[0]}
-        assert claims.claim(make.paths[0]) is None, "kernels use it"
-        for claim in [*held, again]:
-            claim.release()
+        assert {lease.path for lease in [*held, again]} == {make.paths[0]}
+        assert leases.acquire(make.paths[0]) is None, "kernels use it"
+        for lease in [*held, again]:
+            lease.release()
         os.unlink(python_of(make.paths[0]))
         (await cache.obtain("uv", "inline-1", python_of, make, said.append)).release()
         assert len(make.paths) == 2, "a broken one is made anew"
@@ -439,13 +441,13 @@ def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
         cache = InlineEnvironments(str(tmp_path), removals, keep_seconds=100, keep_count=3)
         now, held = time.time(), []
         for number in range(6):
-            claim = await cache.obtain("uv", f"inline-{number}", python_of, make, lambda text: None)
-            os.utime(claim.path + claims.MARK_SUFFIX, (now, now - 50 - number))
-            held.append(claim)
-        os.utime(make.paths[2] + claims.MARK_SUFFIX, (now, now - 200))
-        for number, claim in enumerate(held):
+            lease = await cache.obtain("uv", f"inline-{number}", python_of, make, lambda text: None)
+            os.utime(lease.path + leases.MARK_SUFFIX, (now, now - 50 - number))
+            held.append(lease)
+        os.utime(make.paths[2] + leases.MARK_SUFFIX, (now, now - 200))
+        for number, lease in enumerate(held):
             if number != 5:
-                claim.release()
+                lease.release()
         await cache.prune()
         await removals.settle()
         left = sorted(name for name in os.listdir(os.path.dirname(make.paths[0])) if not name.endswith(".json"))

@@ -27,8 +27,8 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 from jupyter_client.provisioning.factory import KernelProvisionerFactory  # noqa: E402
 
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
-from runtimed_ffi.daemon.kernels import kernels, provisioned  # noqa: E402
-from runtimed_ffi.daemon.kernels.kernels import Kernel  # noqa: E402
+from runtimed_ffi.daemon.kernels import provisioned  # noqa: E402
+from runtimed_ffi.daemon.kernels.kernel import Kernel, start  # noqa: E402
 from runtimed_ffi.daemon.ports import LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears, idle_interrupt  # noqa: E402
@@ -188,7 +188,7 @@ def run(site: Path, plan: LaunchPlan, test: Test, limit: float = LIMIT) -> None:
         directory = site / "k"
         directory.mkdir()
         try:
-            kernel = await kernels.start(plan, ears, str(directory), context, limit)
+            kernel = await start(plan, ears, str(directory), context, limit)
             try:
                 await test(kernel, ears, directory)
             finally:

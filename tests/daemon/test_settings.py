@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import runtimed_ffi
-from runtimed_ffi.daemon.channels.mirror import SCHEMA
 from runtimed_ffi.daemon.channels.settings import Settings, Values
+from runtimed_ffi.daemon.channels.settings_file import SCHEMA
 from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.host import EventKind, Host
@@ -149,8 +149,8 @@ def test_listeners_hear_of_each_change_once_and_disturb_nobody(host, tmp_path, m
     settings.on_change(lambda values: 1 / 0)
     settings.on_change(heard.append)
     mirror.write_text('{"default_python_env": "conda"}')
-    settings.read_mirror()
-    settings.read_mirror()
+    settings.read_file()
+    settings.read_file()
     assert heard == [Values(default_python_env="conda")]
     assert "a listener of the settings failed" in caplog.text
     assert mirror.read_text() == '{"default_python_env": "conda"}', "what a person wrote is left as it is"
@@ -159,8 +159,8 @@ def test_listeners_hear_of_each_change_once_and_disturb_nobody(host, tmp_path, m
 def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
     mirror.write_text('{"theme": "dark",')
-    settings.read_mirror()
-    settings.read_mirror()
+    settings.read_file()
+    settings.read_file()
     assert settings.values == Values()
     assert [record.levelno for record in caplog.records if "broken" in record.message] == [logging.ERROR]
     assert mirror.read_text() == '{"theme": "dark",', "nobody writes over what a person is writing"
@@ -174,7 +174,7 @@ def test_a_mended_file_counts_again(host, tmp_path, mirror):
     settings = opened(host, tmp_path)
     for content in ("[]", "nonsense", "", '{"theme": "dark"}'):
         mirror.write_text(content)
-        settings.read_mirror()
+        settings.read_file()
     assert settings.values.theme == "dark"
 
 
@@ -182,7 +182,7 @@ def test_a_file_that_somebody_is_writing_is_no_mistake(host, tmp_path, mirror, c
     settings = opened(host, tmp_path)
     caplog.set_level(logging.DEBUG, "runtimed_ffi")
     mirror.write_text("")
-    settings.read_mirror()
+    settings.read_file()
     assert [record.levelno for record in caplog.records if "broken" in record.message] == [logging.DEBUG]
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_was_removed_is_written_again_with_the_next_change(host, tmp
     settings.changed()
     before = mirror.read_bytes()
     mirror.unlink()
-    settings.read_mirror()
+    settings.read_file()
     assert settings.values == Values() and not mirror.exists()
     settings.changed()
     assert mirror.read_bytes() == before
@@ -200,7 +200,7 @@ def test_a_file_that_was_removed_is_written_again_with_the_next_change(host, tmp
 def test_one_unusable_member_does_not_cost_the_others(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
     mirror.write_text('{"theme": 5, "default_runtime": "deno"}')
-    settings.read_mirror()
+    settings.read_file()
     assert settings.values == Values(default_runtime="deno")
     assert "theme must be a string" in caplog.text
 
@@ -266,8 +266,8 @@ def test_the_end_waits_for_a_watch_that_is_starting(host, tmp_path, mirror, monk
         assert go_on.wait(60.0)
         steps.append("started")
 
-    monkeypatch.setattr(settings._mirror, "start_watching", start)
-    monkeypatch.setattr(settings._mirror, "stop_watching", lambda: steps.append("stopped"))
+    monkeypatch.setattr(settings._file, "start_watching", start)
+    monkeypatch.setattr(settings._file, "stop_watching", lambda: steps.append("stopped"))
 
     async def body():
         settings.watch()

@@ -12,7 +12,7 @@ import os
 import socket
 from typing import Any, NamedTuple
 
-from ..libraries import load
+from runtimed_ffi.daemon.lazy_import import load
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The settings: the document that peers share, its JSON mirror, and what of it the daemon itself uses.
 
-Storey: daemon (7).  Source: protocol 2, section 11.1.  The document is the library's; its mirror is in ``mirror``.
-Everything on the loop's thread.
+Storey: daemon (7).  Source: protocol 2, section 11.1.  The document is the library's; its mirror is in
+``settings_file``.  Everything on the loop's thread.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Protocol
 
-from ..files.paths import set_aside
-from ..ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
-from .mirror import Mirror
+from runtimed_ffi.daemon.channels.settings_file import SettingsFile
+from runtimed_ffi.daemon.files.paths import set_aside
+from runtimed_ffi.daemon.ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Settings:
     def __init__(self, host: SettingsPort, document: str, directory: str) -> None:
         self._host = host
         self._document = document
-        self._mirror = Mirror(directory)
+        self._file = SettingsFile(directory)
         self._values = Values()
         self._listeners: list[Callable[[Values], None]] = []
         self._starting: asyncio.Future[None] | None = None
@@ -109,10 +109,10 @@ class Settings:
             log.error("the settings cannot be saved in %s: %s", self._document, error)
             self._host.open_settings(None)
         try:
-            self._mirror.prepare()
+            self._file.prepare()
         except OSError as error:
             log.error("the mirror of the settings cannot be prepared: %s", error)
-        self.read_mirror()
+        self.read_file()
 
     def _open_document(self) -> None:
         try:
@@ -128,9 +128,9 @@ class Settings:
         """Peers have changed the document: write the mirror and tell the listeners."""
         # An edit of the file that we have not seen yet must not be overwritten.
         self._take_edits()
-        self._mirror.write(self._refresh())
+        self._file.write(self._refresh())
 
-    def read_mirror(self) -> None:
+    def read_file(self) -> None:
         """The mirror may have changed: take over what people wrote.  The file itself is left as they made it."""
         self._take_edits()
         self._refresh()
@@ -146,25 +146,25 @@ class Settings:
     def watch(self) -> None:
         """Watch the mirror from now on.  Without a watch, which is reported, it is read at the next change only."""
         loop = asyncio.get_running_loop()
-        self._starting = loop.run_in_executor(None, self._mirror.start_watching, loop, self.read_mirror)
+        self._starting = loop.run_in_executor(None, self._file.start_watching, loop, self.read_file)
         self._starting.add_done_callback(self._watching)
 
     def _watching(self, starting: asyncio.Future[None]) -> None:
         if starting.cancelled():
             return
         if starting.exception() is not None:
-            log.warning("%s is not watched: %s", self._mirror.path, starting.exception())
+            log.warning("%s is not watched: %s", self._file.path, starting.exception())
         # Whatever happened between the first look and the start of the watch.
-        self.read_mirror()
+        self.read_file()
 
     async def close(self) -> None:
         """Stop watching."""
         if self._starting is not None:
             await asyncio.wait({self._starting})
-        self._mirror.stop_watching()
+        self._file.stop_watching()
 
     def _take_edits(self) -> None:
-        edits = self._mirror.edits()
+        edits = self._file.edits()
         if not edits:
             return
         try:
@@ -172,15 +172,15 @@ class Settings:
             return
         except Exception as error:
             if getattr(error, "code", None) != RTD_E_ARG:
-                log.exception("the edits of %s cannot be used", self._mirror.path)
+                log.exception("the edits of %s cannot be used", self._file.path)
                 return
         # One member that cannot be used is no reason to lose the others.
-        self._mirror.refused()
+        self._file.refused()
         for key, value in edits.items():
             try:
                 self._host.change_settings({key: value})
             except Exception as error:
-                log.error("%s: %s", self._mirror.path, error)
+                log.error("%s: %s", self._file.path, error)
 
     def _refresh(self) -> Json:
         members = self._host.settings()

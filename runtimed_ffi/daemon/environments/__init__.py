@@ -2,23 +2,23 @@
 
 Storey: daemon (7).
 
-=============  ============================================================
-module         noun
-=============  ============================================================
-``plans``      what a request for a kernel means
-``wishes``     what a notebook wishes for
-``trust``      whether its dependencies were approved
-``pools``      the pools of environments
-``warmer``     one pool at work
-``stock``      when a pool builds, and what it hands out
-``recipes``    how pooled environments are made
-``inline``     environments cached by content
-``claims``     directories of environments, and their owners
-``removals``   environments that are being removed
-``uv``         the program uv
-``conda``      the programs that make conda environments
-``deno``       the program deno
-``tools``      external programs, with deadlines
-``diagnosis``  why they failed, and what to do
-=============  ============================================================
+================  =============================================
+module            noun
+================  =============================================
+``plans``         what a request for a kernel means
+``requirements``  what a notebook wishes for
+``trust``         whether its dependencies were approved
+``pools``         the pools of environments
+``pool``          one pool at work
+``pool_state``    when a pool builds, and what it hands out
+``recipes``       how pooled environments are made
+``inline``        environments cached by content
+``leases``        directories of environments, and their owners
+``removals``      environments that are being removed
+``uv``            the program uv
+``conda``         the programs that make conda environments
+``deno``          the program deno
+``tools``         external programs, with deadlines
+``diagnosis``     why they failed, and what to do
+================  =============================================
 """

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .diagnosis import explain
-from .tools import ToolError, ToolMissing, run
-from .uv import WARM_UP_LIMIT, Progress, shown
+from runtimed_ffi.daemon.environments.diagnosis import explain
+from runtimed_ffi.daemon.environments.tools import ToolError, ToolMissing, run
+from runtimed_ffi.daemon.environments.uv import WARM_UP_LIMIT, Progress, shown
 
 PROGRAMS = ("micromamba", "mamba", "conda", "pixi")
 """In the order of preference: the quickest first."""

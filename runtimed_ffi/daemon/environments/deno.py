@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 
-from .plans import Choice, LaunchPlan, kernelspecs
-from .tools import FINDING, ToolMissing
+from runtimed_ffi.daemon.environments.plans import Choice, LaunchPlan, kernelspecs
+from runtimed_ffi.daemon.environments.tools import FINDING, ToolMissing
 
 
 def find() -> str | None:

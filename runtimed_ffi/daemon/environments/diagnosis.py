@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .tools import ToolError
+from runtimed_ffi.daemon.environments.tools import ToolError
 
 _FULL = re.compile(
     r"no space left|disk quota exceeded|not enough (?:free )?(?:disk )?space|os error (?:28|122)\b", re.I

@@ -2,7 +2,7 @@
 
 Storey: daemon (7).  Source: protocol 2, section 10.5.  The directory is named by a hash of what is in it, so who asks
 for the same gets the same.  It is made in its final place, because neither virtual nor conda environments can be moved;
-what makes it appear at once is its mark, written last (``claims``).  One daemon builds, the others wait for its lock; a
+what makes it appear at once is its mark, written last (``leases``).  One daemon builds, the others wait for its lock; a
 directory that a crash left incomplete is made anew.
 """
 
@@ -16,10 +16,10 @@ import time
 from collections.abc import Awaitable
 from typing import Callable
 
-from . import claims
-from .claims import Claim
-from .removals import Removals, clear
-from .uv import Progress
+from runtimed_ffi.daemon.environments import leases
+from runtimed_ffi.daemon.environments.leases import Lease
+from runtimed_ffi.daemon.environments.removals import Removals, clear
+from runtimed_ffi.daemon.environments.uv import Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +68,17 @@ class InlineEnvironments:
 
     async def obtain(
         self, kind: str, name: str, python_of: Callable[[str], str], make: Make, progress: Progress
-    ) -> Claim:
-        """The environment of this name, made if it is not there, held against removal until the claim is released.
+    ) -> Lease:
+        """The environment of this name, made if it is not there, held against removal until the lease is released.
 
         The build goes on while anybody waits for it and is ended, and removed, with the last one who does.  Raises what
         ``make`` raises, and ``OSError``.
         """
         path = os.path.join(self._directories[kind], name)
         while True:
-            claim = _usable(path, python_of(path))
-            if claim is not None:
-                return claim
+            lease = _usable(path, python_of(path))
+            if lease is not None:
+                return lease
             build = self._builds.get(path)
             if build is None:
                 build = self._builds[path] = _Build()
@@ -104,67 +104,67 @@ class InlineEnvironments:
     async def _build(self, build: _Build, path: str, python: str, make: Make) -> None:
         try:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            claim = claims.claim(path, create=True)
-            while claim is None:
+            lease = leases.acquire(path, create=True)
+            while lease is None:
                 build.say("waiting for another daemon that makes the same environment")
                 await asyncio.sleep(_FOREIGN_LOCK_INTERVAL)
-                claim = claims.claim(path, create=True)
+                lease = leases.acquire(path, create=True)
             try:
-                if claim.read().get("state") == claims.READY and os.access(python, os.X_OK):
+                if lease.read().get("state") == leases.READY and os.access(python, os.X_OK):
                     return  # Made by somebody else meanwhile.
-                claim.write(claims.BUILDING)
+                lease.write(leases.BUILDING)
                 await clear(path)
                 await make(path, build.say)
-                claim.write(claims.READY, made=time.time())
+                lease.write(leases.READY, made=time.time())
             except BaseException:
-                # Also if cancelled again: the claim belongs to the removal from here on.
-                removal, claim = self._removals.begin(claim, awaited=True), None
+                # Also if cancelled again: the lease belongs to the removal from here on.
+                removal, lease = self._removals.begin(lease, awaited=True), None
                 await asyncio.wait({removal})
                 raise
             finally:
-                if claim is not None:
-                    claim.release()
+                if lease is not None:
+                    lease.release()
         finally:
             if self._builds.get(path) is build:
                 del self._builds[path]
 
     async def prune(self) -> None:
         """Begin to remove what has not been used for long, and what is too much."""
-        for claim in await asyncio.get_running_loop().run_in_executor(None, self._surplus):
-            log.info("%s is removed: not used for long, or too many", claim.path)
-            self._removals.begin(claim)
+        for lease in await asyncio.get_running_loop().run_in_executor(None, self._surplus):
+            log.info("%s is removed: not used for long, or too many", lease.path)
+            self._removals.begin(lease)
 
-    def _surplus(self) -> list[Claim]:
+    def _surplus(self) -> list[Lease]:
         """What has not been used for long, and what is too much.  Blocks."""
-        found: list[Claim] = []
-        paths = [path for directory in self._directories.values() for path in claims.marked(directory, "")]
-        oldest_first = sorted(paths, key=claims.last_use)
+        found: list[Lease] = []
+        paths = [path for directory in self._directories.values() for path in leases.marked(directory, "")]
+        oldest_first = sorted(paths, key=leases.last_use)
         now, surplus = time.time(), len(paths) - self._keep_count
         for path in oldest_first:
-            if surplus <= 0 and now - claims.last_use(path) < self._keep_seconds:
+            if surplus <= 0 and now - leases.last_use(path) < self._keep_seconds:
                 continue
-            claim = claims.claim(path)
-            if claim is None:
+            lease = leases.acquire(path)
+            if lease is None:
                 continue  # In use.
-            if claims.inhabited(path):
-                claim.release()
+            if leases.inhabited(path):
+                lease.release()
                 continue
-            found.append(claim)
+            found.append(lease)
             surplus -= 1
         return found
 
 
-def _usable(path: str, python: str) -> Claim | None:
+def _usable(path: str, python: str) -> Lease | None:
     """The environment, held together with its other users, if it is complete."""
-    claim = claims.claim(path, shared=True)
-    if claim is None:
+    lease = leases.acquire(path, shared=True)
+    if lease is None:
         return None
     try:
-        if claim.read().get("state") == claims.READY and os.access(python, os.X_OK):
-            claim.touch()
-            return claim
+        if lease.read().get("state") == leases.READY and os.access(python, os.X_OK):
+            lease.touch()
+            return lease
     except BaseException:
-        claim.release()
+        lease.release()
         raise
-    claim.release()
+    lease.release()
     return None

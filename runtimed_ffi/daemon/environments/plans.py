@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Callable, NamedTuple
 
-from ..libraries import load
-from ..ports import Json, LaunchError, SettingsView
-from . import trust, wishes
+from runtimed_ffi.daemon.environments import requirements, trust
+from runtimed_ffi.daemon.lazy_import import load
+from runtimed_ffi.daemon.ports import Json, LaunchError, SettingsView
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ AUTOMATIC_SOURCES = ("auto", "prewarmed", "")
 BUILT_IN_TYPES = ("python", "deno")
 """Kernel types that need no kernelspec."""
 
-_KERNEL_MAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels", "main.py")
+_KERNEL_MAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels", "kernel_main.py")
 
 _UUID = re.compile(
     r"(?:urn:uuid:)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}"
@@ -82,9 +82,9 @@ class Choice(NamedTuple):
     needs: str
     """``default`` (the pool of uv environments, or this interpreter), ``conda`` (the pool), ``inline``, ``project``,
     ``deno``, or ``kernelspec``."""
-    dependencies: wishes.Dependencies | None = None
+    dependencies: requirements.Dependencies | None = None
     """For ``inline``."""
-    project: wishes.Project | None = None
+    project: requirements.Project | None = None
     """For ``project``."""
 
 
@@ -104,11 +104,11 @@ def resolve(request: LaunchRequest) -> Choice:
         return Choice(kind, "deno" if source in AUTOMATIC_SOURCES else source, cwd, "deno")
     metadata = request.metadata
     if metadata is None:
-        metadata = wishes.of_file(path) if path is not None else {}
+        metadata = requirements.of_file(path) if path is not None else {}
     if source in AUTOMATIC_SOURCES:
         source = _python_source(metadata, cwd if path is not None else None, DEFAULT_SOURCE)
     if source in ("uv:inline", "conda:inline"):
-        wanted = wishes.dependencies(metadata, source.partition(":")[0])
+        wanted = requirements.dependencies(metadata, source.partition(":")[0])
         if wanted is None:
             raise LaunchError(
                 f"Failed to launch kernel: {source} requires a prepared environment (was it created?): "
@@ -116,24 +116,24 @@ def resolve(request: LaunchRequest) -> Choice:
             )
         return Choice(kind, source, cwd, "inline", dependencies=wanted)
     if source in PROJECT_SOURCES:
-        project = wishes.project(cwd) if path is not None else None
+        project = requirements.project(cwd) if path is not None else None
         if project is None or project.source != source:
-            wanted_files = " or ".join(name for name, meant in wishes.PROJECT_FILES if meant == source)
+            wanted_files = " or ".join(name for name, meant in requirements.PROJECT_FILES if meant == source)
             raise LaunchError(f"Failed to launch kernel: {source} requires {wanted_files} beside or above the notebook")
         return Choice(kind, source, cwd, "project", project=project)
     return Choice(kind, source, cwd, "conda" if source.startswith("conda:") else "default")
 
 
-PROJECT_SOURCES = tuple(dict.fromkeys(source for _, source in wishes.PROJECT_FILES))
+PROJECT_SOURCES = tuple(dict.fromkeys(source for _, source in requirements.PROJECT_FILES))
 """Environment sources that mean a project file."""
 
 
 def _python_source(metadata: Json, directory: str | None, default: str) -> str:
     """The environment of a Python kernel nobody named one for (10.2): dependencies, project file, default."""
     for kind in ("uv", "conda"):
-        if wishes.dependencies(metadata, kind) is not None:
+        if requirements.dependencies(metadata, kind) is not None:
             return f"{kind}:inline"
-    project = wishes.project(directory) if directory is not None else None
+    project = requirements.project(directory) if directory is not None else None
     return default if project is None else project.source
 
 
@@ -148,17 +148,17 @@ def automatic(notebook_id: str, settings: SettingsView, key_path: str) -> Launch
             return None
         metadata: Json = {}
     else:
-        metadata = wishes.of_file(notebook_id)
+        metadata = requirements.of_file(notebook_id)
     try:
         if not trust.status(metadata, key_path).launches:
             return None
-        kind = wishes.kernel_type(metadata)
+        kind = requirements.kernel_type(metadata)
         if kind is None:
-            named = wishes.member(metadata, "kernelspec").get("name")
+            named = requirements.member(metadata, "kernelspec").get("name")
             if isinstance(named, str) and named in kernelspecs():
                 kind = named
             else:
-                kind = "deno" if wishes.wants_deno(metadata) or settings.default_runtime == "deno" else "python"
+                kind = "deno" if requirements.wants_deno(metadata) or settings.default_runtime == "deno" else "python"
         source, path = kind, None
         if os.path.isfile(notebook_id):
             path = os.path.abspath(notebook_id)

@@ -12,14 +12,14 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, Callable
 
-from ..ports import Json
-from . import claims
-from .diagnosis import BuildError
-from .recipes import Recipe
-from .removals import Removals
-from .stock import PoolError
-from .uv import Progress
-from .warmer import Environment, Warmer
+from runtimed_ffi.daemon.environments import leases
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.pool import Environment, Pool
+from runtimed_ffi.daemon.environments.pool_state import PoolError
+from runtimed_ffi.daemon.environments.recipes import Recipe
+from runtimed_ffi.daemon.environments.removals import Removals
+from runtimed_ffi.daemon.environments.uv import Progress
+from runtimed_ffi.daemon.ports import Json
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ CONCURRENT_BUILDS = 2
 """Builds of all pools together."""
 
 
-class Pools:
+class PoolSet:
     """All pools.
 
     Parameters
@@ -61,24 +61,22 @@ class Pools:
         self._started = asyncio.Event()
         slots = asyncio.Semaphore(CONCURRENT_BUILDS)
         directory = os.path.abspath(directory)
-        self._warmers = {
-            kind: Warmer(kind, targets.get(kind, 0), recipes[kind], directory, slots, self) for kind in KINDS
-        }
+        self._pools = {kind: Pool(kind, targets.get(kind, 0), recipes[kind], directory, slots, self) for kind in KINDS}
 
     # -- life
 
     async def start(self) -> None:
         """Look at what is on disk, begin to remove what is of no use, and to build."""
         loop = asyncio.get_running_loop()
-        for warmer in self._warmers.values():
+        for pool in self._pools.values():
             try:
-                adopted, unwanted = await loop.run_in_executor(None, warmer.adopt)
+                adopted, unwanted = await loop.run_in_executor(None, pool.adopt)
             except OSError as error:
-                log.warning("the environments of the %s pool cannot be read: %s", warmer.kind, error)
+                log.warning("the environments of the %s pool cannot be read: %s", pool.kind, error)
                 adopted, unwanted = [], []
-            for claim in unwanted:
-                self.removals.begin(claim)
-            warmer.stock.start(adopted)
+            for lease in unwanted:
+                self.removals.begin(lease)
+            pool.state.start(adopted)
         self._started.set()
 
     async def close(self, timeout: float) -> None:
@@ -86,9 +84,9 @@ class Pools:
 
         Takes no longer than ``timeout`` seconds.
         """
-        for warmer in self._warmers.values():
-            for environment in warmer.stock.close():
-                environment.claim.release()
+        for pool in self._pools.values():
+            for environment in pool.state.close():
+                environment.lease.release()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -104,14 +102,14 @@ class Pools:
 
     def target(self, kind: str) -> int:
         """How many environments of a kind are kept ready."""
-        return self._warmers[kind].stock.target
+        return self._pools[kind].state.target
 
     def stats(self) -> Json:
         """The ``stats`` object of 4.2."""
         stats: Json = {}
-        for kind, warmer in self._warmers.items():
-            stats[f"{kind}_available"] = len(warmer.stock.available)
-            stats[f"{kind}_warming"] = warmer.stock.building
+        for kind, pool in self._pools.items():
+            stats[f"{kind}_available"] = len(pool.state.available)
+            stats[f"{kind}_warming"] = pool.state.building
         for kind, error in self._errors().items():
             if error is not None:
                 stats[f"{kind}_error"] = error
@@ -123,7 +121,7 @@ class Pools:
 
     def _errors(self) -> dict[str, Json | None]:
         now = time.monotonic()
-        errors = {kind: warmer.stock.error for kind, warmer in self._warmers.items()}
+        errors = {kind: pool.state.error for kind, pool in self._pools.items()}
         return {kind: None if error is None else error.as_json(now) for kind, error in errors.items()}
 
     def announce(self) -> None:
@@ -137,30 +135,30 @@ class Pools:
 
     def take(self, kind: str) -> Json | None:
         """An environment for a client: the ``env`` object of 4.2, or ``None``."""
-        warmer = self._warmers[kind]
-        environment = warmer.stock.take()
-        return None if environment is None else warmer.hand_over(environment)
+        pool = self._pools[kind]
+        environment = pool.state.take()
+        return None if environment is None else pool.hand_over(environment)
 
     async def give_back(self, kind: str, path: str) -> None:
         """Take back what ``take`` has given.  Any other path is left alone."""
-        warmer = self._warmers[kind]
-        environment = await asyncio.get_running_loop().run_in_executor(None, warmer.given, path)
+        pool = self._pools[kind]
+        environment = await asyncio.get_running_loop().run_in_executor(None, pool.given, path)
         if environment is None:
             log.warning("%s was given back, but is none of our environments: it is left as it is", path)
         else:
-            warmer.stock.give_back(environment)
+            pool.state.give_back(environment)
 
     async def flush(self) -> None:
         """Remove all idle environments and begin anew, at once."""
-        for warmer in self._warmers.values():
-            for environment in warmer.stock.flush():
+        for pool in self._pools.values():
+            for environment in pool.state.flush():
                 environment.end()
         await self.removals.settle()
 
     def settings_changed(self) -> None:
         """The packages may be others now: what is out of date goes, and what failed is tried again."""
-        for warmer in self._warmers.values():
-            warmer.renew()
+        for pool in self._pools.values():
+            pool.renew()
 
     async def acquire(self, kind: str, progress: Progress, limit: float | None = None) -> Environment:
         """An environment for a kernel, which owns it until ``end``; waits for one that is being built.
@@ -168,28 +166,28 @@ class Pools:
         Raises ``BuildError`` if none can be built, or none is there after ``limit`` seconds.
         """
         await self._started.wait()
-        warmer = self._warmers[kind]
+        pool = self._pools[kind]
         answer: asyncio.Future[tuple[Environment | None, PoolError | None]] = asyncio.get_running_loop().create_future()
 
         def waiter(environment: Environment | None, error: PoolError | None) -> None:
             answer.set_result((environment, error))
 
-        warmer.listeners.append(progress)
+        pool.listeners.append(progress)
         try:
-            warmer.stock.wait(waiter)
+            pool.state.wait(waiter)
             if not answer.done():
-                progress(warmer.progress or "waiting for a place to build it")
+                progress(pool.progress or "waiting for a place to build it")
             await asyncio.wait({answer}, timeout=limit)
         except asyncio.CancelledError:
-            warmer.stock.withdraw(waiter)
+            pool.state.withdraw(waiter)
             unused = answer.result()[0] if answer.done() else None
             if unused is not None:
-                warmer.stock.give_back(unused)
+                pool.state.give_back(unused)
             raise
         finally:
-            warmer.listeners.remove(progress)
+            pool.listeners.remove(progress)
         if not answer.done():
-            warmer.stock.withdraw(waiter)
+            pool.state.withdraw(waiter)
             raise BuildError(f"not ready after {limit:g} s; it is still being built")
         environment, error = answer.result()
         if environment is None:
@@ -201,7 +199,7 @@ class Pools:
 
     def _use(self, environment: Environment) -> None:
         try:
-            environment.claim.write(**dict(environment.claim.read(), state=claims.USED))
+            environment.lease.write(**dict(environment.lease.read(), state=leases.USED))
         except OSError:
             # Without the mark a later daemon would take it for new.
             environment.end()

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from ..ports import Json, SettingsView
-from . import conda, uv
-from .wishes import checked
+from runtimed_ffi.daemon.environments import conda, uv
+from runtimed_ffi.daemon.environments.requirements import checked
+from runtimed_ffi.daemon.ports import Json, SettingsView
 
 
 class Made(NamedTuple):

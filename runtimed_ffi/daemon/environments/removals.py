@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 
-from . import tools
-from .claims import Claim
+from runtimed_ffi.daemon.environments import tools
+from runtimed_ffi.daemon.environments.leases import Lease
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,19 @@ class Removals:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
 
-    def begin(self, claim: Claim, *, awaited: bool = False) -> asyncio.Task[None]:
+    def begin(self, lease: Lease, *, awaited: bool = False) -> asyncio.Task[None]:
         """Remove an environment, its mark last, and give up the hold.  What cannot be removed is logged and stays.
 
         If it is ``awaited`` it does not wait for others, and has no low priority.
         """
-        claim.condemn()
-        task = asyncio.get_running_loop().create_task(self._remove(claim, awaited))
+        lease.mark_incomplete()
+        task = asyncio.get_running_loop().create_task(self._remove(lease, awaited))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
             # Here and not in the task: one that is cancelled at once never begins.
             self._tasks.discard(task)
-            claim.release()
+            lease.release()
 
         task.add_done_callback(ended)
         return task
@@ -60,16 +60,16 @@ class Removals:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
 
-    async def _remove(self, claim: Claim, awaited: bool) -> None:
+    async def _remove(self, lease: Lease, awaited: bool) -> None:
         try:
             if awaited:
-                await clear(claim.path)
+                await clear(lease.path)
             else:
                 async with self._slots:
-                    await clear(claim.path, background=True)
-            claim.forget()
+                    await clear(lease.path, background=True)
+            lease.delete_mark()
         except OSError as error:
-            log.warning("%s cannot be removed, do it by hand: %s", claim.path, error)
+            log.warning("%s cannot be removed, do it by hand: %s", lease.path, error)
 
 
 async def clear(path: str, *, background: bool = False) -> None:

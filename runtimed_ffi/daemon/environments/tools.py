@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
-from ..processes import StderrTail, describe_exit, watch_process
+from runtimed_ffi.daemon.processes import StderrTail, describe_exit, watch_process
 
 _BACKGROUND_NICENESS = 10
 """What nobody waits for must not slow down what somebody does."""

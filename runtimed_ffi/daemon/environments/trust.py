@@ -14,10 +14,9 @@ import os
 import secrets
 from collections.abc import Mapping
 
+from runtimed_ffi.daemon.environments.requirements import dependency_objects, member
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.places import config_directory
-
-from ..ports import Json
-from .wishes import dependency_objects, member
 
 KEY_BYTES = 32
 _PREFIX = "hmac-sha256:"

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Callable
 
-from .diagnosis import explain
-from .tools import FINDING, ToolError, ToolMissing, run
+from runtimed_ffi.daemon.environments.diagnosis import explain
+from runtimed_ffi.daemon.environments.tools import FINDING, ToolError, ToolMissing, run
 
 KERNEL_REQUIREMENTS = (
     "ipykernel>=6.29,<8",

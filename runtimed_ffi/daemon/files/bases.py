@@ -9,8 +9,8 @@ import json
 import logging
 from typing import Any, NamedTuple
 
-from ..ports import Json
-from . import paths
+from runtimed_ffi.daemon.files import paths
+from runtimed_ffi.daemon.ports import Json
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..ports import Json
-from .notebooks import Cell
+from runtimed_ffi.daemon.files.notebooks import Cell
+from runtimed_ffi.daemon.ports import Json
 
 StoreOutputs = Callable[[Cell], list[str]]
 """Elements of the document for the outputs of a cell."""

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..ports import BlobPort, DocumentPort, HostPort, Json
-from . import merging, notebooks, paths, snapshots
-from .bases import Base, BaseStore
-from .paths import Content, FileError
+from runtimed_ffi.daemon.files import merging, notebooks, paths, snapshots
+from runtimed_ffi.daemon.files.bases import Base, BaseStore
+from runtimed_ffi.daemon.files.paths import Content, FileError
+from runtimed_ffi.daemon.ports import BlobPort, DocumentPort, HostPort, Json
 
 log = logging.getLogger(__name__)
 

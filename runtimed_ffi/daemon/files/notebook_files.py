@@ -10,13 +10,13 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..ports import BlobPort, HostPort
-from . import paths
-from .paths import FileError
-from .watching import Watcher
+from runtimed_ffi.daemon.files import paths
+from runtimed_ffi.daemon.files.paths import FileError
+from runtimed_ffi.daemon.files.watching import Watcher
+from runtimed_ffi.daemon.ports import BlobPort, HostPort
 
 if TYPE_CHECKING:
-    from .notebook_file import NotebookFile
+    from runtimed_ffi.daemon.files.notebook_file import NotebookFile
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class NotebookFiles:
         if path is None:
             return None
         # Imported late: nbformat takes longer than everything else before the first client can connect.
-        from .notebook_file import NotebookFile, Place
+        from runtimed_ffi.daemon.files.notebook_file import NotebookFile, Place
 
         file = NotebookFile(Place(notebook_id, path, base, self._new_mode), self._host, self._blobs)
         self._files[notebook_id] = file

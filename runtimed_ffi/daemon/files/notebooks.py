@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import nbformat
 
-from ..ports import Json
-from . import snapshots
+from runtimed_ffi.daemon.files import snapshots
+from runtimed_ffi.daemon.ports import Json
 
 _MAJOR, _MINOR = 4, 5
 """What is written: the first version whose cells have ids."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ports import Json
+from runtimed_ffi.daemon.ports import Json
 
 _RUNT = ("schema_version", "env_id", "uv", "conda", "deno")
 

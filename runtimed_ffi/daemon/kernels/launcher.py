@@ -12,13 +12,13 @@ import os
 from collections.abc import Awaitable
 from typing import Callable
 
-from ..environments import conda, deno, plans, uv, wishes
-from ..environments.diagnosis import BuildError
-from ..environments.inline import InlineEnvironments
-from ..environments.plans import Choice, LaunchPlan, LaunchRequest
-from ..environments.pools import Pools
-from ..environments.tools import ToolMissing
-from ..ports import KernelListener, KernelPort, LaunchError, Launching, LaunchListener, SettingsView
+from runtimed_ffi.daemon.environments import conda, deno, plans, requirements, uv
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.inline import InlineEnvironments
+from runtimed_ffi.daemon.environments.plans import Choice, LaunchPlan, LaunchRequest
+from runtimed_ffi.daemon.environments.pools import PoolSet
+from runtimed_ffi.daemon.environments.tools import ToolMissing
+from runtimed_ffi.daemon.ports import KernelListener, KernelPort, LaunchError, Launching, LaunchListener, SettingsView
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Launcher:
     def __init__(
         self,
         start_kernel: StartKernel,
-        pools: Pools,
+        pools: PoolSet,
         inline: InlineEnvironments,
         settings: SettingsView,
         key_path: str,
@@ -125,7 +125,9 @@ class Launcher:
             choice.kernel_type, choice.env_source, argv, choice.cwd, environment.variables, on_end=environment.end
         )
 
-    async def _from_inline(self, choice: Choice, wanted: wishes.Dependencies, progress: uv.Progress) -> LaunchPlan:
+    async def _from_inline(
+        self, choice: Choice, wanted: requirements.Dependencies, progress: uv.Progress
+    ) -> LaunchPlan:
         if wanted.kind == "uv":
 
             async def make(path: str, say: uv.Progress) -> None:
@@ -141,13 +143,13 @@ class Launcher:
                 )
 
             name, python_of, variables = wanted.directory_name, tool.python_of, tool.kernel_variables
-        claim = await self._inline.obtain(wanted.kind, name, python_of, make, progress)
-        argv = plans.ipykernel_command([python_of(claim.path)])
+        lease = await self._inline.obtain(wanted.kind, name, python_of, make, progress)
+        argv = plans.ipykernel_command([python_of(lease.path)])
         return LaunchPlan(
-            choice.kernel_type, choice.env_source, argv, choice.cwd, variables(claim.path), on_end=claim.release
+            choice.kernel_type, choice.env_source, argv, choice.cwd, variables(lease.path), on_end=lease.release
         )
 
-    async def _from_project(self, choice: Choice, project: wishes.Project, progress: uv.Progress) -> LaunchPlan:
+    async def _from_project(self, choice: Choice, project: requirements.Project, progress: uv.Progress) -> LaunchPlan:
         if project.source == "uv:pyproject":
             command = await uv.prepare_project(os.path.dirname(project.path), progress)
         elif project.source == "conda:pixi":
@@ -166,10 +168,10 @@ class Launcher:
         async def make(path: str, say: uv.Progress) -> None:
             await conda.make_from_file(tool, path, file, say)
 
-        claim = await self._inline.obtain("conda", name, tool.python_of, make, progress)
-        argv = plans.ipykernel_command([tool.python_of(claim.path)])
-        variables = tool.kernel_variables(claim.path)
-        return LaunchPlan(choice.kernel_type, choice.env_source, argv, choice.cwd, variables, on_end=claim.release)
+        lease = await self._inline.obtain("conda", name, tool.python_of, make, progress)
+        argv = plans.ipykernel_command([tool.python_of(lease.path)])
+        variables = tool.kernel_variables(lease.path)
+        return LaunchPlan(choice.kernel_type, choice.env_source, argv, choice.cwd, variables, on_end=lease.release)
 
 
 def _failure(choice: Choice) -> str:

@@ -23,9 +23,9 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.session import Session
 from traitlets import Instance
 
-from ..environments.plans import LaunchPlan
-from ..ports import Json, LaunchError
-from ..processes import watch_process
+from runtimed_ffi.daemon.environments.plans import LaunchPlan
+from runtimed_ffi.daemon.ports import Json, LaunchError
+from runtimed_ffi.daemon.processes import watch_process
 
 log = logging.getLogger(__name__)
 

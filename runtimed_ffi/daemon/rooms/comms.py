@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ..ports import Json, Message
-from .outputs import BROADCAST_LIMIT, Publication, as_dict, json_size
+from runtimed_ffi.daemon.ports import Json, Message
+from runtimed_ffi.daemon.rooms.outputs import BROADCAST_LIMIT, Publication, as_dict, json_size
 
 log = logging.getLogger(__name__)
 

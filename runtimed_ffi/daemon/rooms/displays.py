@@ -12,8 +12,8 @@ import json
 import re
 from typing import Callable, NamedTuple
 
-from ..ports import BlobPort, Json
-from .outputs import as_dict, display_id_of
+from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.rooms.outputs import as_dict, display_id_of
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -80,7 +80,7 @@ class Displays:
         for display_id, displays in list(self._by_id.items()):
             self._keep(display_id, [display for display in displays if display.cell_id not in gone])
 
-    def locate(self, cell_id: str, elements: list[str]) -> None:
+    def resync_positions(self, cell_id: str, elements: list[str]) -> None:
         """Others have changed the outputs of the cell, which are these now: find those that are still there."""
         places: dict[str, list[int]] = {}
         for index, element in enumerate(elements):

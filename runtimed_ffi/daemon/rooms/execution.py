@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable
 
-from ..ports import CallLater, Json, KernelPort, Message, Publish, Timer
-from .comms import COMM_MESSAGES, Comms
-from .outputs import Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
-from .writer import OutputTarget, OutputWriter
+from runtimed_ffi.daemon.ports import CallLater, Json, KernelPort, Message, Publish, Timer
+from runtimed_ffi.daemon.rooms.comms import COMM_MESSAGES, Comms
+from runtimed_ffi.daemon.rooms.outputs import Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
+from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 log = logging.getLogger(__name__)
 

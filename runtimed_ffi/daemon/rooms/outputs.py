@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..ports import Json
+from runtimed_ffi.daemon.ports import Json
 
 BROADCAST_LIMIT = 32 * 1024 * 1024
 """Bytes of JSON of one broadcast.  A frame holds 100 MiB and what waits for one peer 64; beyond, it is disconnected."""

@@ -13,13 +13,13 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Callable, NamedTuple
 
-from ..environments.plans import LaunchRequest
-from ..files.paths import FileError
-from ..ports import HostPort, Json, KernelGone, KernelPort, LaunchError
-from .execution import QueueFull
-from .outputs import BROADCAST_LIMIT, Publication, json_size
-from .room import Room
-from .rooms import Rooms
+from runtimed_ffi.daemon.environments.plans import LaunchRequest
+from runtimed_ffi.daemon.files.paths import FileError
+from runtimed_ffi.daemon.ports import HostPort, Json, KernelGone, KernelPort, LaunchError
+from runtimed_ffi.daemon.rooms.execution import QueueFull
+from runtimed_ffi.daemon.rooms.outputs import BROADCAST_LIMIT, Publication, json_size
+from runtimed_ffi.daemon.rooms.room import Room
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 log = logging.getLogger(__name__)
 

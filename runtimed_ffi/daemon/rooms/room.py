@@ -12,13 +12,22 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Callable, Optional
 
-from ..environments import wishes
-from ..environments.plans import BUILT_IN_TYPES, LaunchRequest
-from ..ports import BlobPort, HostPort, Json, KernelPort, LaunchError, Launching, LaunchListener, Message
-from .comms import Comms
-from .execution import ExecutionQueue
-from .outputs import Publication
-from .writer import OutputWriter
+from runtimed_ffi.daemon.environments import requirements
+from runtimed_ffi.daemon.environments.plans import BUILT_IN_TYPES, LaunchRequest
+from runtimed_ffi.daemon.ports import (
+    BlobPort,
+    HostPort,
+    Json,
+    KernelPort,
+    LaunchError,
+    Launching,
+    LaunchListener,
+    Message,
+)
+from runtimed_ffi.daemon.rooms.comms import Comms
+from runtimed_ffi.daemon.rooms.execution import ExecutionQueue
+from runtimed_ffi.daemon.rooms.outputs import Publication
+from runtimed_ffi.daemon.rooms.writer import OutputWriter
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +124,10 @@ class Room:
         for cell_id in dict.fromkeys(op["cell_id"] for op in refused):
             try:
                 for op in refused:
-                    mended = self.writer.mend(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
+                    mended = self.writer.rebase(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
                     if mended is not None:
                         self._publish_alone("the mended change", [mended], [], cause)
-                self.writer.locate(cell_id, self.cell(cell_id)["outputs"])
+                self.writer.resync_positions(cell_id, self.cell(cell_id)["outputs"])
             except Exception as error:
                 log.error("room %r: the outputs of cell %r cannot be followed: %s", self.notebook_id, cell_id, error)
 
@@ -137,7 +146,7 @@ class Room:
 
     def metadata(self) -> Json | None:
         """The metadata of the notebook as it is in the document, or ``None`` if nobody has put any there (7.4)."""
-        return wishes.of_document(self._host.metadata(self.notebook_id))
+        return requirements.of_document(self._host.metadata(self.notebook_id))
 
     # -- kernel
 

@@ -12,11 +12,11 @@ import os
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional
 
-from ..environments.plans import LaunchRequest
-from ..files import paths
-from ..files.notebook_files import NotebookFiles
-from ..ports import RTD_E_CORRUPT, RTD_E_IO, BlobPort, HostPort
-from .room import Launch, Room, settled
+from runtimed_ffi.daemon.environments.plans import LaunchRequest
+from runtimed_ffi.daemon.files import paths
+from runtimed_ffi.daemon.files.notebook_files import NotebookFiles
+from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO, BlobPort, HostPort
+from runtimed_ffi.daemon.rooms.room import Launch, Room, settled
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from ..ports import BlobPort, Json
-from .outputs import Publication
+from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.rooms.outputs import Publication
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class StreamRun:
         publication.merge_outputs(self.cell_id, self.index, self.elements, element)
         self.elements = [element]
 
-    def locate(self, elements: list[str]) -> bool:
+    def resync_positions(self, elements: list[str]) -> bool:
         """Find the run, or what is left of it, at the end of a list that others have changed."""
         for count in range(min(len(self.elements), len(elements)), 0, -1):
             if elements[-count:] == self.elements[-count:]:

@@ -4,7 +4,7 @@ Storey: daemon (7).  Source: protocol 2, sections 5.8 and 7.5.  Unlike the refer
 ``clear_output``, merges stream text as nbformat does, and updates every output with a display id, not only the first.
 
 Positions are counted here, not asked for: the daemon is the only one who writes outputs while a cell runs.  If a peer
-does so all the same, the document refuses a change whose place is not what it was (``expect``), and :meth:`mend`
+does so all the same, the document refuses a change whose place is not what it was (``expect``), and :meth:`rebase`
 finds the place again.
 """
 
@@ -14,10 +14,10 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 
-from ..ports import BlobPort, Json
-from .displays import Display, Displays
-from .outputs import BROADCAST_LIMIT, Publication, json_size
-from .streams import StreamRun, merged, portions, stream_output
+from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.rooms.displays import Display, Displays
+from runtimed_ffi.daemon.rooms.outputs import BROADCAST_LIMIT, Publication, json_size
+from runtimed_ffi.daemon.rooms.streams import StreamRun, merged, portions, stream_output
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class OutputWriter:
 
     # -- when others have changed the outputs
 
-    def mend(self, op: Json, elements: list[str]) -> Json | None:
+    def rebase(self, op: Json, elements: list[str]) -> Json | None:
         """A change that the document refused, for the outputs its cell really has; ``None`` if it is void.
 
         Parameters
@@ -205,13 +205,13 @@ class OutputWriter:
             None if outputs == rest else {**op, "index": index, "delete": len(rest), "outputs": outputs, "expect": rest}
         )
 
-    def locate(self, cell_id: str, elements: list[str]) -> None:
+    def resync_positions(self, cell_id: str, elements: list[str]) -> None:
         """The outputs of the cell are not what was written; these they are."""
-        self._displays.locate(cell_id, elements)
+        self._displays.resync_positions(cell_id, elements)
         target = self._targets.get(cell_id)
         if target is None:
             return
-        if target.stream is not None and not target.stream.locate(elements):
+        if target.stream is not None and not target.stream.resync_positions(elements):
             target.stream = None
         target.count = len(elements) if target.stream is None else target.stream.index
 

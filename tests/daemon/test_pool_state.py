@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtimed_ffi.daemon.environments.stock import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, Stock
+from runtimed_ffi.daemon.environments.pool_state import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, PoolState
 
 
 class Clock:
@@ -74,37 +74,37 @@ class Hands:
 class Scene:
     def __init__(self, target: int) -> None:
         self.clock, self.hands = Clock(), Hands()
-        self.stock: Stock[Item] = Stock(target, self.hands, self.clock, self.clock.call_later)
+        self.state: PoolState[Item] = PoolState(target, self.hands, self.clock, self.clock.call_later)
 
     def built(self) -> Item:
         item = Item(self.clock.now)
-        self.stock.built(item, self.hands.builds.pop(0))
+        self.state.built(item, self.hands.builds.pop(0))
         return item
 
     def failed(self) -> None:
-        self.stock.failed("no", None, self.hands.builds.pop(0))
+        self.state.failed("no", None, self.hands.builds.pop(0))
 
     def wait(self) -> list[Any]:
         answers: list[Any] = []
-        self.stock.wait(lambda item, error: answers.append(item or error))
+        self.state.wait(lambda item, error: answers.append(item or error))
         return answers
 
 
 def test_a_launch_that_finds_it_empty_gets_the_next_one() -> None:
     scene = Scene(1)
-    scene.stock.start([])
+    scene.state.start([])
     first, second = scene.wait(), scene.wait()
     assert first == second == []
     one, two = scene.built(), scene.built()
     assert (first, second) == ([one], [two]), "in the order they came"
     three = scene.built()
-    assert list(scene.stock.available) == [three]
+    assert list(scene.state.available) == [three]
     assert scene.hands.builds == []
 
 
 def test_without_a_target_it_builds_on_demand_only() -> None:
     scene = Scene(0)
-    scene.stock.start([])
+    scene.state.start([])
     assert scene.hands.builds == []
     answers = scene.wait()
     assert len(scene.hands.builds) == 1
@@ -115,10 +115,10 @@ def test_without_a_target_it_builds_on_demand_only() -> None:
 
 def test_backoff_is_that_of_the_specification() -> None:
     scene = Scene(1)
-    scene.stock.start([])
+    scene.state.start([])
     for failures, delay in enumerate((*BACKOFF, BACKOFF[-1]), 1):
         scene.failed()
-        error = scene.stock.error
+        error = scene.state.error
         assert error is not None
         assert error.as_json(scene.clock.now) == {
             "message": "no",
@@ -133,27 +133,27 @@ def test_backoff_is_that_of_the_specification() -> None:
         assert error.as_json(scene.clock.now)["retry_in_secs"] == 0
     assert BACKOFF == (30, 60, 120, 240, 300)
     scene.built()
-    assert scene.stock.error is None
+    assert scene.state.error is None
     assert scene.hands.changes == len(BACKOFF) + 2
 
 
 def test_a_failure_is_told_to_whoever_waits_and_at_once_to_the_next() -> None:
     scene = Scene(1)
-    scene.stock.start([])
+    scene.state.start([])
     waiting = scene.wait()
     scene.failed()
     late = scene.wait()
     assert isinstance(waiting[0], PoolError)
     assert isinstance(late[0], PoolError)
-    scene.stock.retry_now()
-    assert scene.stock.error is None
+    scene.state.retry_now()
+    assert scene.state.error is None
     again = scene.wait()
     assert again == [] and len(scene.hands.builds) == 1
 
 
 def test_old_environments_are_replaced_when_they_are_old_and_not_before() -> None:
     scene = Scene(1)
-    scene.stock.start([])
+    scene.state.start([])
     item = scene.built()
     scene.clock.advance(MAXIMUM_AGE - 1)
     assert item.place == "made"
@@ -165,9 +165,9 @@ def test_old_environments_are_replaced_when_they_are_old_and_not_before() -> Non
 
 def test_what_was_built_with_old_ingredients_is_not_handed_out() -> None:
     scene = Scene(1)
-    scene.stock.start([])
+    scene.state.start([])
     answers = scene.wait()
-    assert scene.stock.flush() == []
+    assert scene.state.flush() == []
     stale = scene.built()
     assert (answers, stale.place) == ([], "discarded")
     fresh = scene.built()
@@ -185,11 +185,11 @@ class StockMachine(RuleBasedStateMachine):
         self.closed = False
         adopted = [Item(self.scene.clock.now - 5) for _ in range(3)]
         self.items += adopted
-        self.scene.stock.start(adopted)
+        self.scene.state.start(adopted)
 
     @property
-    def stock(self) -> Stock[Item]:
-        return self.scene.stock
+    def state(self) -> PoolState[Item]:
+        return self.scene.state
 
     @precondition(lambda self: self.scene.hands.builds)
     @rule(number=st.integers(0, 3))
@@ -197,7 +197,7 @@ class StockMachine(RuleBasedStateMachine):
         builds = self.scene.hands.builds
         item = Item(self.scene.clock.now)
         self.items.append(item)
-        self.stock.built(item, builds.pop(number % len(builds)))
+        self.state.built(item, builds.pop(number % len(builds)))
 
     @precondition(lambda self: self.scene.hands.builds)
     @rule()
@@ -206,7 +206,7 @@ class StockMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        item = self.stock.take()
+        item = self.state.take()
         if item is not None:
             assert item.usable and self.scene.clock.now - item.born < MAXIMUM_AGE
             assert item.place == "made"
@@ -225,14 +225,14 @@ class StockMachine(RuleBasedStateMachine):
 
         record["waiter"] = waiter
         self.waiting.append(record)
-        self.stock.wait(waiter)
+        self.state.wait(waiter)
 
     @precondition(lambda self: self.waiting)
     @rule(number=st.integers(0, 5))
     def give_up(self, number: int) -> None:
         record = self.waiting.pop(number % len(self.waiting))
         before = record["answers"]
-        self.stock.withdraw(record["waiter"])
+        self.state.withdraw(record["waiter"])
         record["withdrawn"] = before
 
     @precondition(lambda self: any(item.place == "taken" for item in self.items))
@@ -240,16 +240,16 @@ class StockMachine(RuleBasedStateMachine):
     def give_back(self) -> None:
         item = next(item for item in self.items if item.place == "taken")
         item.place = "made"
-        self.stock.give_back(item)
+        self.state.give_back(item)
 
-    @precondition(lambda self: self.stock.available)
+    @precondition(lambda self: self.state.available)
     @rule()
     def break_one(self) -> None:
-        self.stock.available[0].usable = False
+        self.state.available[0].usable = False
 
     @rule()
     def flush(self) -> None:
-        for item in self.stock.flush():
+        for item in self.state.flush():
             assert item.place == "made"
             item.place = "flushed"
 
@@ -262,15 +262,15 @@ class StockMachine(RuleBasedStateMachine):
     def close(self, really: int) -> None:
         if really == 0:
             self.closed = True
-            for item in self.stock.close():
+            for item in self.state.close():
                 item.place = "kept"
 
     @invariant()
     def every_environment_is_in_one_place(self) -> None:
         made = [item for item in self.items if item.place == "made"]
-        assert sorted(map(id, made)) == sorted(map(id, self.stock.available)), "lost, or in two places"
-        assert len(made) <= self.stock.target
-        assert len(self.scene.hands.builds) == self.stock.building <= CONCURRENT_BUILDS
+        assert sorted(map(id, made)) == sorted(map(id, self.state.available)), "lost, or in two places"
+        assert len(made) <= self.state.target
+        assert len(self.scene.hands.builds) == self.state.building <= CONCURRENT_BUILDS
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -280,10 +280,10 @@ class StockMachine(RuleBasedStateMachine):
         if self.closed:
             assert not open_ends
             assert not self.scene.clock.timers
-        elif self.stock.missing or open_ends:
-            assert self.stock.building or self.scene.clock.timers, "nothing will ever happen"
+        elif self.state.missing or open_ends:
+            assert self.state.building or self.scene.clock.timers, "nothing will ever happen"
         if open_ends:
-            assert not self.stock.available
+            assert not self.state.available
 
 
 StockMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

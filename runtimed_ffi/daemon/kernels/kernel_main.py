@@ -12,7 +12,7 @@ and runs the cell all the same.
 It ends when its daemon has ended, with what it has started: at once where the system can tell (Linux, but PyPy has no
 way to ask), elsewhere it looks once a second, as every ipykernel does.
 
-With ``--stand-by`` as its last argument it starts, but does nothing yet that depends on where and for whom: what
+With ``--prewarm`` as its last argument it starts, but does nothing yet that depends on where and for whom: what
 IPython does last in a start (matplotlib, extensions, startup files and lines of the user's profile) waits for the
 ``rtd_handover_request``, which names the working directory.  Nothing has been executed in it by then; so its history is
 empty, its counters are at one, and its random numbers were seeded from the system for it alone.
@@ -32,7 +32,7 @@ from typing import Any, Callable
 HIGH_WATER_MARK = 1_000_000
 """Messages kept in the kernel for a subscriber that does not read."""
 
-STAND_BY = "--stand-by"
+PREWARM = "--prewarm"
 """The argument that makes it wait for its handover."""
 
 _LAST_STEPS = ("init_gui_pylab", "init_extensions", "init_code")
@@ -46,8 +46,8 @@ def main() -> None:
     """Be ``python -m ipykernel_launcher``."""
     # A script has its own directory in front; it is not the user's business.
     del sys.path[0]
-    standing_by = sys.argv[-1] == STAND_BY
-    if standing_by:
+    prewarmed = sys.argv[-1] == PREWARM
+    if prewarmed:
         del sys.argv[-1]
     from ipykernel import kernelapp
 
@@ -56,7 +56,7 @@ def main() -> None:
     _send_any_text(app)
     _interrupt_preparations(app)
     _end_with_parent(app)
-    if standing_by:
+    if prewarmed:
         _wait_for_handover(app)
     app.launch_instance()
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runtimed_ffi.daemon.channels.pool import PoolRequests
+from runtimed_ffi.daemon.channels.pool_requests import PoolRequests
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
-from runtimed_ffi.daemon.environments.pools import Pools
+from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.rooms.rooms import Rooms
 
@@ -25,7 +25,7 @@ class Pool:
         self.rooms = Rooms(self.host, FakeBlobs(), KernelFactory(), str(directory), automatic=by_default)
         self.recipe = FakeRecipe()
         recipes = {"uv": self.recipe, "conda": FakeRecipe()}
-        self.pools = Pools(str(directory / "envs"), {"uv": 1}, self.announced.append, recipes, Removals())
+        self.pools = PoolSet(str(directory / "envs"), {"uv": 1}, self.announced.append, recipes, Removals())
         self.stopped: list[str] = []
         self.pool = PoolRequests(self.host, self.rooms, self.pools, self.read, self.stopped.append)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import logbook
+from runtimed_ffi.daemon import logging_setup
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def records(path: Path) -> list[Any]:
 
 def test_json_records_name_room_and_peer_by_themselves(tmp_path: Path, log: logging.Logger) -> None:
     path = tmp_path / "log"
-    logbook.open_log(str(path), "debug", "json")
+    logging_setup.open_log(str(path), "debug", "json")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
     async def task() -> None:
@@ -44,9 +44,9 @@ def test_json_records_name_room_and_peer_by_themselves(tmp_path: Path, log: logg
 
     async def body() -> None:
         log.debug("before %s", "all")
-        fields = logbook.about(room="r\n", peer=7, other=1)
+        fields = logging_setup.about(room="r\n", peer=7, other=1)
         work = asyncio.ensure_future(task())
-        logbook.about(room="s")
+        logging_setup.about(room="s")
         log.warning("a line\nand another", extra={"kernel": 42})
         fields["kernel"] = 43
         await work
@@ -69,7 +69,7 @@ def test_json_records_name_room_and_peer_by_themselves(tmp_path: Path, log: logg
 
 def test_level_and_text(tmp_path: Path, log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUST_LOG", "error")
-    logbook.open_log(str(tmp_path / "log"), None)
+    logging_setup.open_log(str(tmp_path / "log"), None)
     log.warning("not this")
     log.error("but this")
     line = (tmp_path / "log").read_text()

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Callable
 
-from ..environments.pools import KINDS, Pools
-from ..ports import HostPort, Json
-from ..rooms.rooms import Rooms
+from runtimed_ffi.daemon.environments.pools import KINDS, PoolSet
+from runtimed_ffi.daemon.ports import HostPort, Json
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class PoolRequests:
         self,
         host: HostPort,
         rooms: Rooms,
-        pools: Pools,
+        pools: PoolSet,
         read_document: ReadDocument,
         stop: Callable[[str], None],
         kernel_pool: Callable[[], Json] = dict,

@@ -21,10 +21,10 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Sequence
 from typing import Callable, NamedTuple
 
-from ..environments.plans import LaunchPlan
-from ..ports import Json, KernelGone, KernelListener, KernelPort, LaunchError, Message
-from .kernels import Kernel
-from .main import STAND_BY
+from runtimed_ffi.daemon.environments.plans import LaunchPlan
+from runtimed_ffi.daemon.kernels.kernel import Kernel
+from runtimed_ffi.daemon.kernels.kernel_main import PREWARM
+from runtimed_ffi.daemon.ports import Json, KernelGone, KernelListener, KernelPort, LaunchError, Message
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class _Waiting:
         self._on_death(self, reason)
 
 
-class Standby:
+class PrewarmedKernels:
     """The kernels that stand by, and every start of a kernel.  Everything on the loop's thread.
 
     Parameters
@@ -264,7 +264,7 @@ class Standby:
 
     async def _start_one(self, wanted: Recipe) -> None:
         waiting = _Waiting(wanted, self._on_death)
-        plan = LaunchPlan("python", "", [*wanted.argv, STAND_BY], self._directory, dict(wanted.env))
+        plan = LaunchPlan("python", "", [*wanted.argv, PREWARM], self._directory, dict(wanted.env))
         try:
             kernel = await self._start(plan, waiting)
         except LaunchError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import libraries
+from runtimed_ffi.daemon import lazy_import
 
 LIMIT = 30.0
 
@@ -41,9 +41,9 @@ def test_nobody_sees_a_library_half_made(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "rtd_gate", gate)
     lock = Watched()
-    monkeypatch.setattr(libraries, "_IMPORTING", lock)
-    slow = threading.Thread(target=libraries.load, args=("rtd_slow",))
-    quick = threading.Thread(target=libraries.load, args=("rtd_quick",))
+    monkeypatch.setattr(lazy_import, "_IMPORTING", lock)
+    slow = threading.Thread(target=lazy_import.load, args=("rtd_slow",))
+    quick = threading.Thread(target=lazy_import.load, args=("rtd_quick",))
     slow.start()
     assert gate.begun.wait(LIMIT)
     quick.start()

@@ -1,7 +1,7 @@
 """One pool at work: its builds in the background, and what was left on disk by the daemon before.
 
-Storey: daemon (7).  Source: protocol 2, section 4.3.  When to build is the business of ``stock``, how of ``recipes``;
-whose a directory is, of ``claims``.  Everything on the loop's thread, except what says that it blocks.
+Storey: daemon (7).  Source: protocol 2, section 4.3.  When to build is the business of ``pool_state``, how of
+``recipes``; whose a directory is, of ``leases``.  Everything on the loop's thread, except what says that it blocks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Protocol
 
-from ..ports import Json, LaunchError
-from . import claims
-from .claims import Claim
-from .diagnosis import BuildError
-from .recipes import Made, Recipe
-from .removals import Removals
-from .stock import Stock
-from .tools import ToolMissing
-from .uv import Progress
+from runtimed_ffi.daemon.environments import leases
+from runtimed_ffi.daemon.environments.diagnosis import BuildError
+from runtimed_ffi.daemon.environments.leases import Lease
+from runtimed_ffi.daemon.environments.pool_state import PoolState
+from runtimed_ffi.daemon.environments.recipes import Made, Recipe
+from runtimed_ffi.daemon.environments.removals import Removals
+from runtimed_ffi.daemon.environments.tools import ToolMissing
+from runtimed_ffi.daemon.environments.uv import Progress
+from runtimed_ffi.daemon.ports import Json, LaunchError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"runtimed-(uv|conda)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]
 
 
 class Owner(Protocol):
-    """What a warmer has its pools do."""
+    """What a pool has its pools do."""
 
     removals: Removals
 
@@ -44,10 +44,10 @@ class Owner(Protocol):
 class Environment:
     """One environment of a pool, held by this daemon."""
 
-    def __init__(self, kind: str, claim: Claim, made: Made, born: float, remove: Callable[[Claim], object]) -> None:
+    def __init__(self, kind: str, lease: Lease, made: Made, born: float, remove: Callable[[Lease], object]) -> None:
         self.kind = kind
-        self.claim = claim
-        self.path = claim.path
+        self.lease = lease
+        self.path = lease.path
         self.python = made.python
         self.variables = made.variables
         self._born = born
@@ -66,11 +66,11 @@ class Environment:
         """It was used or is not wanted: remove it, in the background.  Idempotent."""
         if not self._gone:
             self._gone = True
-            self._remove(self.claim)
+            self._remove(self.lease)
 
 
-class Warmer:
-    """One pool with its builds.  The hands of ``stock``."""
+class Pool:
+    """One pool with its builds.  The hands of ``pool_state``."""
 
     def __init__(
         self, kind: str, target: int, recipe: Recipe, directory: str, slots: asyncio.Semaphore, owner: Owner
@@ -83,7 +83,9 @@ class Warmer:
         self._slots = slots
         self._owner = owner
         self._seen = self._ingredients()
-        self.stock: Stock[Environment] = Stock(target, self, time.monotonic, asyncio.get_running_loop().call_later)
+        self.state: PoolState[Environment] = PoolState(
+            target, self, time.monotonic, asyncio.get_running_loop().call_later
+        )
 
     def build(self, generation: int) -> None:
         self._owner.spawn(self._build(generation))
@@ -95,9 +97,9 @@ class Warmer:
         """The settings have changed: what is out of date goes, and what failed is tried again."""
         seen, self._seen = self._seen, self._ingredients()
         if seen == self._seen:
-            self.stock.retry_now()
+            self.state.retry_now()
             return
-        for environment in self.stock.flush():
+        for environment in self.state.flush():
             environment.end()
 
     def _ingredients(self) -> Json | None:
@@ -111,31 +113,31 @@ class Warmer:
 
     async def _build(self, generation: int) -> None:
         async with self._slots:
-            claim: Claim | None = None
+            lease: Lease | None = None
             try:
                 ingredients = self.recipe.ingredients()
-                claim = claims.create(self._directory, f"runtimed-{self.kind}-")
+                lease = leases.create(self._directory, f"runtimed-{self.kind}-")
                 # Low priority unless somebody waits for it.
-                made = await self.recipe.make(claim.path, ingredients, self._say, not self.listeners)
-                self._mark(claim, claims.READY, ingredients)
+                made = await self.recipe.make(lease.path, ingredients, self._say, not self.listeners)
+                self._mark(lease, leases.READY, ingredients)
             except asyncio.CancelledError:
-                await self._abandon(claim)
+                await self._abandon(lease)
                 raise
             except Exception as error:
-                await self._abandon(claim)
+                await self._abandon(lease)
                 self._failed(error, generation)
                 return
             finally:
                 self.progress = ""
-        log.info("%s is ready", claim.path)
-        self.stock.built(Environment(self.kind, claim, made, time.monotonic(), self._owner.removals.begin), generation)
+        log.info("%s is ready", lease.path)
+        self.state.built(Environment(self.kind, lease, made, time.monotonic(), self._owner.removals.begin), generation)
 
-    def _mark(self, claim: Claim, state: str, ingredients: Json) -> None:
-        claim.write(state, kind=self.kind, made=time.time(), ingredients=ingredients)
+    def _mark(self, lease: Lease, state: str, ingredients: Json) -> None:
+        lease.write(state, kind=self.kind, made=time.time(), ingredients=ingredients)
 
-    async def _abandon(self, claim: Claim | None) -> None:
-        if claim is not None:
-            await asyncio.wait({self._owner.removals.begin(claim, awaited=True)})
+    async def _abandon(self, lease: Lease | None) -> None:
+        if lease is not None:
+            await asyncio.wait({self._owner.removals.begin(lease, awaited=True)})
 
     def _failed(self, error: Exception, generation: int) -> None:
         package = error.failed_package if isinstance(error, BuildError) else None
@@ -145,48 +147,48 @@ class Warmer:
         elif not isinstance(error, (BuildError, ToolMissing, LaunchError)):
             log.error("a build failed", exc_info=error)
         log.warning("the %s pool cannot build an environment: %s", self.kind, text)
-        self.stock.failed(text, package, generation)
+        self.state.failed(text, package, generation)
 
     def _say(self, text: str) -> None:
         self.progress = text
         for listener in list(self.listeners):
             listener(text)
 
-    def adopt(self) -> tuple[list[Environment], list[Claim]]:
+    def adopt(self) -> tuple[list[Environment], list[Lease]]:
         """What is on disk and fits; and the rest of ours, unless somebody still lives in it.  Blocks."""
         adopted: list[Environment] = []
-        unwanted: list[Claim] = []
-        for path in claims.marked(self._directory, f"runtimed-{self.kind}-"):
-            claim = claims.claim(path) if _NAME.fullmatch(os.path.basename(path)) else None
-            if claim is None:
+        unwanted: list[Lease] = []
+        for path in leases.marked(self._directory, f"runtimed-{self.kind}-"):
+            lease = leases.acquire(path) if _NAME.fullmatch(os.path.basename(path)) else None
+            if lease is None:
                 continue  # Another daemon holds it, or it is none of ours.
-            mark = claim.read()
-            if mark.get("state") == claims.GIVEN:
-                claim.release()
+            mark = lease.read()
+            if mark.get("state") == leases.GIVEN:
+                lease.release()
                 continue
-            environment = self._revive(claim, mark)
-            if environment is not None and len(adopted) < self.stock.target:
+            environment = self._revive(lease, mark)
+            if environment is not None and len(adopted) < self.state.target:
                 adopted.append(environment)
-            elif claims.inhabited(path):
-                claim.release()
+            elif leases.inhabited(path):
+                lease.release()
             else:
-                unwanted.append(claim)
+                unwanted.append(lease)
         return adopted, unwanted
 
-    def _revive(self, claim: Claim, mark: Json) -> Environment | None:
+    def _revive(self, lease: Lease, mark: Json) -> Environment | None:
         """An environment from its mark, if it is unused, complete and up to date."""
         made = mark.get("made")
-        if mark.get("state") != claims.READY or not isinstance(made, (int, float)):
+        if mark.get("state") != leases.READY or not isinstance(made, (int, float)):
             return None
         try:
             if mark.get("ingredients") != self.recipe.ingredients():
                 return None
-            facts = self.recipe.made(claim.path, mark)
+            facts = self.recipe.made(lease.path, mark)
         except (LaunchError, ToolMissing):
             return None
         # The mark has the time of day; the pool counts on a clock that nobody sets.
         born = time.monotonic() - max(0.0, time.time() - made)
-        environment = Environment(self.kind, claim, facts, born, self._owner.removals.begin)
+        environment = Environment(self.kind, lease, facts, born, self._owner.removals.begin)
         return environment if environment.usable else None
 
     def given(self, path: str) -> Environment | None:
@@ -195,23 +197,23 @@ class Warmer:
         found = _NAME.fullmatch(os.path.basename(path))
         if os.path.dirname(path) != self._directory or found is None or found.group(1) != self.kind:
             return None
-        claim = claims.claim(path)
-        if claim is None:
+        lease = leases.acquire(path)
+        if lease is None:
             return None
-        mark = claim.read()
-        if mark.get("state") == claims.GIVEN and not claims.inhabited(path):
-            environment = self._revive(claim, dict(mark, state=claims.READY))
+        mark = lease.read()
+        if mark.get("state") == leases.GIVEN and not leases.inhabited(path):
+            environment = self._revive(lease, dict(mark, state=leases.READY))
             if environment is not None:
-                self._mark_again(claim, mark, claims.READY)
+                self._mark_again(lease, mark, leases.READY)
                 return environment
-        claim.release()
+        lease.release()
         return None
 
     def hand_over(self, environment: Environment) -> Json:
         """Give an environment to a client: the ``env`` object of 4.2.  The daemon forgets it."""
-        self._mark_again(environment.claim, environment.claim.read(), claims.GIVEN)
-        environment.claim.release()
+        self._mark_again(environment.lease, environment.lease.read(), leases.GIVEN)
+        environment.lease.release()
         return {"env_type": self.kind, "venv_path": environment.path, "python_path": environment.python}
 
-    def _mark_again(self, claim: Claim, mark: Json, state: str) -> None:
-        claim.write(**dict(mark, state=state))
+    def _mark_again(self, lease: Lease, mark: Json, state: str) -> None:
+        lease.write(**dict(mark, state=state))

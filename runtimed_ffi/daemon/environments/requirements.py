@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..ports import Json, LaunchError
+from runtimed_ffi.daemon.ports import Json, LaunchError
 
 NOTEBOOK_LIMIT = 100 * 1024 * 1024
 """Bytes of a notebook file that is read for its metadata."""
@@ -103,14 +103,14 @@ def dependencies(metadata: Json, kind: str) -> Dependencies | None:
     Raises ``LaunchError`` if they are not what a package manager may be given: a text that begins with a dash would be
     an option, not a package.
     """
-    wishes = member(dependency_objects(metadata), kind)
-    packages = wishes.get("dependencies")
+    listed = member(dependency_objects(metadata), kind)
+    packages = listed.get("dependencies")
     if not isinstance(packages, list) or not packages:
         return None
     if len(packages) > DEPENDENCY_LIMIT:
         raise LaunchError(f"Failed to prepare environment: more than {DEPENDENCY_LIMIT} dependencies")
-    channels = wishes.get("channels") if kind == "conda" else None
-    python = wishes.get("requires-python" if kind == "uv" else "python")
+    channels = listed.get("channels") if kind == "conda" else None
+    python = listed.get("requires-python" if kind == "uv" else "python")
     return Dependencies(
         kind,
         tuple(checked(text) for text in packages),

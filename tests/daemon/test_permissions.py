@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon import ownership
-from runtimed_ffi.daemon.ownership import Unsafe, check_own, check_shared_directory, make_private
+from runtimed_ffi.daemon import permissions
+from runtimed_ffi.daemon.permissions import Unsafe, check_own, check_shared_directory, make_private
 from runtimed_ffi.daemon.state import State
 from runtimed_ffi.places import layout
 
@@ -42,13 +42,13 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
 def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who the user is is the one thing a test cannot change without being root.
     me = os.geteuid()
-    monkeypatch.setattr(ownership.os, "geteuid", lambda: me + 1)
+    monkeypatch.setattr(permissions.os, "geteuid", lambda: me + 1)
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     for path in (tmp_path, link):
         with pytest.raises(Unsafe, match=f"belongs to user {me}, not to you \\({me + 1}\\)"):
             check_own(str(path))
-    monkeypatch.setattr(ownership.os, "stat", lambda path: SimpleNamespace(st_mode=0o40755, st_uid=me + 2))
+    monkeypatch.setattr(permissions.os, "stat", lambda path: SimpleNamespace(st_mode=0o40755, st_uid=me + 2))
     with pytest.raises(Unsafe, match=f"belongs to user {me + 2}"):
         check_shared_directory(str(tmp_path))
 
@@ -63,7 +63,7 @@ def test_a_daemon_does_not_start_on_files_of_others(tmp_path: Path, monkeypatch:
         found = real(path)
         return SimpleNamespace(st_uid=found.st_uid + 1, st_mode=found.st_mode) if str(path) == str(foreign) else found
 
-    monkeypatch.setattr(ownership.os, "lstat", lstat)
+    monkeypatch.setattr(permissions.os, "lstat", lstat)
     with pytest.raises(Unsafe, match=name):
         State(layout({}, socket=str(tmp_path / "s.sock")))
     assert os.listdir(tmp_path) == [name]

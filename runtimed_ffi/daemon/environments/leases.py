@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from ..ports import Json
+from runtimed_ffi.daemon.ports import Json
 
 MARK_SUFFIX = ".json"
 _MARK_LIMIT = 1 << 20
@@ -34,8 +34,8 @@ GIVEN = "given"
 """Handed over to a client (``take``), whose it is: never touched again unless it is given back."""
 
 
-class Claim:
-    """The hold on one environment directory.  Made by :func:`claim`; ends with ``release``."""
+class Lease:
+    """The hold on one environment directory.  Made by :func:`acquire`; ends with ``release``."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class Claim:
         os.ftruncate(self._descriptor, len(data))
 
     def share(self) -> None:
-        """Let others use the environment too; as long as anybody does, nobody can claim it for himself."""
+        """Let others use the environment too; as long as anybody does, nobody can acquire it for himself."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def touch(self) -> None:
@@ -69,17 +69,17 @@ class Claim:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def condemn(self) -> None:
+    def mark_incomplete(self) -> None:
         """Say that it is incomplete from here on: whoever removes it may not come to the end of that."""
         with contextlib.suppress(OSError):  # On a full disk the mark stays as it was.
             self.write(BUILDING)
 
-    def forget(self) -> None:
+    def delete_mark(self) -> None:
         """Remove the mark of an environment that is gone.  Raises ``OSError``."""
         os.unlink(self.path + MARK_SUFFIX)
 
 
-def claim(path: str, *, shared: bool = False, create: bool = False) -> Claim | None:
+def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease | None:
     """Hold an environment, alone or together with others, or ``None`` if that is not possible now.
 
     It is not when somebody else holds it, or when it has no mark and ``create`` is false.
@@ -101,24 +101,24 @@ def claim(path: str, *, shared: bool = False, create: bool = False) -> Claim | N
         # Whoever had it before may have removed the file between our opening and locking it.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(mark), os.fstat(descriptor)):
-                return Claim(path, descriptor)
+                return Lease(path, descriptor)
         os.close(descriptor)
 
 
-def create(directory: str, prefix: str) -> Claim:
+def create(directory: str, prefix: str) -> Lease:
     """A name for a new environment, held and marked as being built; the directory itself is left to the builder."""
     os.makedirs(directory, 0o700, exist_ok=True)
     while True:
-        claimed = claim(os.path.join(directory, prefix + str(uuid.uuid4())), create=True)
-        if claimed is not None:
+        lease = acquire(os.path.join(directory, prefix + str(uuid.uuid4())), create=True)
+        if lease is not None:
             try:
-                claimed.write(BUILDING)
+                lease.write(BUILDING)
             except OSError:
                 with contextlib.suppress(OSError):
-                    claimed.forget()
-                claimed.release()
+                    lease.delete_mark()
+                lease.release()
                 raise
-            return claimed
+            return lease
 
 
 def marked(directory: str, prefix: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Callable, cast
 import zmq
 from jupyter_client.session import Session
 
-from ..ports import Json, Message
+from runtimed_ffi.daemon.ports import Json, Message
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _RECONNECT_MS = 5
 _DELIMITER = b"<IDS|MSG>"
 
 
-class Channels:
+class KernelSockets:
     """Shell, control and iopub of a kernel.  Everything on the loop's thread.
 
     Parameters

@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from ..files.paths import set_aside
-from ..ports import Json
+from runtimed_ffi.daemon.files.paths import set_aside
+from runtimed_ffi.daemon.ports import Json
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ SCHEMA: Json = {
 """JSON schema of the mirror; members that it does not name are kept."""
 
 
-class Mirror:
+class SettingsFile:
     """The file ``settings.json`` in ``directory``.  On the loop's thread, but for ``start_watching``."""
 
     def __init__(self, directory: str) -> None:

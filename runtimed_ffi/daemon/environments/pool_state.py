@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable, Generic, NamedTuple, Optional, Protocol, TypeVar
 
-from ..ports import CallLater, Json, Timer
+from runtimed_ffi.daemon.ports import CallLater, Json, Timer
 
 BACKOFF = (30.0, 60.0, 120.0, 240.0, 300.0)
 """Seconds until a failed build is tried again: after the first failure, the second, ..."""
@@ -75,7 +75,7 @@ class Hands(Protocol[H]):
         """The error of the pool is another one, or none."""
 
 
-class Stock(Generic[E]):
+class PoolState(Generic[E]):
     """One pool.  ``target`` environments are kept ready; waiting launches add to that until they are served."""
 
     def __init__(self, target: int, hands: Hands[E], clock: Callable[[], float], call_later: CallLater) -> None:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from ..ports import BlobPort, HostPort, Json
-from .blob_server import BlobAddress
+from runtimed_ffi.daemon.channels.blob_server import BlobAddress
+from runtimed_ffi.daemon.ports import BlobPort, HostPort, Json
 
 log = logging.getLogger(__name__)
 

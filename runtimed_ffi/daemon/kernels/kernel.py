@@ -15,13 +15,13 @@ from typing import Any
 
 import zmq
 
-from ..environments.plans import LaunchPlan
-from ..ports import Json, KernelGone, KernelListener, LaunchError, Message
-from ..processes import StderrTail, describe_exit
-from . import kernel_directory
-from .channels import Channels
-from .kernel_directory import KernelDirectory
-from .provisioned import END_LIMIT, Provisioned
+from runtimed_ffi.daemon.environments.plans import LaunchPlan
+from runtimed_ffi.daemon.kernels import kernel_directory
+from runtimed_ffi.daemon.kernels.kernel_directory import KernelDirectory
+from runtimed_ffi.daemon.kernels.provisioned import END_LIMIT, Provisioned
+from runtimed_ffi.daemon.kernels.sockets import KernelSockets
+from runtimed_ffi.daemon.ports import Json, KernelGone, KernelListener, LaunchError, Message
+from runtimed_ffi.daemon.processes import StderrTail, describe_exit
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Kernel:
         self._directory = directory
         self._loop = asyncio.get_running_loop()
         self._provisioned = Provisioned(plan, directory.path)
-        self._channels: Channels | None = None
+        self._sockets: KernelSockets | None = None
         self._exited: asyncio.Future[int | None] = self._loop.create_future()
         self._ready = False
         self._ending = False
@@ -71,7 +71,7 @@ class Kernel:
         self._stderr = StderrTail(self._loop)
         self._executed = ""
         """The last execution that was asked for."""
-        self._unwanted = ""
+        self._interrupt_target = ""
         """What was the last one when an interrupt was asked for."""
         self._interrupting: asyncio.Task[None] | None = None
 
@@ -86,10 +86,10 @@ class Kernel:
             os.close(stderr)
         self._provisioned.watch(self._on_exit)
         connection = self._provisioned.connection()
-        self._channels = Channels(context, connection, self._provisioned.session, self._on_batch)
-        await self._until_ready(self._channels)
+        self._sockets = KernelSockets(context, connection, self._provisioned.session, self._on_batch)
+        await self._until_ready(self._sockets)
 
-    async def _until_ready(self, channels: Channels) -> None:
+    async def _until_ready(self, channels: KernelSockets) -> None:
         patience, longest = _PROBE_PATIENCE
         first_answer: float | None = None
         while True:
@@ -118,13 +118,13 @@ class Kernel:
         either: set[asyncio.Future[Any]] = {self._proven, self._exited, *others}
         await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if self._exited.done():
-            raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
+            raise LaunchError(f"Failed to launch kernel: {self._death_reason()}")
         return self._proven.done()
 
     def _open_up(self) -> None:
         """From here on the listener hears everything.  Raises ``LaunchError`` if the kernel has just ended."""
         if self._exited.done():
-            raise LaunchError(f"Failed to launch kernel: {self._obituary()}")
+            raise LaunchError(f"Failed to launch kernel: {self._death_reason()}")
         self._ready = True
 
     async def hand_over(self, plan: LaunchPlan, listener: KernelListener) -> None:
@@ -176,7 +176,7 @@ class Kernel:
             self._replies.pop(msg_id, None)
 
     def send_comm(self, message: Json) -> None:
-        if self._channels is None or self._exited.done():
+        if self._sockets is None or self._exited.done():
             raise KernelGone("the kernel has ended")
         header = dict(message["header"], session=self._provisioned.session.session)
         whole = {
@@ -188,21 +188,21 @@ class Kernel:
             "content": message["content"],
         }
         buffers = [bytes(buffer) for buffer in message.get("buffers") or ()]
-        self._channels.send_message("shell", whole, buffers)
+        self._sockets.send_message("shell", whole, buffers)
 
     def interrupt(self) -> None:
-        if self._exited.done() or self._channels is None:
+        if self._exited.done() or self._sockets is None:
             return
         if self._provisioned.interrupted_by_message:
-            self._channels.send("control", "interrupt_request", {})
+            self._sockets.send("control", "interrupt_request", {})
             return
-        self._unwanted = self._executed
+        self._interrupt_target = self._executed
         if self._interrupting is None or self._interrupting.done():
             self._interrupting = self._loop.create_task(self._interrupt())
 
     async def _interrupt(self) -> None:
         while True:
-            unwanted = self._unwanted
+            target = self._interrupt_target
             try:
                 await self._provisioned.interrupt()
             except asyncio.TimeoutError:
@@ -212,13 +212,13 @@ class Kernel:
                 log.warning("interrupting the kernel failed: %s", error)
             # The signal may have ended its cell, and the next may have begun and be unwanted too, before it is known
             # that it was sent.  One more for the same cell would meet whatever comes after it.
-            if self._unwanted == unwanted or self._unwanted != self._executed:
+            if self._interrupt_target == target or self._interrupt_target != self._executed:
                 return
 
     def _send(self, msg_type: str, content: Json) -> str:
-        if self._channels is None or self._exited.done():
+        if self._sockets is None or self._exited.done():
             raise KernelGone("the kernel has ended")
-        return self._channels.send("shell", msg_type, content)
+        return self._sockets.send("shell", msg_type, content)
 
     def _on_batch(self, batch: list[Message]) -> None:
         for message in batch:
@@ -246,7 +246,7 @@ class Kernel:
         return self._ended
 
     async def _shut_down(self, deadline: float) -> None:
-        provisioned, channels = self._provisioned, self._channels
+        provisioned, channels = self._provisioned, self._sockets
         try:
             if provisioned.begun and not self._exited.done():
                 provisioned.watch(self._on_exit)  # A start cancelled half-way has not come to it.
@@ -271,14 +271,14 @@ class Kernel:
             self._ended = self._loop.create_task(self._die())
 
     async def _die(self) -> None:
-        channels = self._channels
+        channels = self._sockets
         assert channels is not None
         # The kernel's last messages are still on their way through its sockets; the end of iopub comes behind them.
         await asyncio.wait({channels.disconnected}, timeout=_LAST_WORDS)
         self._ending = False
         channels.drain()
         self._ending = True
-        reason = self._obituary()
+        reason = self._death_reason()
         await self._release()
         self._listener.on_death(self, reason)
 
@@ -288,8 +288,8 @@ class Kernel:
             if not reply.done():
                 reply.set_exception(KernelGone("the kernel has ended"))
         self._replies.clear()
-        if self._channels is not None:
-            self._channels.close()
+        if self._sockets is not None:
+            self._sockets.close()
         self._stderr.close()
         if self._interrupting is not None:
             self._interrupting.cancel()
@@ -298,7 +298,7 @@ class Kernel:
         if self._plan.on_end is not None:
             self._plan.on_end()
 
-    def _obituary(self) -> str:
+    def _death_reason(self) -> str:
         code = self._exited.result() if self._exited.done() else None
         text = f"Kernel died: {describe_exit(code)}"
         tail = self._stderr.text()

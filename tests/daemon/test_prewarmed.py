@@ -19,7 +19,8 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 from runtimed_ffi.daemon import cli  # noqa: E402
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
-from runtimed_ffi.daemon.kernels import kernels, standby  # noqa: E402
+from runtimed_ffi.daemon.kernels import kernel as kernel_module  # noqa: E402
+from runtimed_ffi.daemon.kernels import prewarmed  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError  # noqa: E402
 
 from .test_kernels import LIMIT, Ears, gone, plan  # noqa: E402
@@ -76,7 +77,7 @@ class Starter:
         self.attempts = 0
 
     async def __call__(self, plan: LaunchPlan, listener: Any) -> Any:
-        is_ahead = plan.argv[-1] == standby.STAND_BY
+        is_ahead = plan.argv[-1] == prewarmed.PREWARM
         self.attempts += 1
         if is_ahead:
             await self.gate.wait()
@@ -87,15 +88,17 @@ class Starter:
         return kernel
 
 
-def with_fakes(test: Callable[[standby.Standby, Starter], Awaitable[None]], size: int = 1) -> Callable[..., None]:
+def with_fakes(
+    test: Callable[[prewarmed.PrewarmedKernels, Starter], Awaitable[None]], size: int = 1
+) -> Callable[..., None]:
     def run(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(standby, "SETTLE", 0.0)
-        monkeypatch.setattr(standby, "_RETRY", (0.0, 0.0))
-        monkeypatch.setattr(standby, "_packages", lambda: (1, 1))
+        monkeypatch.setattr(prewarmed, "SETTLE", 0.0)
+        monkeypatch.setattr(prewarmed, "_RETRY", (0.0, 0.0))
+        monkeypatch.setattr(prewarmed, "_packages", lambda: (1, 1))
 
         async def body() -> None:
             starter = Starter()
-            pool = standby.Standby(starter, "/", size, lambda: True)  # type: ignore[arg-type]
+            pool = prewarmed.PrewarmedKernels(starter, "/", size, lambda: True)  # type: ignore[arg-type]
             try:
                 await asyncio.wait_for(test(pool, starter), LIMIT)
             finally:
@@ -120,12 +123,14 @@ async def until(condition: Callable[[], Any]) -> None:
     raise AssertionError("what was waited for did not come")
 
 
-async def launch(pool: standby.Standby, wanted: LaunchPlan = WANTED) -> FakeKernel:
+async def launch(pool: prewarmed.PrewarmedKernels, wanted: LaunchPlan = WANTED) -> FakeKernel:
     return await pool.launch(wanted, object())  # type: ignore[arg-type,return-value]
 
 
 @with_fakes
-async def test_a_launch_gets_what_stands_by_and_another_takes_its_place(pool: standby.Standby, s: Starter) -> None:
+async def test_a_launch_gets_what_stands_by_and_another_takes_its_place(
+    pool: prewarmed.PrewarmedKernels, s: Starter
+) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
     assert await launch(pool) is s.ahead[0]
@@ -135,7 +140,9 @@ async def test_a_launch_gets_what_stands_by_and_another_takes_its_place(pool: st
 
 
 @with_fakes
-async def test_a_launch_joins_the_start_that_is_under_way_and_only_one_does(pool: standby.Standby, s: Starter) -> None:
+async def test_a_launch_joins_the_start_that_is_under_way_and_only_one_does(
+    pool: prewarmed.PrewarmedKernels, s: Starter
+) -> None:
     s.gate.clear()
     pool.open(WANTED)
     await until(lambda: pool.facts()["starting"] == 1)
@@ -148,7 +155,7 @@ async def test_a_launch_joins_the_start_that_is_under_way_and_only_one_does(pool
 
 
 @with_fakes
-async def test_other_wishes_get_a_kernel_of_their_own(pool: standby.Standby, s: Starter) -> None:
+async def test_other_wishes_get_a_kernel_of_their_own(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
     others = [
@@ -163,7 +170,7 @@ async def test_other_wishes_get_a_kernel_of_their_own(pool: standby.Standby, s: 
 
 
 @with_fakes
-async def test_it_learns_what_is_wanted(pool: standby.Standby, s: Starter) -> None:
+async def test_it_learns_what_is_wanted(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
     other = WANTED._replace(env={"A": "1"})
@@ -175,10 +182,10 @@ async def test_it_learns_what_is_wanted(pool: standby.Standby, s: Starter) -> No
 
 
 def test_packages_that_have_changed_make_it_useless(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: pool.facts()["ready"] == 1)
-        monkeypatch.setattr(standby, "_packages", lambda: (2, 1))
+        monkeypatch.setattr(prewarmed, "_packages", lambda: (2, 1))
         assert await launch(pool) is s.cold[0]
         await until(lambda: len(s.ahead) == 2)
         assert s.ahead[0].ended
@@ -188,7 +195,7 @@ def test_packages_that_have_changed_make_it_useless(monkeypatch: pytest.MonkeyPa
 
 @with_fakes
 async def test_one_that_dies_while_it_waits_is_replaced_and_never_handed_over(
-    pool: standby.Standby, s: Starter
+    pool: prewarmed.PrewarmedKernels, s: Starter
 ) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
@@ -201,7 +208,7 @@ async def test_one_that_dies_while_it_waits_is_replaced_and_never_handed_over(
 
 @pytest.mark.parametrize("failure", [LaunchError("no directory"), KernelGone("x"), asyncio.TimeoutError()])
 def test_a_handover_that_fails_falls_back(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: pool.facts()["ready"] == 1)
         s.ahead[0].failure = failure
@@ -212,7 +219,7 @@ def test_a_handover_that_fails_falls_back(monkeypatch: pytest.MonkeyPatch, failu
 
 
 @with_fakes
-async def test_a_cancelled_launch_leaves_no_kernel(pool: standby.Standby, s: Starter) -> None:
+async def test_a_cancelled_launch_leaves_no_kernel(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
     launching = asyncio.ensure_future(launch(pool))
@@ -224,7 +231,9 @@ async def test_a_cancelled_launch_leaves_no_kernel(pool: standby.Standby, s: Sta
 
 
 @with_fakes
-async def test_failures_are_repeated_and_launches_do_not_wait_for_them(pool: standby.Standby, s: Starter) -> None:
+async def test_failures_are_repeated_and_launches_do_not_wait_for_them(
+    pool: prewarmed.PrewarmedKernels, s: Starter
+) -> None:
     s.failure = LaunchError("disk full")
     pool.open(WANTED)
     assert await launch(pool) is s.cold[0]
@@ -233,39 +242,39 @@ async def test_failures_are_repeated_and_launches_do_not_wait_for_them(pool: sta
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: pool._refill is None)
         assert pool.facts()["ready"] == 2, "a third would be beyond the limit"
-        assert pool.facts()["memory"] <= standby.MEMORY_LIMIT
+        assert pool.facts()["memory"] <= prewarmed.MEMORY_LIMIT
 
-    monkeypatch.setattr(standby, "_memory", lambda kernel: standby.MEMORY_LIMIT * 2 // 5)
+    monkeypatch.setattr(prewarmed, "_memory", lambda kernel: prewarmed.MEMORY_LIMIT * 2 // 5)
     with_fakes(body, size=5)(monkeypatch)
 
 
 def test_none_is_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: pool._refill is None)
         assert s.ahead == []
         assert await launch(pool) is s.cold[0]
 
-    monkeypatch.setattr(standby, "MEMORY_RESERVE", 1 << 60)
+    monkeypatch.setattr(prewarmed, "MEMORY_RESERVE", 1 << 60)
     with_fakes(body)(monkeypatch)
 
 
 def test_they_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: len(s.ahead) >= 2)
         assert s.ahead[0].ended
 
-    monkeypatch.setattr(standby, "MAX_AGE", 0.01)
+    monkeypatch.setattr(prewarmed, "MAX_AGE", 0.01)
     with_fakes(body)(monkeypatch)
 
 
 def test_size_zero_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(pool: standby.Standby, s: Starter) -> None:
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         assert await launch(pool) is s.cold[0]
         assert s.attempts == 1
@@ -277,19 +286,19 @@ def test_a_busy_machine_is_waited_for_but_not_for_ever(monkeypatch: pytest.Monke
     async def body() -> None:
         loads = iter([False, False, True])
         starter = Starter()
-        pool = standby.Standby(starter, "/", 1, lambda: next(loads))  # type: ignore[arg-type]
+        pool = prewarmed.PrewarmedKernels(starter, "/", 1, lambda: next(loads))  # type: ignore[arg-type]
         await launch(pool)
         await until(lambda: pool.facts()["ready"] == 1)
         assert list(loads) == []
         await pool.close(1.0)
-        monkeypatch.setattr(standby, "PATIENCE", 0.01)
-        pool = standby.Standby(starter, "/", 1, lambda: False)  # type: ignore[arg-type]
+        monkeypatch.setattr(prewarmed, "PATIENCE", 0.01)
+        pool = prewarmed.PrewarmedKernels(starter, "/", 1, lambda: False)  # type: ignore[arg-type]
         await launch(pool)
         await until(lambda: pool.facts()["ready"] == 1)
         await pool.close(1.0)
 
-    monkeypatch.setattr(standby, "SETTLE", 0.0)
-    monkeypatch.setattr(standby, "_LOOK_AGAIN", 0.001)
+    monkeypatch.setattr(prewarmed, "SETTLE", 0.0)
+    monkeypatch.setattr(prewarmed, "_LOOK_AGAIN", 0.001)
     asyncio.run(asyncio.wait_for(body(), LIMIT))
 
 
@@ -303,20 +312,20 @@ class Real:
         self.directory = directory / "k"
         self.directory.mkdir()
         self.context = zmq.Context()
-        self.pool = standby.Standby(self._start, str(self.directory), 1, lambda: True)
+        self.pool = prewarmed.PrewarmedKernels(self._start, str(self.directory), 1, lambda: True)
         self.plan = plan(directory)._replace(env=environ)
 
-    async def _start(self, plan: LaunchPlan, listener: Any) -> kernels.Kernel:
-        return await kernels.start(plan, listener, str(self.directory), self.context, umask=0o027)
+    async def _start(self, plan: LaunchPlan, listener: Any) -> kernel_module.Kernel:
+        return await kernel_module.start(plan, listener, str(self.directory), self.context, umask=0o027)
 
-    async def ready(self) -> standby._Waiting:
+    async def ready(self) -> prewarmed._Waiting:
         self.pool.open(self.plan)
         assert self.pool._refill is not None
         await self.pool._refill
         (waiting,) = self.pool._waiting
         return waiting
 
-    async def cold(self) -> tuple[kernels.Kernel, Ears]:
+    async def cold(self) -> tuple[kernel_module.Kernel, Ears]:
         ears = Ears()
         return await self._start(self.plan, ears), ears
 
@@ -341,7 +350,7 @@ def with_real(test: Callable[[Real, Path], Awaitable[None]], **environ: str) -> 
     return pytest.mark.kernel(run)
 
 
-async def printed(kernel: kernels.Kernel, ears: Ears, code: str) -> str:
+async def printed(kernel: kernel_module.Kernel, ears: Ears, code: str) -> str:
     msg_id = await ears.run(kernel, code)
     return "".join(message.content["text"] for message in ears.of(msg_id, "stream"))
 
@@ -400,11 +409,11 @@ async def test_a_deaf_one_is_given_up(real: Real, path: Path) -> None:
     waiting = await real.ready()
     assert waiting.kernel is not None and waiting.kernel.process_id
     os.kill(waiting.kernel.process_id, signal.SIGSTOP)
-    limit, kernels.HANDOVER_LIMIT = kernels.HANDOVER_LIMIT, 0.2
+    limit, kernel_module.HANDOVER_LIMIT = kernel_module.HANDOVER_LIMIT, 0.2
     try:
         kernel = await real.pool.launch(real.plan, Ears())
     finally:
-        kernels.HANDOVER_LIMIT = limit
+        kernel_module.HANDOVER_LIMIT = limit
     assert kernel.process_id != waiting.kernel.process_id
     await gone(waiting.kernel.process_id)
     await kernel.shutdown()
@@ -469,7 +478,7 @@ def test_a_session_gets_the_kernel_that_stood_by(tmp_path: Path) -> None:
         while stands_by()["ready"] != 1:
             assert time.monotonic() < deadline, "no kernel stands by"
             time.sleep(0.05)
-        assert 1 << 20 < stands_by()["memory"] < standby.MEMORY_LIMIT
+        assert 1 << 20 < stands_by()["memory"] < prewarmed.MEMORY_LIMIT
         (entry,) = (tmp_path / "d" / "kernels").iterdir()
         (pid,) = of_directory(entry)
         with daemon.session() as session:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon.channels import blob_channel
-from runtimed_ffi.daemon.channels.blob_channel import BlobRequests
+from runtimed_ffi.daemon.channels import blob_requests
+from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
 from runtimed_ffi.daemon.channels.blob_server import BlobAddress
 
 from .fakes import FakeBlobs, FakeHost
@@ -26,7 +26,7 @@ class GatedBlobs(FakeBlobs):
         self.stored: list[tuple[bytes, str]] = []
 
     def put(self, data: bytes, media_type: str = "application/octet-stream") -> str:
-        if len(data) > blob_channel.INLINE_LIMIT:
+        if len(data) > blob_requests.INLINE_LIMIT:
             assert self.gate.wait(30)
         if media_type == "fails":
             raise OSError("No space left on device")
@@ -59,8 +59,8 @@ def test_port_and_small_contents_are_answered_at_once() -> None:
 
 
 def test_a_large_content_holds_nobody_up_and_is_stored_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = bytes(blob_channel.INLINE_LIMIT + 1)
-    monkeypatch.setattr(blob_channel, "PENDING_LIMIT", 2 * len(large))
+    large = bytes(blob_requests.INLINE_LIMIT + 1)
+    monkeypatch.setattr(blob_requests, "PENDING_LIMIT", 2 * len(large))
 
     async def body() -> None:
         host, blobs = FakeHost(), GatedBlobs()
@@ -80,8 +80,8 @@ def test_a_large_content_holds_nobody_up_and_is_stored_before_the_end(monkeypatc
 
 
 def test_room_is_made_when_a_content_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = bytes(blob_channel.INLINE_LIMIT + 1)
-    monkeypatch.setattr(blob_channel, "PENDING_LIMIT", len(large))
+    large = bytes(blob_requests.INLINE_LIMIT + 1)
+    monkeypatch.setattr(blob_requests, "PENDING_LIMIT", len(large))
 
     async def body() -> None:
         host, blobs = FakeHost(), GatedBlobs()
