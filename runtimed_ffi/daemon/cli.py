@@ -7,15 +7,12 @@ sub-command means ``run``.  The other commands look at a daemon from outside: ``
 from __future__ import annotations
 
 import argparse
-import faulthandler
-import logging
 import os
-import sys
 from collections.abc import Sequence
 
 from runtimed_ffi.daemon.limits import MAX_PEERS
-from runtimed_ffi.daemon.logging_setup import FORMATS, open_log
-from runtimed_ffi.daemon.state import AlreadyRunning, make_base
+from runtimed_ffi.daemon.logging_setup import FORMATS
+from runtimed_ffi.daemon.options import EVICTION_DELAY, DaemonOptions
 from runtimed_ffi.places import IDLE_SECONDS, Layout, layout
 
 COMMANDS = {
@@ -104,8 +101,8 @@ def _add_run_options(parser: argparse._ArgumentGroup) -> None:
         "--eviction-delay",
         metavar="SECONDS",
         type=float,
-        default=3600.0,
-        help="keep empty rooms and their kernels this long (default: 3600)",
+        default=EVICTION_DELAY,
+        help=f"keep empty rooms and their kernels this long (default: {EVICTION_DELAY:g})",
     )
     parser.add_argument(
         "--max-peers",
@@ -166,45 +163,39 @@ def run_options(arguments: argparse.Namespace) -> list[str]:
     return options
 
 
-def run(paths: Layout, arguments: argparse.Namespace) -> int:
-    """Be the daemon until it ends, and return the exit status."""
-    from runtimed_ffi import __version__
-    from runtimed_ffi.daemon import service
-
+def daemon_options(paths: Layout, arguments: argparse.Namespace) -> DaemonOptions:
+    """How the daemon runs that a command line means."""
     idle = arguments.idle_timeout
     if idle is None:
         idle = 0.0 if arguments.socket is not None else IDLE_SECONDS
-    if arguments.dev:
-        os.environ["RUNTIMED_DEV"] = "1"
     kernels = arguments.kernel_pool_size
     if kernels is None:
         kernels = _default_kernel_pool(os.environ.get(KERNEL_POOL_VARIABLE, ""), arguments.exit_with_stdin)
-    options = service.Options(
+    return DaemonOptions(
+        paths,
+        development=arguments.dev,
+        log_level=arguments.log_level,
+        log_format=arguments.log_format,
         idle_timeout=idle if idle > 0 else None,
         eviction_delay=arguments.eviction_delay,
         ready_fd=arguments.ready_fd,
-        exit_with_stdin=arguments.exit_with_stdin,
         uv_pool_size=max(0, arguments.uv_pool_size),
         conda_pool_size=max(0, arguments.conda_pool_size),
+        exit_with_stdin=arguments.exit_with_stdin,
         kernel_pool_size=max(0, kernels),
         max_peers=arguments.max_peers,
         plain_blob_urls=arguments.blob_urls == "plain",
         arguments=tuple(run_options(arguments)),
     )
-    # What kills the interpreter itself says where; in the background, standard error is the log.
-    faulthandler.enable(2)
-    try:
-        make_base(paths)
-        open_log(paths.log, arguments.log_level, arguments.log_format)
-        service.run(paths, options, __version__)
-    except AlreadyRunning as error:
-        print(f"runtimed-ffi: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        logging.getLogger(__name__).debug("the daemon failed", exc_info=True)
-        print(f"runtimed-ffi: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+
+def run(paths: Layout, arguments: argparse.Namespace) -> int:
+    """Be the daemon until it ends, and return the exit status."""
+    options = daemon_options(paths, arguments)
+    # The other commands do without what the daemon imports.
+    from runtimed_ffi.daemon import main
+
+    return main.run(options)
 
 
 def _default_kernel_pool(variable: str, private: bool) -> int:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from runtimed_ffi import host as hosting
 from runtimed_ffi.blobs import Blobs
@@ -30,14 +30,14 @@ from runtimed_ffi.daemon.environments.recipes import CondaRecipe, UvRecipe
 from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.kernels.launcher import Launcher
 from runtimed_ffi.daemon.lazy_import import load
-from runtimed_ffi.daemon.limits import MAX_PEERS, Limits
+from runtimed_ffi.daemon.limits import Limits
+from runtimed_ffi.daemon.options import DaemonOptions
 from runtimed_ffi.daemon.ports import Json, KernelListener, KernelPort
 from runtimed_ffi.daemon.processes import kill_group
 from runtimed_ffi.daemon.report import Report
 from runtimed_ffi.daemon.rooms.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms.rooms import EVICTION_DELAY, Rooms
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 from runtimed_ffi.daemon.state import State
-from runtimed_ffi.places import Layout
 
 if TYPE_CHECKING:
     from runtimed_ffi.daemon.kernels.prewarmed import PrewarmedKernels
@@ -54,36 +54,11 @@ PEERS_END = 1.0
 """Seconds for the peers to take what is written for them."""
 
 
-class Options(NamedTuple):
-    """How a daemon is to run."""
-
-    idle_timeout: float | None = None
-    """Seconds without peers and work after which it ends; ``None``: never."""
-    eviction_delay: float | None = EVICTION_DELAY
-    """Seconds an empty room stays; ``None``: for ever."""
-    ready_fd: int | None = None
-    """A descriptor that gets the line ``ready`` when clients may connect."""
-    uv_pool_size: int = 0
-    """uv environments kept ready; 0: none, and kernels without special wishes start in the daemon's own environment."""
-    conda_pool_size: int = 0
-    """Conda environments kept ready; 0: none, one is made when a kernel asks for it."""
-    exit_with_stdin: bool = False
-    """End when standard input ends: a daemon that belongs to a test or a script ends with it."""
-    kernel_pool_size: int = 0
-    """Kernels that stand by for the next launches."""
-    max_peers: int = MAX_PEERS
-    """Connections at one time, as far as there are descriptors for them."""
-    plain_blob_urls: bool = True
-    """Whether blobs are served without the prefix that cannot be guessed as well (8.5)."""
-    arguments: tuple[str, ...] = ()
-    """The options the daemon was started with, for whoever restarts it."""
-
-
 class Service:
     """One daemon.  ``await run()`` is its whole life; ``stop`` ends it, from the loop's thread."""
 
-    def __init__(self, paths: Layout, options: Options, version: str) -> None:
-        self._paths = paths
+    def __init__(self, options: DaemonOptions, version: str) -> None:
+        self._paths = options.paths
         self._options = options
         self._version = version
         self._stopping: asyncio.Future[str] | None = None
@@ -338,6 +313,6 @@ def _import_kernels() -> None:
     load(__package__ + ".kernels.prewarmed")
 
 
-def run(paths: Layout, options: Options, version: str) -> None:
+def run(options: DaemonOptions, version: str) -> None:
     """Run a daemon until it ends, on this thread (signals need the main one)."""
-    asyncio.run(Service(paths, options, version).run())
+    asyncio.run(Service(options, version).run())

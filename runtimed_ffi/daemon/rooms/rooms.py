@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 Automatic = Callable[[str], Optional[LaunchRequest]]
 """The launch for a room that its first peer has entered, if there is one (9.5).  Runs on a thread."""
 
-EVICTION_DELAY = 3600.0
-"""Seconds an empty room keeps its kernel (the reference: 30)."""
-
 EMPTY_LIMIT = 256
 """Empty rooms without a kernel that stay open until their time is over.  Each has a descriptor; what is in them is in
 their journals, so that only the next peer notices, who waits until they are loaded again."""
@@ -59,7 +56,7 @@ class Rooms:
         blobs: BlobPort,
         launch: Launch,
         directory: str | None = None,
-        eviction_delay: float | None = EVICTION_DELAY,
+        eviction_delay: float | None = None,
         automatic: Automatic = lambda notebook_id: None,
         new_mode: int = 0o600,
     ) -> None:
