@@ -54,35 +54,29 @@ class Item:
         self.usable = True
         self.place = "made"
 
-
-class Hands:
-    def __init__(self) -> None:
-        self.builds: list[int] = []
-        self.changes = 0
-
-    def build(self, generation: int) -> None:
-        self.builds.append(generation)
-
-    def discard(self, item: Item) -> None:
-        assert item.place == "made", "discarded twice, or although somebody has it"
-        item.place = "discarded"
-
-    def changed(self) -> None:
-        self.changes += 1
+    def end(self) -> None:
+        assert self.place == "made", "removed twice, or although it is in use"
+        self.place = "removed"
 
 
 class Scene:
     def __init__(self, target: int) -> None:
-        self.clock, self.hands = Clock(), Hands()
-        self.state: PoolState[Item] = PoolState(target, self.hands, self.clock, self.clock.call_later)
+        self.clock = Clock()
+        self.builds: list[int] = []
+        """The generations of the builds that were started and have not ended."""
+        self.changes = 0
+        self.state = PoolState(target, self.builds.append, self.count_change, self.clock, self.clock.call_later)
+
+    def count_change(self) -> None:
+        self.changes += 1
 
     def built(self) -> Item:
         item = Item(self.clock.now)
-        self.state.built(item, self.hands.builds.pop(0))
+        self.state.built(item, self.builds.pop(0))
         return item
 
     def failed(self) -> None:
-        self.state.failed("no", None, self.hands.builds.pop(0))
+        self.state.failed("no", None, self.builds.pop(0))
 
     def wait(self) -> list[Any]:
         answers: list[Any] = []
@@ -99,18 +93,18 @@ def test_a_launch_that_finds_it_empty_gets_the_next_one() -> None:
     assert (first, second) == ([one], [two]), "in the order they came"
     three = scene.built()
     assert list(scene.state.available) == [three]
-    assert scene.hands.builds == []
+    assert scene.builds == []
 
 
 def test_without_a_target_it_builds_on_demand_only() -> None:
     scene = Scene(0)
     scene.state.start([])
-    assert scene.hands.builds == []
+    assert scene.builds == []
     answers = scene.wait()
-    assert len(scene.hands.builds) == 1
+    assert len(scene.builds) == 1
     item = scene.built()
     assert answers == [item]
-    assert scene.hands.builds == []
+    assert scene.builds == []
 
 
 def test_backoff_is_that_of_the_specification() -> None:
@@ -126,15 +120,15 @@ def test_backoff_is_that_of_the_specification() -> None:
             "retry_in_secs": int(delay),
         }
         scene.clock.advance(delay - 1)
-        assert scene.hands.builds == []
+        assert scene.builds == []
         assert error.as_json(scene.clock.now)["retry_in_secs"] == 1
         scene.clock.advance(1)
-        assert len(scene.hands.builds) == 1
+        assert len(scene.builds) == 1
         assert error.as_json(scene.clock.now)["retry_in_secs"] == 0
     assert BACKOFF == (30, 60, 120, 240, 300)
     scene.built()
     assert scene.state.error is None
-    assert scene.hands.changes == len(BACKOFF) + 2
+    assert scene.changes == len(BACKOFF) + 2
 
 
 def test_a_failure_is_told_to_whoever_waits_and_at_once_to_the_next() -> None:
@@ -148,7 +142,7 @@ def test_a_failure_is_told_to_whoever_waits_and_at_once_to_the_next() -> None:
     scene.state.retry_now()
     assert scene.state.error is None
     again = scene.wait()
-    assert again == [] and len(scene.hands.builds) == 1
+    assert again == [] and len(scene.builds) == 1
 
 
 def test_old_environments_are_replaced_when_they_are_old_and_not_before() -> None:
@@ -157,10 +151,10 @@ def test_old_environments_are_replaced_when_they_are_old_and_not_before() -> Non
     item = scene.built()
     scene.clock.advance(MAXIMUM_AGE - 1)
     assert item.place == "made"
-    assert scene.hands.builds == []
+    assert scene.builds == []
     scene.clock.advance(1)
-    assert item.place == "discarded"
-    assert len(scene.hands.builds) == 1
+    assert item.place == "removed"
+    assert len(scene.builds) == 1
 
 
 def test_what_was_built_with_old_ingredients_is_not_handed_out() -> None:
@@ -169,12 +163,12 @@ def test_what_was_built_with_old_ingredients_is_not_handed_out() -> None:
     answers = scene.wait()
     assert scene.state.flush() == []
     stale = scene.built()
-    assert (answers, stale.place) == ([], "discarded")
+    assert (answers, stale.place) == ([], "removed")
     fresh = scene.built()
     assert answers == [fresh]
 
 
-class StockMachine(RuleBasedStateMachine):
+class PoolMachine(RuleBasedStateMachine):
     """Every environment is in one place at any time, the target is kept, nobody waits in vain."""
 
     def __init__(self) -> None:
@@ -188,18 +182,18 @@ class StockMachine(RuleBasedStateMachine):
         self.scene.state.start(adopted)
 
     @property
-    def state(self) -> PoolState[Item]:
+    def state(self) -> PoolState:
         return self.scene.state
 
-    @precondition(lambda self: self.scene.hands.builds)
+    @precondition(lambda self: self.scene.builds)
     @rule(number=st.integers(0, 3))
     def build_ends_well(self, number: int) -> None:
-        builds = self.scene.hands.builds
+        builds = self.scene.builds
         item = Item(self.scene.clock.now)
         self.items.append(item)
         self.state.built(item, builds.pop(number % len(builds)))
 
-    @precondition(lambda self: self.scene.hands.builds)
+    @precondition(lambda self: self.scene.builds)
     @rule()
     def build_fails(self) -> None:
         self.scene.failed()
@@ -270,7 +264,7 @@ class StockMachine(RuleBasedStateMachine):
         made = [item for item in self.items if item.place == "made"]
         assert sorted(map(id, made)) == sorted(map(id, self.state.available)), "lost, or in two places"
         assert len(made) <= self.state.target
-        assert len(self.scene.hands.builds) == self.state.building <= CONCURRENT_BUILDS
+        assert len(self.scene.builds) == self.state.building <= CONCURRENT_BUILDS
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -286,5 +280,5 @@ class StockMachine(RuleBasedStateMachine):
             assert not self.state.available
 
 
-StockMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestStockMachine = StockMachine.TestCase
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPoolMachine = PoolMachine.TestCase

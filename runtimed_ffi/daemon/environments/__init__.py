@@ -10,7 +10,8 @@ module            noun
 ``trust``         whether its dependencies were approved
 ``pools``         the pools of environments
 ``pool``          one pool at work
-``pool_state``    when a pool builds, and what it hands out
+``pool_state``    how many it has, when it builds, when it tries again
+``environment``   one environment of a pool
 ``recipes``       how pooled environments are made
 ``inline``        environments cached by content
 ``leases``        directories of environments, and their owners

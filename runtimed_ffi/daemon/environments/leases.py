@@ -55,6 +55,10 @@ class Lease:
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
 
+    def set_state(self, state: str) -> None:
+        """Change the state and keep the other facts.  Raises ``OSError``."""
+        self.write(**dict(self.read(), state=state))
+
     def share(self) -> None:
         """Let others use the environment too; as long as anybody does, nobody can acquire it for himself."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)

@@ -9,12 +9,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Mapping
-from typing import Any, Callable
+from collections.abc import Mapping
+from typing import Callable
 
 from runtimed_ffi.daemon.environments import leases
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
-from runtimed_ffi.daemon.environments.pool import Environment, Pool
+from runtimed_ffi.daemon.environments.environment import Environment
+from runtimed_ffi.daemon.environments.pool import Pool
 from runtimed_ffi.daemon.environments.pool_state import PoolError
 from runtimed_ffi.daemon.environments.recipes import Recipe
 from runtimed_ffi.daemon.environments.removals import Removals
@@ -31,21 +32,7 @@ CONCURRENT_BUILDS = 2
 
 
 class PoolSet:
-    """All pools.
-
-    Parameters
-    ----------
-    directory:
-        Where the environments are made.
-    targets:
-        How many of each kind are kept ready; with 0 a kind is made when a kernel asks for it.
-    announce:
-        Called with the message of the pool-state channel (11.2) when the error of a pool has changed.
-    recipes:
-        How to make each kind.
-    removals:
-        Where environments go that are not wanted.
-    """
+    """The pools, one of each kind."""
 
     def __init__(
         self,
@@ -55,18 +42,29 @@ class PoolSet:
         recipes: Mapping[str, Recipe],
         removals: Removals,
     ) -> None:
-        self._announce = announce
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.removals = removals
+        """Create the pools; ``start`` opens them.
+
+        Args:
+            directory: Where the environments are made.
+            targets: How many of each kind are kept ready; with 0 one is made when a kernel asks for it.
+            announce: Called with the message of the pool-state channel (11.2) when the error of a pool has changed.
+            recipes: How to make each kind.
+            removals: Where environments go that are not wanted.
+        """
+        self._announce_state = announce
+        self._removals = removals
         self._started = asyncio.Event()
         slots = asyncio.Semaphore(CONCURRENT_BUILDS)
         directory = os.path.abspath(directory)
-        self._pools = {kind: Pool(kind, targets.get(kind, 0), recipes[kind], directory, slots, self) for kind in KINDS}
+        self._pools = {
+            kind: Pool(kind, targets.get(kind, 0), recipes[kind], directory, slots, removals, self._announce)
+            for kind in KINDS
+        }
 
     # -- life
 
     async def start(self) -> None:
-        """Look at what is on disk, begin to remove what is of no use, and to build."""
+        """Adopt what is on disk, begin to remove what is of no use, and to build."""
         loop = asyncio.get_running_loop()
         for pool in self._pools.values():
             try:
@@ -75,28 +73,20 @@ class PoolSet:
                 log.warning("the environments of the %s pool cannot be read: %s", pool.kind, error)
                 adopted, unwanted = [], []
             for lease in unwanted:
-                self.removals.begin(lease)
+                self._removals.begin(lease)
             pool.state.start(adopted)
         self._started.set()
 
     async def close(self, timeout: float) -> None:
-        """End the builds, and what they have made so far; what is ready stays for the next daemon.
+        """End the builds and remove what they have made so far; what is ready stays for the next daemon.
 
-        Takes no longer than ``timeout`` seconds.
+        Args:
+            timeout: Seconds to wait for it.
         """
         for pool in self._pools.values():
             for environment in pool.state.close():
                 environment.lease.release()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a build."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await asyncio.gather(*(pool.tasks.close(timeout) for pool in self._pools.values()))
 
     # -- facts
 
@@ -110,24 +100,18 @@ class PoolSet:
         for kind, pool in self._pools.items():
             stats[f"{kind}_available"] = len(pool.state.available)
             stats[f"{kind}_warming"] = pool.state.building
-        for kind, error in self._errors().items():
-            if error is not None:
-                stats[f"{kind}_error"] = error
+        stats.update({name: error for name, error in self.state().items() if error is not None})
         return stats
 
     def state(self) -> Json:
-        """What subscribers of the pool-state channel are told (11.2)."""
-        return {f"{kind}_error": error for kind, error in self._errors().items()}
-
-    def _errors(self) -> dict[str, Json | None]:
+        """The message of the pool-state channel (11.2)."""
         now = time.monotonic()
         errors = {kind: pool.state.error for kind, pool in self._pools.items()}
-        return {kind: None if error is None else error.as_json(now) for kind, error in errors.items()}
+        return {f"{kind}_error": None if error is None else error.as_json(now) for kind, error in errors.items()}
 
-    def announce(self) -> None:
-        """Tell the subscribers of the pool-state channel."""
+    def _announce(self) -> None:
         try:
-            self._announce(self.state())
+            self._announce_state(self.state())
         except Exception:
             log.exception("the state of the pools cannot be announced")
 
@@ -149,21 +133,26 @@ class PoolSet:
             pool.state.give_back(environment)
 
     async def flush(self) -> None:
-        """Remove all idle environments and begin anew, at once."""
+        """Remove all idle environments and start over, at once."""
         for pool in self._pools.values():
-            for environment in pool.state.flush():
-                environment.end()
-        await self.removals.settle()
+            pool.flush()
+        await self._removals.settle()
 
     def settings_changed(self) -> None:
-        """The packages may be others now: what is out of date goes, and what failed is tried again."""
+        """Remove environments that are out of date, or try again at once what failed."""
         for pool in self._pools.values():
-            pool.renew()
+            pool.settings_changed()
 
     async def acquire(self, kind: str, progress: Progress, limit: float | None = None) -> Environment:
         """An environment for a kernel, which owns it until ``end``; waits for one that is being built.
 
-        Raises ``BuildError`` if none can be built, or none is there after ``limit`` seconds.
+        Args:
+            kind: ``uv`` or ``conda``.
+            progress: Called with what the build does, for people.
+            limit: Seconds to wait, or ``None`` for as long as it takes.
+
+        Raises:
+            BuildError: None can be built, or none is there in time.
         """
         await self._started.wait()
         pool = self._pools[kind]
@@ -194,13 +183,10 @@ class PoolSet:
             assert error is not None
             retry = error.as_json(time.monotonic())["retry_in_secs"]
             raise BuildError(f"{error.message} (tried again in {retry} s)", error.failed_package)
-        self._use(environment)
-        return environment
-
-    def _use(self, environment: Environment) -> None:
         try:
-            environment.lease.write(**dict(environment.lease.read(), state=leases.USED))
+            environment.lease.set_state(leases.USED)
         except OSError:
-            # Without the mark a later daemon would take it for new.
+            # Without that a later daemon would take it for unused.
             environment.end()
             raise
+        return environment

@@ -12,6 +12,7 @@ import os
 
 from runtimed_ffi.daemon.environments import tools
 from runtimed_ffi.daemon.environments.leases import Lease
+from runtimed_ffi.daemon.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Removals:
     """All removals of one daemon."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._slots = asyncio.Semaphore(CONCURRENT)
 
     def begin(self, lease: Lease, *, awaited: bool = False) -> asyncio.Task[None]:
@@ -35,30 +36,19 @@ class Removals:
         If it is ``awaited`` it does not wait for others, and has no low priority.
         """
         lease.mark_incomplete()
-        task = asyncio.get_running_loop().create_task(self._remove(lease, awaited))
-        self._tasks.add(task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            # Here and not in the task: one that is cancelled at once never begins.
-            self._tasks.discard(task)
-            lease.release()
-
-        task.add_done_callback(ended)
+        task = self._tasks.spawn(self._remove(lease, awaited))
+        # Here and not in the task: one that is cancelled at once never begins.
+        task.add_done_callback(lambda _: lease.release())
         return task
 
     async def settle(self) -> None:
         """Wait for those that have begun."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.settle()
 
     async def close(self, timeout: float) -> None:
         """End them; they get ``timeout`` seconds, the next daemon goes on with those that take longer."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
+        await self._tasks.settle(timeout)
+        await self._tasks.close(timeout)
 
     async def _remove(self, lease: Lease, awaited: bool) -> None:
         try:
