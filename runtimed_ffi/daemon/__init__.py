@@ -17,7 +17,9 @@ module             noun
 ``logging_setup``  the log
 ``report``         what the daemon tells about itself
 ``dispatch``       events of the host, handed to whom they concern
-``lazy_import``    importing them late
+``reply``          the answer to one request
+``tasks``          tasks that run beside the events of the loop
+``lazy_import``    importing libraries late
 ``processes``      the end of a child process, and its last words
 ``ports``          what these modules need from each other
 =================  ===================================================

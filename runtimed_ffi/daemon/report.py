@@ -11,10 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from runtimed_ffi.daemon.limits import Limits
-from runtimed_ffi.daemon.ports import HostPort, Json
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.daemon.rooms.rooms import Rooms
+
+if TYPE_CHECKING:
+    from runtimed_ffi.host import Host
 
 
 class Report:
@@ -26,7 +30,7 @@ class Report:
         What does not change while the daemon runs: the members of ``daemon.json``, paths, version.
     """
 
-    def __init__(self, host: HostPort, rooms: Rooms, limits: Limits, facts: Json) -> None:
+    def __init__(self, host: Host, rooms: Rooms, limits: Limits, facts: Json) -> None:
         self._host = host
         self._rooms = rooms
         self._limits = limits

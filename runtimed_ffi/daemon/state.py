@@ -5,7 +5,6 @@ Storey: daemon (7).  Source: protocol 2, sections 1.2 to 1.5.  Everything is cre
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import fcntl
 import json
@@ -13,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from runtimed_ffi.daemon.files import atomic
 from runtimed_ffi.daemon.kernels import kernel_directory
 from runtimed_ffi.daemon.permissions import check_own, check_shared_directory, make_private
 from runtimed_ffi.daemon.ports import Json
@@ -105,7 +105,7 @@ class State:
             if description is not None:
                 info["workspace_description"] = description
         for path in self.paths.info_files:
-            _write_atomically(path, json.dumps(info, indent=2, ensure_ascii=False))
+            atomic.replace(path, json.dumps(info, indent=2, ensure_ascii=False).encode("utf-8"))
         return info
 
     def close(self) -> None:
@@ -117,20 +117,7 @@ class State:
             return
         for path in self.paths.info_files:
             if read_info(path).get("pid") == os.getpid():
-                _remove(path)
+                atomic.remove(path)
         kernel_directory.clear(self.paths.kernels)
         os.close(self._lock)
         self._lock = -1
-
-
-def _write_atomically(path: str, text: str) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -9,9 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from runtimed_ffi.daemon.channels.blob_server import BlobAddress
-from runtimed_ffi.daemon.ports import BlobPort, HostPort, Json
+from runtimed_ffi.daemon.ports import Json
+from runtimed_ffi.daemon.reply import Reply
+from runtimed_ffi.daemon.tasks import Tasks
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +38,12 @@ class BlobRequests:
         Where blobs are served, or ``None`` if they are not.
     """
 
-    def __init__(self, host: HostPort, blobs: BlobPort, address: BlobAddress | None) -> None:
+    def __init__(self, host: Host, blobs: Blobs, address: BlobAddress | None) -> None:
         self._host = host
         self._blobs = blobs
         self._address = address
         self._writer = ThreadPoolExecutor(1, "blob-writer")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._waiting = 0
 
     def handle(self, token: int, media_type: str, payload: bytes) -> None:
@@ -44,28 +51,27 @@ class BlobRequests:
 
         Answers may come in any order: the host sends them in the order of the requests.
         """
+        reply = Reply(self._host, token)
         if not media_type:
-            self._respond(token, self._port())
+            reply.send(self._port())
         elif len(payload) <= INLINE_LIMIT:
-            self._respond(token, self._store(media_type, payload))
+            reply.send(self._store(media_type, payload))
         elif self._waiting + len(payload) > PENDING_LIMIT:
-            self._respond(token, {"error": "too much content waits to be stored; try again later"})
+            reply.send({"error": "too much content waits to be stored; try again later"})
         else:
             self._waiting += len(payload)
-            task = asyncio.ensure_future(self._store_later(token, media_type, payload))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(self._store_later(reply, media_type, payload))
 
     def _port(self) -> Json:
         if self._address is None:
             return {"error": "blob server not running"}
         return {"port": self._address.port, "prefix": self._address.prefix}
 
-    async def _store_later(self, token: int, media_type: str, payload: bytes) -> None:
+    async def _store_later(self, reply: Reply, media_type: str, payload: bytes) -> None:
         loop = asyncio.get_running_loop()
         response = await loop.run_in_executor(self._writer, self._store, media_type, payload)
         self._waiting -= len(payload)
-        self._respond(token, response)
+        reply.send(response)
 
     def _store(self, media_type: str, payload: bytes) -> Json:
         try:
@@ -74,14 +80,8 @@ class BlobRequests:
             log.warning("a blob of %d bytes cannot be stored: %s", len(payload), error)
             return {"error": str(error)}
 
-    def _respond(self, token: int, response: Json) -> None:
-        try:
-            self._host.respond(token, response)
-        except Exception as error:
-            log.debug("a response was not sent: %s", error)
-
     async def close(self) -> None:
         """Store and answer what was accepted, then end the thread."""
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            await self._tasks.settle()
         self._writer.shutdown()

@@ -11,12 +11,17 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Coroutine
-from typing import Any, Callable
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Callable
 
 from runtimed_ffi.daemon.environments.pools import KINDS, PoolSet
-from runtimed_ffi.daemon.ports import HostPort, Json
+from runtimed_ffi.daemon.ports import Json
+from runtimed_ffi.daemon.reply import Reply
 from runtimed_ffi.daemon.rooms.rooms import Rooms
+from runtimed_ffi.daemon.tasks import Tasks
+
+if TYPE_CHECKING:
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class PoolRequests:
 
     def __init__(
         self,
-        host: HostPort,
+        host: Host,
         rooms: Rooms,
         pools: PoolSet,
         read_document: ReadDocument,
@@ -55,20 +60,21 @@ class PoolRequests:
         self._stop = stop
         self._kernel_pool = kernel_pool
         self._details = details
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._inspections: dict[int, deque[tuple[int, str]]] = {}
+        self._tasks = Tasks()
+        self._inspections: dict[int, deque[tuple[Reply, str]]] = {}
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
         """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
+        reply = Reply(self._host, token)
         try:
             request = json.loads(payload)
             kind = request.get("type") if isinstance(request, dict) else None
             if kind == "inspect_notebook" and isinstance(request.get("notebook_id"), str):
-                self._inspect_later(peer, token, request["notebook_id"])
+                self._inspect_later(peer, reply, request["notebook_id"])
                 return
             later = self._later(kind, request)
             if later is not None:
-                self._spawn(self._answer(token, later))
+                self._tasks.spawn(self._answer(reply, later))
                 return
             response = self._response(kind, request)
         except Exception:
@@ -77,7 +83,7 @@ class PoolRequests:
         if response is None:
             self._disconnect(peer)
             return
-        self._respond(token, response)
+        reply.send(response)
         if response["type"] == "shutting_down":
             self._stop("a shutdown request")
 
@@ -148,38 +154,33 @@ class PoolRequests:
             listed.append(described)
         return listed
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, token: int, answer: Awaitable[Json]) -> None:
+    async def _answer(self, reply: Reply, answer: Awaitable[Json]) -> None:
         try:
             response = await answer
         except Exception as error:
             log.exception("a request on the pool channel failed")
             response = _error(str(error))
-        self._respond(token, response)
+        reply.send(response)
 
-    def _inspect_later(self, peer: int, token: int, notebook_id: str) -> None:
+    def _inspect_later(self, peer: int, reply: Reply, notebook_id: str) -> None:
         """A notebook may be large and a peer may ask for it a thousand times: off the loop, one at a time per peer."""
         waiting = self._inspections.get(peer)
         if waiting is None:
             waiting = self._inspections[peer] = deque()
-            self._spawn(self._inspect_all(peer, waiting))
-        waiting.append((token, notebook_id))
+            self._tasks.spawn(self._inspect_all(peer, waiting))
+        waiting.append((reply, notebook_id))
 
-    async def _inspect_all(self, peer: int, waiting: deque[tuple[int, str]]) -> None:
+    async def _inspect_all(self, peer: int, waiting: deque[tuple[Reply, str]]) -> None:
         loop = asyncio.get_running_loop()
         try:
             while waiting:
-                token, notebook_id = waiting.popleft()
+                reply, notebook_id = waiting.popleft()
                 try:
                     response = await self._notebook_state(notebook_id)
                 except Exception as error:
                     log.exception("inspecting a notebook failed")
                     response = _error(str(error))
-                if not await loop.run_in_executor(None, self._respond, token, response):
+                if not await loop.run_in_executor(None, reply.send, response):
                     return  # It has gone; nobody waits for the others.
         finally:
             del self._inspections[peer]
@@ -206,15 +207,6 @@ class PoolRequests:
         except Exception as error:
             return _error(f"Failed to parse Automerge doc: {error}")
         return _state(notebook_id, cells, "persisted_file", None)
-
-    def _respond(self, token: int, response: Json) -> bool:
-        """Send a response, from any thread; false when nobody waits for it any more."""
-        try:
-            self._host.respond(token, response)
-        except Exception as error:
-            log.debug("a response was not sent: %s", error)
-            return False
-        return True
 
     def _disconnect(self, peer: int) -> None:
         try:

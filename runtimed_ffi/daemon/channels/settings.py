@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from runtimed_ffi.daemon.channels.settings_file import SettingsFile
 from runtimed_ffi.daemon.files.paths import set_aside
 from runtimed_ffi.daemon.ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
 
+if TYPE_CHECKING:
+    from runtimed_ffi.host import Host
+
 log = logging.getLogger(__name__)
-
-
-class SettingsPort(Protocol):
-    """The part of ``runtimed_ffi.host.Host`` that the settings use."""
-
-    def open_settings(self, journal: str | None = None) -> None: ...
-    def settings(self) -> Json: ...
-    def change_settings(self, members: Mapping[str, Any]) -> None: ...
 
 
 class Values(NamedTuple):
@@ -63,7 +57,7 @@ class Settings:
         Where ``settings.json`` and its schema are.
     """
 
-    def __init__(self, host: SettingsPort, document: str, directory: str) -> None:
+    def __init__(self, host: Host, document: str, directory: str) -> None:
         self._host = host
         self._document = document
         self._file = SettingsFile(directory)

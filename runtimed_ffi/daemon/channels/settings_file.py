@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import stat
-import uuid
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from runtimed_ffi.daemon.files import atomic
 from runtimed_ffi.daemon.files.paths import set_aside
 from runtimed_ffi.daemon.ports import Json
 
@@ -178,18 +178,6 @@ def _dump(content: Json) -> bytes:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Replace a file atomically.  A link stays a link, and the mode of the file stays as it was."""
+    """Replace the file behind a path.  A link stays a link, and the mode of the file stays as it was."""
     path = os.path.realpath(path)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if os.path.exists(path):
-            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    atomic.replace(path, data, stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o600)

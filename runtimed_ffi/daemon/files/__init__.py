@@ -12,6 +12,7 @@ module              noun
 ``snapshots``       the part of a file's metadata that lives in the document
 ``bases``           what file and document were when they were last the same
 ``paths``           paths, reading, replacing
-``watching``        who tells when a file changes
+``atomic``          files that are replaced as a whole
+``watching``        notices that a file has changed
 ==================  ============================================================
 """

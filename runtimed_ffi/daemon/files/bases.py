@@ -9,7 +9,7 @@ import json
 import logging
 from typing import Any, NamedTuple
 
-from runtimed_ffi.daemon.files import paths
+from runtimed_ffi.daemon.files import atomic, paths
 from runtimed_ffi.daemon.ports import Json
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class BaseStore:
     def save(self, base: Base) -> None:
         """Keep a base, on disk when this returns.  Raises ``OSError``; the old one stays then."""
         if self._path is not None:
-            paths.write_private(self._path, json.dumps(_encoded(base)).encode("ascii"))
+            atomic.replace(self._path, json.dumps(_encoded(base)).encode("ascii"))
         self._base = base
 
 

@@ -10,12 +10,17 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtimed_ffi.daemon.files import merging, notebooks, paths, snapshots
 from runtimed_ffi.daemon.files.bases import Base, BaseStore
 from runtimed_ffi.daemon.files.paths import Content, FileError
-from runtimed_ffi.daemon.ports import BlobPort, DocumentPort, HostPort, Json
+from runtimed_ffi.daemon.ports import Json
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
+    from runtimed_ffi.document import Document
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class NotebookFile:
     ``close`` was called nothing here touches the host any more.
     """
 
-    def __init__(self, place: Place, host: HostPort, blobs: BlobPort) -> None:
+    def __init__(self, place: Place, host: Host, blobs: Blobs) -> None:
         self.path = place.path
         self._id = place.notebook_id
         self._new_mode = place.new_mode
@@ -133,7 +138,7 @@ class NotebookFile:
         log.info("room %r: %s was %s", self._id, self.path, "loaded" if base is None else "changed and merged")
         return True
 
-    def _merge(self, content: Content, base: Base | None, room: DocumentPort) -> None:
+    def _merge(self, content: Content, base: Base | None, room: Document) -> None:
         """Make of a copy of the room what the room is to be, then let it have that at once."""
         past = room.fork(None if base is None else base.heads)
         try:
@@ -153,13 +158,13 @@ class NotebookFile:
         self._host.merge(self._id, room)
         self._keep(new)
 
-    def _exchange(self, room: DocumentPort, past: DocumentPort, file: notebooks.File) -> None:
+    def _exchange(self, room: Document, past: Document, file: notebooks.File) -> None:
         before = room.cells()
         past.edit(merging.exchange(before, file.cells, self._elements).hard)
         room.merge(past)
         room.edit(merging.unite(before, room.cells()))
 
-    def _change(self, room: DocumentPort, past: DocumentPort, file: notebooks.File) -> None:
+    def _change(self, room: Document, past: Document, file: notebooks.File) -> None:
         known, before = past.cells(), room.cells()
         change = merging.change(known, file.cells, before, self._elements)
         # Cells that both have got under one id since: the room's stand back until the file's are there.
@@ -251,7 +256,7 @@ def _earlier(base: Base | None) -> tuple[bytes, str]:
     return (b"", "") if base is None else (base.heads, base.digest)
 
 
-def _take_metadata(room: DocumentPort, file: notebooks.File, base: Base | None) -> None:
+def _take_metadata(room: Document, file: notebooks.File, base: Base | None) -> None:
     """The file's snapshot, unless the room has another one than at the base: where both changed, the room's wins."""
     wanted = snapshots.of_metadata(file.metadata)
     present = _snapshot(room.metadata())

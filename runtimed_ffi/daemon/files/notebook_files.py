@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Callable
 from runtimed_ffi.daemon.files import paths
 from runtimed_ffi.daemon.files.paths import FileError
 from runtimed_ffi.daemon.files.watching import Watcher
-from runtimed_ffi.daemon.ports import BlobPort, HostPort
 
 if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
     from runtimed_ffi.daemon.files.notebook_file import NotebookFile
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class NotebookFiles:
         Mode of a notebook file that a save creates.
     """
 
-    def __init__(self, host: HostPort, blobs: BlobPort, new_mode: int = 0o600) -> None:
+    def __init__(self, host: Host, blobs: Blobs, new_mode: int = 0o600) -> None:
         self._host = host
         self._blobs = blobs
         self._new_mode = new_mode

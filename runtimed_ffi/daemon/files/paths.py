@@ -12,8 +12,9 @@ import os
 import stat
 import threading
 import time
-import uuid
 from typing import Callable, NamedTuple
+
+from runtimed_ffi.daemon.files import atomic
 
 SIZE_LIMIT = 256 * 1024 * 1024
 """Bytes of the largest file that is read; nbformat keeps pictures in the file, so notebooks do get large."""
@@ -129,39 +130,19 @@ def replace(
     if not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(errno.ENOENT, "no such directory", os.path.dirname(target))
     temporary = os.path.join(os.path.dirname(target), f".{digest_of(writer.encode('utf-8'))[:16]}.ipynb.tmp")
-    _remove(temporary)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    atomic.remove(temporary)
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), new_mode if seen is None else seen.mode)
-            os.fsync(file.fileno())
-            facts = os.fstat(file.fileno())
+        facts = atomic.write_new(temporary, data, new_mode if seen is None else seen.mode)
         ready()
         with _replacing:
             if not unchanged(target, seen):
                 raise Changed(path)
             os.replace(temporary, target)
     except BaseException:
-        _remove(temporary)
+        atomic.remove(temporary)
         raise
     _sync_directory(os.path.dirname(target))
     return Content(b"", digest_of(data), _mark(facts), stat.S_IMODE(facts.st_mode), sure=False)
-
-
-def write_private(path: str, data: bytes) -> None:
-    """Put bytes of our own into a file only we read, at once and as a whole, and on disk."""
-    temporary = f"{path}.tmp.{uuid.uuid4().hex}"
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def set_aside(path: str) -> str:
@@ -172,13 +153,6 @@ def set_aside(path: str) -> str:
         name = f"{path}.corrupt.{number}"
     os.replace(path, name)
     return name
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _mark(facts: os.stat_result) -> tuple[int, int, int, int]:

@@ -25,6 +25,7 @@ from runtimed_ffi.daemon.environments.plans import LaunchPlan
 from runtimed_ffi.daemon.kernels.kernel import Kernel
 from runtimed_ffi.daemon.kernels.kernel_main import PREWARM
 from runtimed_ffi.daemon.ports import Json, KernelGone, KernelListener, KernelPort, LaunchError, Message
+from runtimed_ffi.daemon.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class PrewarmedKernels:
         self._calm = asyncio.Event()
         self._calm.set()
         self._failures = 0
-        self._endings: set[asyncio.Future[None]] = set()
+        self._endings = Tasks()
         self._closed = False
 
     def open(self, plan: LaunchPlan) -> None:
@@ -303,25 +304,18 @@ class PrewarmedKernels:
             waiting.timer.cancel()
 
     def _end(self, kernel: Kernel) -> None:
-        ending = kernel.shutdown(0.0)
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        self._endings.hold(kernel.shutdown(0.0))
 
     async def close(self, timeout: float) -> None:
         """End every kernel that stands by or is being started ahead; wait up to ``timeout`` seconds for that."""
         self._closed = True
-        tasks: set[asyncio.Future[None]] = set()
-        if self._refill is not None:
-            self._refill.cancel()
-            tasks.add(self._refill)
-        if self._filling is not None:
-            self._filling[1].cancel()
-            tasks.add(self._filling[1])
+        for task in (self._refill, self._filling and self._filling[1]):
+            if task is not None:
+                task.cancel()
+                self._endings.hold(task)
         for waiting in list(self._waiting):
             self._discard(waiting)
-        tasks |= self._endings
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
+        await self._endings.settle(timeout)
 
 
 def _memory(kernel: Kernel) -> int:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.daemon.rooms.outputs import as_dict, display_id_of
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -47,7 +50,7 @@ class Displays:
         Reads the manifests of outputs that lie outside the document.
     """
 
-    def __init__(self, cells: Callable[[], list[Json]], blobs: BlobPort) -> None:
+    def __init__(self, cells: Callable[[], list[Json]], blobs: Blobs) -> None:
         self._cells = cells
         self._blobs = blobs
         self._by_id: dict[str, list[Display]] = {}

@@ -11,15 +11,20 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from runtimed_ffi.daemon.environments.plans import LaunchRequest
 from runtimed_ffi.daemon.files.paths import FileError
-from runtimed_ffi.daemon.ports import HostPort, Json, KernelGone, KernelPort, LaunchError
+from runtimed_ffi.daemon.ports import Json, KernelGone, KernelPort, LaunchError
+from runtimed_ffi.daemon.reply import Reply
 from runtimed_ffi.daemon.rooms.execution import QueueFull
 from runtimed_ffi.daemon.rooms.outputs import BROADCAST_LIMIT, Publication, json_size
 from runtimed_ffi.daemon.rooms.room import Room
 from runtimed_ffi.daemon.rooms.rooms import Rooms
+from runtimed_ffi.daemon.tasks import Tasks
+
+if TYPE_CHECKING:
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class Call(NamedTuple):
     """One request: who asks where, and what."""
 
     room: Room
-    token: int
+    reply: Reply
     peer: int
     members: Json
 
@@ -91,10 +96,10 @@ class _NoKernel(Exception):
 class NotebookRequests:
     """Answers the requests of the notebook channel."""
 
-    def __init__(self, host: HostPort, rooms: Rooms) -> None:
+    def __init__(self, host: Host, rooms: Rooms) -> None:
         self._host = host
         self._rooms = rooms
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks = Tasks()
         self._now: dict[str, Callable[[Call], None]] = {
             "launch_kernel": self._launch_kernel,
             "execute_cell": self._execute_cell,
@@ -115,12 +120,12 @@ class NotebookRequests:
 
     def handle(self, notebook_id: str, token: int, peer: int, payload: bytes) -> None:
         """Answer one request, now or later.  Never raises."""
-        room = self._rooms.get(notebook_id)
+        room, reply = self._rooms.get(notebook_id), Reply(self._host, token)
         try:
             members = json.loads(payload)
             if room is None or not isinstance(members, dict):
                 raise RequestError("invalid request")
-            call = Call(room, token, peer, members)
+            call = Call(room, reply, peer, members)
             action = members.get("action")
             now = self._now.get(action) if isinstance(action, str) else None
             if now is not None:
@@ -129,17 +134,15 @@ class NotebookRequests:
             later = self._later.get(action) if isinstance(action, str) else None
             if later is None:
                 raise RequestError("invalid request: unknown action")
-            task = asyncio.ensure_future(self._answer(call, later))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(self._answer(call, later))
         except Exception as error:
-            self._respond(token, _failure(error))
+            reply.send(_failure(error))
 
     async def _answer(self, call: Call, handler: Callable[[Call], Awaitable[Json]]) -> None:
         try:
             response = await handler(call)
         except asyncio.CancelledError:
-            self._respond(call.token, {"result": "error", "error": "the daemon is shutting down"})
+            call.reply.send({"result": "error", "error": "the daemon is shutting down"})
             raise
         except Exception as error:
             response = _failure(error)
@@ -147,19 +150,11 @@ class NotebookRequests:
         if size > BROADCAST_LIMIT:
             # It would cost the peer its connection.
             response = {"result": "error", "error": f"the kernel's answer is too large: {size} bytes"}
-        self._respond(call.token, response)
+        call.reply.send(response)
 
     def close(self) -> None:
         """End the requests that still wait."""
-        for task in list(self._tasks):
-            task.cancel()
-
-    def _respond(self, token: int, response: Json) -> None:
-        try:
-            self._host.respond(token, response)
-        except Exception as error:
-            # The usual reason: the peer has gone.
-            log.debug("a response was not sent: %s", error)
+        self._tasks.cancel()
 
     # -- execution
 
@@ -186,8 +181,8 @@ class NotebookRequests:
         response: Json = {"result": "cell_queued", "cell_id": cell_id, "execution_id": run.execution_id}
         if joined:
             response["joined"] = True
-        self._respond(call.token, response)
-        call.room.send(publication, call.token)
+        call.reply.send(response)
+        call.room.send(publication, call.reply.token)
 
     def _run_all_cells(self, call: Call) -> None:
         _needs_kernel(call.room)
@@ -195,8 +190,8 @@ class NotebookRequests:
         cells = [cell for cell in call.cells() if cell["cell_type"] == "code"]
         runs = call.room.queue.submit_all([(cell["id"], cell["source"]) for cell in cells], call.peer, publication)
         executions = [run.execution_id for run in runs]
-        self._respond(call.token, {"result": "all_cells_queued", "count": len(cells), "execution_ids": executions})
-        call.room.send(publication, call.token)
+        call.reply.send({"result": "all_cells_queued", "count": len(cells), "execution_ids": executions})
+        call.room.send(publication, call.reply.token)
 
     def _clear_outputs(self, call: Call) -> None:
         cell_id = call.text("cell_id")
@@ -204,19 +199,19 @@ class NotebookRequests:
         publication.clear_outputs(cell_id)
         publication.broadcast("outputs_cleared", cell_id=cell_id)
         call.room.writer.cleared(cell_id)
-        self._respond(call.token, {"result": "outputs_cleared", "cell_id": cell_id})
-        call.room.send(publication, call.token)
+        call.reply.send({"result": "outputs_cleared", "cell_id": cell_id})
+        call.room.send(publication, call.reply.token)
 
     def _get_queue_state(self, call: Call) -> None:
         queue = call.room.queue
-        self._respond(call.token, {"result": "queue_state", "executing": queue.executing, "queued": queue.queued})
+        call.reply.send({"result": "queue_state", "executing": queue.executing, "queued": queue.queued})
 
     # -- kernel
 
     def _launch_kernel(self, call: Call) -> None:
         room = call.room
         if room.kernel is not None:
-            self._respond(call.token, _kernel_result("kernel_already_running", room.kernel))
+            call.reply.send(_kernel_result("kernel_already_running", room.kernel))
             return
         result = "kernel_launched" if room.launching is None else "kernel_already_running"
         request = LaunchRequest(
@@ -226,43 +221,38 @@ class NotebookRequests:
             room.notebook_id,
             room.metadata(),
         )
-        answers = [call.token]
-
-        def answer(response: Json) -> None:
-            if answers:
-                self._respond(answers.pop(), response)
 
         def expired() -> None:
             doing = room.launching.text if room.launching is not None else ""
             text = f"Kernel did not respond within {LAUNCH_ANSWER_LIMIT:g}s (the launch continues"
             text += f": {doing})" if doing else ")"
-            answer({"result": "error", "error": f"Failed to launch kernel: {text}"})
+            call.reply.send({"result": "error", "error": f"Failed to launch kernel: {text}"})
 
         def done(failure: str | None) -> None:
             timer.cancel()
             if failure is None:
                 assert room.kernel is not None
-                answer(_kernel_result(result, room.kernel))
+                call.reply.send(_kernel_result(result, room.kernel))
             else:
-                answer({"result": "error", "error": failure})
+                call.reply.send({"result": "error", "error": failure})
 
         timer = asyncio.get_running_loop().call_later(LAUNCH_ANSWER_LIMIT, expired)
-        room.launch(request, done, call.token)
+        room.launch(request, done, call.reply.token)
 
     def _interrupt_execution(self, call: Call) -> None:
         if call.room.kernel is None:
             raise _NoKernel
         call.room.interrupt()
-        self._respond(call.token, {"result": "interrupt_sent"})
+        call.reply.send({"result": "interrupt_sent"})
 
     def _shutdown_kernel(self, call: Call) -> None:
         _needs_kernel(call.room)
-        self._respond(call.token, {"result": "kernel_shutting_down"})
-        call.room.stop_kernel("kernel was shut down", call.token)
+        call.reply.send({"result": "kernel_shutting_down"})
+        call.room.stop_kernel("kernel was shut down", call.reply.token)
 
     def _get_kernel_info(self, call: Call) -> None:
         facts = call.room.kernel_facts() or {"kernel_type": None, "env_source": None, "status": "not_started"}
-        self._respond(call.token, {"result": "kernel_info", **facts})
+        call.reply.send({"result": "kernel_info", **facts})
 
     async def _complete(self, call: Call) -> Json:
         kernel = call.kernel
@@ -301,7 +291,7 @@ class NotebookRequests:
             kernel.send_comm(_comm_message(call.members.get("message")))
         except Exception as error:
             raise RequestError(f"Failed to send comm message: {error}") from None
-        self._respond(call.token, {"result": "ok"})
+        call.reply.send({"result": "ok"})
 
     async def _save_notebook(self, call: Call) -> Json:
         saving = asyncio.ensure_future(self._rooms.save(call.room.notebook_id))

@@ -10,13 +10,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from runtimed_ffi.daemon.environments import requirements
 from runtimed_ffi.daemon.environments.plans import BUILT_IN_TYPES, LaunchRequest
 from runtimed_ffi.daemon.ports import (
-    BlobPort,
-    HostPort,
     Json,
     KernelPort,
     LaunchError,
@@ -28,6 +26,11 @@ from runtimed_ffi.daemon.rooms.comms import Comms
 from runtimed_ffi.daemon.rooms.execution import ExecutionQueue
 from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputWriter
+from runtimed_ffi.daemon.tasks import Tasks
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Room:
     It is the listener of its kernel.  At any moment it has a kernel, or a launch that is under way, or neither.
     """
 
-    def __init__(self, notebook_id: str, host: HostPort, blobs: BlobPort, launch: Launch) -> None:
+    def __init__(self, notebook_id: str, host: Host, blobs: Blobs, launch: Launch) -> None:
         self.notebook_id = notebook_id
         self.peers: set[int] = set()
         self.kernel: KernelPort | None = None
@@ -55,7 +58,8 @@ class Room:
         self._launch_waiters: list[LaunchDone] = []
         self._launch_cause = 0
         self._starting_told = False
-        self._endings: set[asyncio.Future[None]] = set()
+        self.endings = Tasks()
+        """Kernels of this room that are still ending."""
         self.writer = OutputWriter(blobs, self.cells)
         self.comms = Comms()
         self.queue = ExecutionQueue(
@@ -255,13 +259,8 @@ class Room:
             assert launch is not None
             launch.cancel()
             ending = asyncio.ensure_future(settled(launch))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        self.endings.hold(ending)
         return ending
-
-    def endings(self) -> list[asyncio.Future[None]]:
-        """Kernels of this room that are still ending."""
-        return list(self._endings)
 
 
 async def settled(task: asyncio.Task[object]) -> None:

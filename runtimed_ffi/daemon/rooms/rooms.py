@@ -9,14 +9,18 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Coroutine
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from runtimed_ffi.daemon.environments.plans import LaunchRequest
 from runtimed_ffi.daemon.files import paths
 from runtimed_ffi.daemon.files.notebook_files import NotebookFiles
-from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO, BlobPort, HostPort
-from runtimed_ffi.daemon.rooms.room import Launch, Room, settled
+from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO
+from runtimed_ffi.daemon.rooms.room import Launch, Room
+from runtimed_ffi.daemon.tasks import Tasks
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
+    from runtimed_ffi.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +56,8 @@ class Rooms:
 
     def __init__(
         self,
-        host: HostPort,
-        blobs: BlobPort,
+        host: Host,
+        blobs: Blobs,
         launch: Launch,
         directory: str | None = None,
         eviction_delay: float | None = None,
@@ -68,8 +72,9 @@ class Rooms:
         self._eviction_delay = eviction_delay
         self._rooms: dict[str, Room] = {}
         self._evictions: dict[str, asyncio.TimerHandle] = {}
-        self._endings: set[asyncio.Future[None]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._endings = Tasks()
+        """Kernels of removed rooms that are still ending."""
+        self._tasks = Tasks()
         self._files = NotebookFiles(host, blobs, new_mode)
         self._opening: dict[str, bool] = {}
         """Rooms that a worker opens; true: somebody has asked for it again meanwhile."""
@@ -115,7 +120,7 @@ class Rooms:
                 self._opened(notebook_id)
         else:
             self._opening[notebook_id] = False
-            self._spawn(self._open_slowly(notebook_id, journal))
+            self._tasks.spawn(self._open_slowly(notebook_id, journal))
 
     async def _open_slowly(self, notebook_id: str, journal: str | None) -> None:
         try:
@@ -178,7 +183,7 @@ class Rooms:
         room = self._rooms.get(notebook_id) or self._add(notebook_id)
         room.enter(peer)
         if count == 1 and room.kernel is None and room.launching is None:
-            self._spawn(self._launch_automatically(room))
+            self._tasks.spawn(self._launch_automatically(room))
 
     async def _launch_automatically(self, room: Room) -> None:
         request = await asyncio.get_running_loop().run_in_executor(None, self._automatic, room.notebook_id)
@@ -258,28 +263,14 @@ class Rooms:
         if room is None:
             return
         room.stop_kernel(reason)
-        for ending in room.endings():
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
+        for ending in room.endings:
+            self._endings.hold(ending)
 
     async def close(self, reason: str, timeout: float) -> None:
         """Stop every kernel; those that do not end within ``timeout`` seconds are left to their own death watch."""
         for notebook_id in list(self._rooms):
             self._remove(notebook_id, reason)
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         # Nothing may touch the host any more when this returns.
         await self._files.close(timeout)
-        pending = self._endings | {asyncio.ensure_future(settled(task)) for task in self._tasks}
-        if pending:
-            await asyncio.wait(pending, timeout=timeout)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a task of the rooms failed", exc_info=task.exception())
+        await asyncio.gather(self._endings.settle(timeout), self._tasks.settle(timeout))

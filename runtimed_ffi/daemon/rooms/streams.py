@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.daemon.rooms.outputs import Publication
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class StreamRun:
         """Whether this text belongs to the same output."""
         return name == self.name and self.size + len(text) <= OUTPUT_LIMIT
 
-    def add(self, text: str, element: str, blobs: BlobPort, publication: Publication) -> None:
+    def add(self, text: str, element: str, blobs: Blobs, publication: Publication) -> None:
         """Append a piece; merge if it is time to."""
         publication.append_output(self.cell_id, element)
         self.elements.append(element)
@@ -65,7 +69,7 @@ class StreamRun:
         elif self.size >= 2 * self._first:
             self.merge(blobs, publication)
 
-    def merge(self, blobs: BlobPort, publication: Publication) -> None:
+    def merge(self, blobs: Blobs, publication: Publication) -> None:
         """Make one element of all.  If that cannot be stored the pieces stay: nothing is lost but their unity."""
         if len(self.elements) < 2:
             return
@@ -88,7 +92,7 @@ class StreamRun:
         return False
 
 
-def merged(name: str, elements: list[str], blobs: BlobPort) -> str:
+def merged(name: str, elements: list[str], blobs: Blobs) -> str:
     """The element of the stream output that holds the texts of some others.  Raises if it cannot be stored."""
     text = "".join(str(blobs.resolve_output(element)["text"]) for element in elements)
     return blobs.store_output(stream_output(name, text))

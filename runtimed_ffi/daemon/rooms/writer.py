@@ -13,11 +13,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from runtimed_ffi.daemon.ports import BlobPort, Json
+from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.daemon.rooms.displays import Display, Displays
 from runtimed_ffi.daemon.rooms.outputs import BROADCAST_LIMIT, Publication, json_size
 from runtimed_ffi.daemon.rooms.streams import StreamRun, merged, portions, stream_output
+
+if TYPE_CHECKING:
+    from runtimed_ffi.blobs import Blobs
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class OutputWriter:
         Reads the cells of the document; for outputs that were there before.
     """
 
-    def __init__(self, blobs: BlobPort, cells: Callable[[], list[Json]]) -> None:
+    def __init__(self, blobs: Blobs, cells: Callable[[], list[Json]]) -> None:
         self._blobs = blobs
         self._cells = cells
         self._displays = Displays(cells, blobs)
