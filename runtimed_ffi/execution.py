@@ -8,56 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
 from runtimed_ffi import errors
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
-from runtimed_ffi._client.format import seconds_text
-from runtimed_ffi._client.output_list import OutputList
-from runtimed_ffi._client.router import Mailbox
+from runtimed_ffi._binding.events import Event, EventKind
+from runtimed_ffi._client.connection import Call
+from runtimed_ffi._client.progress import Progress
 from runtimed_ffi.output import Output
 from runtimed_ffi.result import ExecutionResult
 
 OnOutput = Callable[[Output], Any]
-
-_STATES = {
-    events.DONE_OK: "done",
-    events.DONE_ERROR: "error",
-    events.DONE_INTERRUPTED: "interrupted",
-    events.DONE_CANCELLED: "cancelled",
-    events.DONE_KERNEL_DIED: "kernel_died",
-    events.DONE_LAUNCH_FAILED: "launch_failed",
-    events.DONE_TIMED_OUT: "timed_out",
-    events.DONE_DISCONNECTED: "disconnected",
-    events.DONE_REFUSED: "refused",
-}
-
-_FAILURES: dict[str, tuple[type[errors.RuntimedError], str]] = {
-    "cancelled": (errors.ExecutionCancelledError, "Execution cancelled"),
-    "kernel_died": (errors.KernelDiedError, "Kernel died"),
-    "launch_failed": (errors.LaunchFailedError, "Failed to launch kernel"),
-    "disconnected": (errors.DisconnectedError, "Broadcast channel closed"),
-}
-
-
-class Channel(Protocol):
-    """What an execution needs of a connection; see `Connection`."""
-
-    def require(self) -> object:
-        """Raise `StateError` in a process that was forked after the connection was made."""
-
-    def wait(self, box: Mailbox) -> Event:
-        """The mailbox's next event; blocks."""
-
-    def raise_errors(self, box: Mailbox, failure: BaseException | None) -> None:
-        """Raise what subscribers raised while somebody waited for this mailbox."""
-
-    def read_output(self, event: Event) -> Output:
-        """The output an event carries, fetched if need be."""
-
-    def outputs(self, cell_id: str) -> list[Output]:
-        """The outputs of a cell as the document has them now."""
 
 
 class Execution:
@@ -80,40 +40,25 @@ class Execution:
     """
 
     def __init__(
-        self,
-        channel: Channel,
-        box: Mailbox,
-        cell_id: str,
-        on_output: OnOutput | None = None,
-        timeout_secs: float | None = None,
+        self, call: Call, cell_id: str, on_output: OnOutput | None = None, timeout_secs: float | None = None
     ) -> None:
-        self._channel = channel
-        self._box = box
-        self._cell_id = cell_id
+        self._call = call
+        self._progress = Progress(cell_id, timeout_secs)
         self._on_output = on_output
-        self._timeout_secs = timeout_secs
         self._turn = threading.Lock()
         self._consumer: int | None = None
         self._bells: list[threading.Lock] = []
-        self._state = "submitted"
-        self._execution_id: str | None = None
-        self._count: int | None = None
-        self._outputs = OutputList()
-        self._arrived: list[Output] = []
-        self._missed = False
         self._callback_error: Exception | None = None
-        self._result: ExecutionResult | None = None
-        self._reason = ""
 
     @property
     def cell_id(self) -> str:
         """The cell."""
-        return self._cell_id
+        return self._progress.cell_id
 
     @property
     def execution_id(self) -> str | None:
         """The daemon's name for this execution, once it has accepted it; `None` from a daemon that has none."""
-        return self._execution_id
+        return self._progress.execution_id
 
     @property
     def state(self) -> str:
@@ -122,12 +67,12 @@ class Execution:
         The ends are ``done``, ``error``, ``interrupted``, ``cancelled``, ``kernel_died``, ``launch_failed``,
         ``timed_out``, ``disconnected`` and ``refused``.
         """
-        return self._state
+        return self._progress.state
 
     @property
     def done(self) -> bool:
         """True when the end has been consumed."""
-        return self._result is not None
+        return self._progress.result is not None
 
     @property
     def outputs(self) -> list[Output]:
@@ -135,7 +80,7 @@ class Execution:
 
         While a cell prints, a stream may be several neighbouring outputs; when it has ended it is one, as in a file.
         """
-        return self._outputs.current()
+        return self._progress.outputs.current()
 
     def result(self) -> ExecutionResult:
         """Wait for the end.
@@ -152,13 +97,14 @@ class Execution:
         Each of these, the last two apart, has the partial result in `result`. What `on_output` has raised is raised
         first, once.
         """
-        while self._result is None:
+        progress = self._progress
+        while progress.result is None:
             self._advance()
-        failure = self._failure(self._result)
+        failure = progress.failure()
         self._raise_callback_errors(failure)
         if failure is not None:
             raise failure
-        return self._result
+        return progress.result
 
     def __iter__(self) -> Iterator[Output]:
         """Yield outputs as they come, changed ones again; ends when the execution does, whatever the end is.
@@ -168,36 +114,36 @@ class Execution:
         Raises:
             What callbacks have raised, as `result()`; nothing about the execution itself.
         """
-        position = 0
+        progress, position = self._progress, 0
         while True:
-            while position < len(self._arrived):
+            while position < len(progress.arrived):
                 position += 1
-                yield self._arrived[position - 1]
-            if self._result is not None and position >= len(self._arrived):
+                yield progress.arrived[position - 1]
+            if progress.result is not None and position >= len(progress.arrived):
                 self._raise_callback_errors(None)
                 return
             self._advance(position)
 
     def __repr__(self) -> str:
-        return f"Execution(cell={self._cell_id}, state={self._state}, outputs={len(self._outputs)})"
+        return f"Execution(cell={self.cell_id}, state={self.state}, outputs={len(self._progress.outputs)})"
 
     def _raise_callback_errors(self, failure: errors.RuntimedError | None) -> None:
         error, self._callback_error = self._callback_error, None
         if error is not None:
             raise error from (error.__cause__ or failure)
-        self._channel.raise_errors(self._box, failure)
+        self._call.raise_errors(failure)
 
     def _advance(self, seen: int | None = None) -> None:
         """Consume one event; not when another thread has meanwhile done so for an iterator that has seen `seen`
         outputs."""
         # In a forked child the thread that consumes may not be there, nor who could release the lock.
-        self._channel.require()
+        self._call.require()
         me = threading.get_ident()
         nested = self._consumer == me  # Called back from `on_output`.
         try:
             while True:
                 with self._turn:
-                    if self._result is not None or (seen is not None and seen < len(self._arrived)):
+                    if self.done or (seen is not None and seen < len(self._progress.arrived)):
                         return
                     if nested or self._consumer is None:
                         self._consumer = me
@@ -208,11 +154,7 @@ class Execution:
                     bell.acquire()
                     self._bells.append(bell)
                 bell.acquire()
-            event = self._channel.wait(self._box)
-            output = self._apply(event)
-            self._box.accept(event)
-            if output is not None:
-                self._tell(output)
+            self._consume(self._call.next_event())
         finally:
             if not nested and self._consumer == me:
                 self._consumer = None
@@ -221,64 +163,22 @@ class Execution:
                 for bell in bells:
                     bell.release()
 
-    def _apply(self, event: Event) -> Output | None:
-        if event.kind == events.OUTPUT:
-            output = self._channel.read_output(event)
-            news = self._outputs.apply(event.code, event.number, output)
-            if news is not None:
-                self._arrived.append(news)
-            return news
-        if event.kind == events.QUEUED:
-            self._state = "queued"
-            self._accepted(event.json())
-        elif event.kind == events.STARTED:
-            self._state = "running"
-            self._count = event.number if event.number >= 0 else None
-        elif event.kind == events.CLEARED:
-            self._outputs.clear()
-        elif event.kind == events.RESYNC:
-            self._missed = True
-        elif event.kind == events.DONE:
-            self._settle(_STATES.get(event.code, "error"), event)
-        elif event.kind == events.ENDED:
-            self._settle("disconnected", event)
-        return None
-
-    def _accepted(self, response: Any) -> None:
-        execution_id = response.get("execution_id") if isinstance(response, dict) else None
-        if isinstance(execution_id, str):
-            self._execution_id = execution_id
-
-    def _settle(self, state: str, event: Event) -> None:
-        if self._missed and state not in ("disconnected", "refused"):
+    def _consume(self, event: Event) -> None:
+        progress = self._progress
+        if progress.needs_document(event):
             self._catch_up()
-        if event.kind == events.DONE and event.number >= 0:
-            self._count = event.number
-        self._reason = event.text
-        if state == "refused" and _is_no_kernel(event):
-            self._reason = "Unexpected response: NoKernel"
-        outputs = self.outputs
-        failed = state != "done" or any(output.output_type == "error" for output in outputs)
-        if state == "interrupted" and not any(output.output_type == "error" for output in outputs):
-            outputs.append(Output("error", ename="KeyboardInterrupt", evalue=event.text, traceback=()))
-        self._state = state
-        self._result = ExecutionResult(
-            self._cell_id,
-            outputs,
-            success=not failed,
-            execution_count=self._count,
-            execution_id=self._execution_id,
-            state=state,
-        )
+        output = self._call.read_output(event) if event.kind == EventKind.OUTPUT else None
+        news = progress.apply(event, output)
+        self._call.accept(event)
+        if news is not None:
+            self._tell(news)
 
     def _catch_up(self) -> None:
-        """Progress was dropped at the bound of the queue; the document has everything (protocol 2, section 5.14)."""
         try:
-            outputs = self._channel.outputs(self._cell_id)
+            outputs = self._call.outputs(self.cell_id)
         except errors.RuntimedError:
             return  # The cell was deleted, or the connection has gone: what came is what there is.
-        for output in self._outputs.catch_up(outputs):
-            self._arrived.append(output)
+        for output in self._progress.catch_up(outputs):
             self._tell(output)
 
     def _tell(self, output: Output) -> None:
@@ -288,36 +188,3 @@ class Execution:
             self._on_output(output)
         except Exception as error:
             self._callback_error = error
-
-    def _failure(self, result: ExecutionResult) -> errors.RuntimedError | None:
-        exception: errors.RuntimedError
-        if self._state == "timed_out":
-            seconds = seconds_text(self._timeout_secs or 0)
-            exception = errors.TimeoutError_(f"Execution timed out after {seconds} seconds")
-        elif self._state == "refused":
-            exception = _refusal(self._reason)
-        elif self._state in _FAILURES:
-            kind, text = _FAILURES[self._state]
-            known = not self._reason or self._reason.startswith(text)
-            exception = kind(self._reason or text) if known else kind(f"{text}: {self._reason}")
-        else:
-            return None
-        exception.result = result
-        exception.reason = self._reason
-        return exception
-
-
-def _is_no_kernel(event: Event) -> bool:
-    try:
-        response = event.json()
-    except ValueError:
-        return False
-    return isinstance(response, dict) and response.get("result") == "no_kernel"
-
-
-def _refusal(text: str) -> errors.RuntimedError:
-    if text.startswith("Cell not found"):
-        return errors.CellNotFoundError(text)
-    if text == "Unexpected response: NoKernel" or text == "no_kernel":
-        return errors.NoKernelError("Unexpected response: NoKernel")
-    return errors.DaemonError(text or "Daemon returned error")

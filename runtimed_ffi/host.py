@@ -24,45 +24,27 @@ import json
 import os
 import select
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from typing import Any
 
-from runtimed_ffi._binding.events import Event, decode_event
+from runtimed_ffi._binding.events import ChannelKind, Event, EventKind, decode_event
 from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
 from runtimed_ffi._binding.handle import Handle
+from runtimed_ffi.document import Document
+from runtimed_ffi.errors import ArgumentError, CorruptError, NotFoundError, RuntimedError
 
-from .document import Document
+__all__ = [
+    "ArgumentError",
+    "ChannelKind",
+    "CorruptError",
+    "Event",
+    "EventKind",
+    "Host",
+    "NotFoundError",
+    "RuntimedError",
+    "read_document",
+]
 
 Json = dict[str, Any]
-
-
-class EventKind(IntEnum):
-    """What an event of a host is (``enum rtd_event_kind``)."""
-
-    CLOSED = 12
-    """The last one."""
-    ROOM_WANTED = 20
-    """A peer asks for the room ``id``, which is not open: ``open_room`` or ``refuse_room``."""
-    PEER_JOINED = 21
-    PEER_LEFT = 22
-    """``number`` of the two: peers in the room now."""
-    REQUEST = 23
-    """``payload`` is the request, ``code`` its :class:`ChannelKind`: ``respond`` once."""
-    ROOM_CHANGED = 24
-    ROOM_FAILED = 25
-    """``code`` and ``text`` say why; the room goes on only if its journal could not be written."""
-    SETTINGS_CHANGED = 26
-    """Peers changed the settings.  Not told again until :meth:`Host.settings` was called."""
-    SETTINGS_FAILED = 27
-    """As ``ROOM_FAILED``, for the settings."""
-
-
-class ChannelKind(IntEnum):
-    """Where a request came in (``enum rtd_channel``, the ``code`` of a request event)."""
-
-    NOTEBOOK = 1
-    POOL = 2
-    BLOB = 3
 
 
 _LONGEST_POLL = 2**31 - 1

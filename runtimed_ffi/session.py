@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from runtimed_ffi import errors
-from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import EventKind
 from runtimed_ffi._binding.process import ProcessLock
-from runtimed_ffi._client import arguments
+from runtimed_ffi._client import arguments, requests
 from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi._client.connection import Connection, log_errors
 from runtimed_ffi._client.discovery import StrPath, locate
@@ -25,10 +25,8 @@ from runtimed_ffi.subscription import Change, Subscription, Subscriptions
 
 CONNECT_SECONDS = 10.0
 """Limit for handshake and initial document exchange."""
-REQUEST_SECONDS = 30.0
-"""Limit for the answer to a request."""
-LAUNCH_SECONDS = 600.0
-"""Limit for the start of a kernel; building an environment takes minutes."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("runtimed_ffi")
 
@@ -76,9 +74,7 @@ class Session(DocumentAccess):
         self._connection: Connection | None = None
         self._subscriptions = Subscriptions()
         self._pumping = False
-        self._kernel_started = False
-        self._launched = False
-        self._env_source: str | None = None
+        self._kernel: requests.Kernel | None = None
 
     # -- properties: never raise, never do I/O
 
@@ -96,16 +92,16 @@ class Session(DocumentAccess):
     @property
     def kernel_started(self) -> bool:
         """Whether this session has started, or joined, the room's kernel by `start_kernel()`."""
-        return self._kernel_started
+        return self._kernel is not None
 
     @property
     def env_source(self) -> str | None:
         """Where the kernel's environment came from, for instance ``uv:prewarmed``; `None` without kernel."""
-        return self._env_source
+        return None if self._kernel is None else self._kernel.env_source
 
     def __repr__(self) -> str:
         status = "connected" if self.is_connected else "disconnected"
-        return f"Session(id={self._notebook_id}, status={'kernel_running' if self._kernel_started else status})"
+        return f"Session(id={self._notebook_id}, status={'kernel_running' if self.kernel_started else status})"
 
     # -- life
 
@@ -134,6 +130,9 @@ class Session(DocumentAccess):
                 ensure_running(location.path)
                 new = self._open(location.path)
             self._connection = new
+            if self._kernel is not None:
+                # It may be another daemon, or a kernel that another session has launched: this session joins it.
+                self._kernel = self._kernel._replace(launched=False)
             if self._pumping:
                 new.start_pump(log_errors)
         if old is not None:
@@ -150,7 +149,7 @@ class Session(DocumentAccess):
         """
         with self._connecting:
             connection, self._connection = self._connection, None
-        self._forget_kernel()
+        self._kernel = None
         if connection is not None:
             connection.close()
 
@@ -164,13 +163,13 @@ class Session(DocumentAccess):
         connection = self._connection
         if connection is not None and not connection.inherited:
             connection.native.settle()
-            if self._launched and self._kernel_started and connection.alive:
+            if self._kernel is not None and self._kernel.launched and connection.alive:
                 try:
                     if self._is_alone(connection):
-                        connection.request({"action": "shutdown_kernel"}, REQUEST_SECONDS, log=True)
+                        connection.ask(requests.SHUTDOWN_KERNEL, log=True)
                 except errors.RuntimedError:
                     _logger.debug("closing %r did not shut the kernel down", self, exc_info=True)
-        self._forget_kernel()
+        self._kernel = None
 
     def __enter__(self) -> Session:
         return self
@@ -193,26 +192,7 @@ class Session(DocumentAccess):
         """
         arguments.text("kernel_type", kernel_type)
         arguments.text("env_source", env_source)
-        request = {
-            "action": "launch_kernel",
-            "kernel_type": kernel_type,
-            "env_source": env_source,
-            "notebook_path": None,
-        }
-        response = self._connect().request(request, LAUNCH_SECONDS)
-        result = response.get("result")
-        if result == "kernel_already_running":
-            running = response.get("kernel_type")
-            if running != kernel_type:
-                raise errors.KernelMismatchError(
-                    f"Kernel type mismatch: requested '{kernel_type}' but '{running}' is already running"
-                )
-        elif result == "kernel_launched":
-            self._launched = True
-        else:
-            raise _unexpected(response, errors.LaunchFailedError)
-        self._kernel_started = True
-        self._env_source = str(response.get("env_source"))
+        self._kernel = self._connect().ask(requests.launch_kernel(kernel_type, env_source))
 
     def interrupt(self) -> None:
         """Interrupt the running cell, as Ctrl-C in a terminal does; harmless when none runs.
@@ -221,31 +201,22 @@ class Session(DocumentAccess):
             NotConnectedError: without a connection.
             NoKernelError: `No kernel running`.
         """
-        response = self._require().request({"action": "interrupt_execution"}, REQUEST_SECONDS)
-        if response.get("result") == "no_kernel":
-            raise errors.NoKernelError("No kernel running")
-        _expect(response, "interrupt_sent")
+        self._ask(requests.INTERRUPT)
 
     def shutdown_kernel(self) -> None:
         """Stop the room's kernel, for everybody; also fine when there is none."""
-        response = self._require().request({"action": "shutdown_kernel"}, REQUEST_SECONDS)
-        if response.get("result") != "no_kernel":
-            _expect(response, "kernel_shutting_down")
-        self._forget_kernel()
+        self._ask(requests.SHUTDOWN_KERNEL)
+        self._kernel = None
 
     def kernel_info(self) -> dict[str, Any]:
         """The room's kernel as the daemon sees it: `kernel_type`, `env_source`, `status`."""
-        response = self._require().request({"action": "get_kernel_info"}, REQUEST_SECONDS)
-        _expect(response, "kernel_info")
-        return {key: response.get(key) for key in ("kernel_type", "env_source", "status")}
+        return self._ask(requests.KERNEL_INFO)
 
     def queue_state(self) -> dict[str, Any]:
         """What the kernel is busy with: `executing` (a cell id or `None`) and `queued` (a list of cell ids)."""
-        response = self._require().request({"action": "get_queue_state"}, REQUEST_SECONDS)
-        _expect(response, "queue_state")
-        return {"executing": response.get("executing"), "queued": list(response.get("queued") or ())}
+        return self._ask(requests.QUEUE_STATE)
 
-    def sync(self, timeout_secs: float | None = REQUEST_SECONDS) -> None:
+    def sync(self, timeout_secs: float | None = requests.REQUEST_SECONDS) -> None:
         """Wait until the daemon has all changes made here, and the local copy all that the daemon had when asked.
 
         Never needed before an execution: what is sent arrives in order.
@@ -263,10 +234,7 @@ class Session(DocumentAccess):
             DaemonError: the room has no file (its id is no absolute path that ends in ``.ipynb``), or the file cannot
                 be read or written; it is as before then.
         """
-        _expect(
-            self._require().request({"action": "save_notebook", "format_cells": False}, REQUEST_SECONDS),
-            "notebook_saved",
-        )
+        self._ask(requests.SAVE)
         return self.notebook_id
 
     # -- executions
@@ -307,13 +275,12 @@ class Session(DocumentAccess):
         seconds = arguments.timeout("timeout_secs", timeout_secs)
         self._require_kernel()
         connection = self._require()
-        return Execution(connection, connection.execute(cell_id, seconds), cell_id, on_output, seconds)
+        return Execution(connection.execute(cell_id, seconds), cell_id, on_output, seconds)
 
     def run_all(self) -> int:
         """Queue every code cell in document order and return their number, without waiting for them."""
         self._require_kernel()
-        response = self._require().request({"action": "run_all_cells"}, REQUEST_SECONDS)
-        return int(_expect(response, "all_cells_queued").get("count") or 0)
+        return self._ask(requests.RUN_ALL)
 
     # -- subscriptions
 
@@ -323,7 +290,7 @@ class Session(DocumentAccess):
         Callbacks of subscriptions run on a thread that waits in this session, or on the pump; one at a time, in order.
         Of outputs that were dropped because nobody took them in time, subscribers of changes hear (`Change.missed`).
         """
-        subscription = self._subscriptions.add(events.OUTPUT, callback)
+        subscription = self._subscriptions.add(EventKind.OUTPUT, callback)
         connection = self._connection
         if connection is not None and connection.alive:
             connection.native.watch(True)
@@ -331,11 +298,11 @@ class Session(DocumentAccess):
 
     def on_change(self, callback: Callable[[Change], Any]) -> Subscription:
         """Call `callback` when others have changed the document."""
-        return self._subscriptions.add(events.CHANGED, callback)
+        return self._subscriptions.add(EventKind.CHANGED, callback)
 
     def on_broadcast(self, callback: Callable[[dict[str, Any]], Any]) -> Subscription:
         """Call `callback` with every broadcast of the room but outputs (protocol 2, section 5.8)."""
-        return self._subscriptions.add(events.BROADCAST, callback)
+        return self._subscriptions.add(EventKind.BROADCAST, callback)
 
     def start_pump(self) -> None:
         """Deliver subscriptions from a thread of the session's own, also when nobody waits.
@@ -372,13 +339,12 @@ class Session(DocumentAccess):
         connection.require()
         return connection
 
-    def _require_kernel(self) -> None:
-        if not self._kernel_started:
-            raise errors.KernelNotStartedError("Kernel not started. Call start_kernel() first.")
+    def _ask(self, ask: requests.Ask[T]) -> T:
+        return self._require().ask(ask)
 
-    def _forget_kernel(self) -> None:
-        self._kernel_started = self._launched = False
-        self._env_source = None
+    def _require_kernel(self) -> None:
+        if self._kernel is None:
+            raise errors.KernelNotStartedError("Kernel not started. Call start_kernel() first.")
 
     def _is_alone(self, connection: Connection) -> bool:
         rooms = DaemonClient(connection.socket_path).list_rooms()
@@ -395,17 +361,3 @@ class Session(DocumentAccess):
         except Exception:
             _logger.exception("the on_error handler of a Session failed")
         return True
-
-
-def _expect(response: dict[str, Any], result: str) -> dict[str, Any]:
-    if response.get("result") != result:
-        raise _unexpected(response, errors.DaemonError)
-    return response
-
-
-def _unexpected(response: dict[str, Any], kind: Callable[[str], errors.RuntimedError]) -> errors.RuntimedError:
-    if response.get("result") == "error":
-        return kind(str(response.get("error")))
-    if response.get("result") == "no_kernel":
-        return errors.NoKernelError("Unexpected response: NoKernel")
-    return errors.DaemonError(f"Unexpected response: {response}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from runtimed_ffi._binding.events import BROADCAST, CHANGED, OUTPUT, RESYNC, Event
+from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi._binding.process import ProcessLock
 from runtimed_ffi.output import OutputEvent
 
@@ -82,7 +82,7 @@ class Subscriptions:
 
     def wants(self, event: Event) -> bool:
         """Whether somebody wants this event."""
-        return self.any(CHANGED if event.kind == RESYNC else event.kind)
+        return self.any(EventKind.CHANGED if event.kind == EventKind.RESYNC else event.kind)
 
     def deliver(self, event: Event, read_output: Callable[[Event], OutputEvent | None]) -> list[Exception]:
         """Call the subscribers of one event, in the order they subscribed.
@@ -94,7 +94,7 @@ class Subscriptions:
         Returns:
             What the callbacks raised; each of them is called whatever the others do.
         """
-        kind = CHANGED if event.kind == RESYNC else event.kind
+        kind = EventKind.CHANGED if event.kind == EventKind.RESYNC else event.kind
         errors: list[Exception] = []
         try:
             argument = _argument(event, read_output)
@@ -111,12 +111,12 @@ class Subscriptions:
 
 
 def _argument(event: Event, read_output: Callable[[Event], OutputEvent | None]) -> Any:
-    if event.kind == OUTPUT:
+    if event.kind == EventKind.OUTPUT:
         return read_output(event)
-    if event.kind == RESYNC:
+    if event.kind == EventKind.RESYNC:
         return Change(order=True, metadata=True, missed=True)
     value = event.json()
-    if event.kind == BROADCAST or not isinstance(value, Mapping):
+    if event.kind == EventKind.BROADCAST or not isinstance(value, Mapping):
         return value
     return Change(
         cells=tuple(map(str, value.get("cells") or ())),

@@ -5,47 +5,78 @@ Storey 5 (binding). The numbers come from the header, through the extension.
 
 import json
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from runtimed_ffi._binding.ffi import CData, borrowed, ffi, lib
 
-READY: int = lib.RTD_EV_READY
-CHANGED: int = lib.RTD_EV_CHANGED
-RESPONSE: int = lib.RTD_EV_RESPONSE
-QUEUED: int = lib.RTD_EV_QUEUED
-STARTED: int = lib.RTD_EV_STARTED
-OUTPUT: int = lib.RTD_EV_OUTPUT
-CLEARED: int = lib.RTD_EV_CLEARED
-DONE: int = lib.RTD_EV_DONE
-BROADCAST: int = lib.RTD_EV_BROADCAST
-SYNCED: int = lib.RTD_EV_SYNCED
-RESYNC: int = lib.RTD_EV_RESYNC
-ENDED: int = lib.RTD_EV_CLOSED
-"""The last event of a connection (`RTD_EV_CLOSED`); not to be confused with the result code of the same name."""
 
-ROOM_WANTED: int = lib.RTD_EV_ROOM_WANTED
-PEER_JOINED: int = lib.RTD_EV_PEER_JOINED
-PEER_LEFT: int = lib.RTD_EV_PEER_LEFT
-REQUEST: int = lib.RTD_EV_REQUEST
-ROOM_CHANGED: int = lib.RTD_EV_ROOM_CHANGED
-ROOM_FAILED: int = lib.RTD_EV_ROOM_FAILED
+class EventKind(IntEnum):
+    """What an event is (`rtd_event_kind`)."""
 
-OUTPUT_APPENDED: int = lib.RTD_OUTPUT_APPENDED
-OUTPUT_REPLACED: int = lib.RTD_OUTPUT_REPLACED
-OUTPUT_JOINED: int = lib.RTD_OUTPUT_JOINED
-OUTPUT_REPLACED_ALL: int = lib.RTD_OUTPUT_REPLACED_ALL
+    # Of a session.
+    READY = lib.RTD_EV_READY
+    CHANGED = lib.RTD_EV_CHANGED
+    RESPONSE = lib.RTD_EV_RESPONSE
+    QUEUED = lib.RTD_EV_QUEUED
+    STARTED = lib.RTD_EV_STARTED
+    OUTPUT = lib.RTD_EV_OUTPUT
+    CLEARED = lib.RTD_EV_CLEARED
+    DONE = lib.RTD_EV_DONE
+    BROADCAST = lib.RTD_EV_BROADCAST
+    SYNCED = lib.RTD_EV_SYNCED
+    RESYNC = lib.RTD_EV_RESYNC
+    CLOSED = lib.RTD_EV_CLOSED
+    """The last event of a session or host."""
+    # Of a host.
+    ROOM_WANTED = lib.RTD_EV_ROOM_WANTED
+    """A peer asks for the room ``id``, which is not open: ``open_room`` or ``refuse_room``."""
+    PEER_JOINED = lib.RTD_EV_PEER_JOINED
+    PEER_LEFT = lib.RTD_EV_PEER_LEFT
+    """``number`` of the two: peers in the room now."""
+    REQUEST = lib.RTD_EV_REQUEST
+    """``payload`` is the request, ``code`` its `ChannelKind`: ``respond`` once."""
+    ROOM_CHANGED = lib.RTD_EV_ROOM_CHANGED
+    ROOM_FAILED = lib.RTD_EV_ROOM_FAILED
+    """``code`` and ``text`` say why; the room goes on only if its journal could not be written."""
+    SETTINGS_CHANGED = lib.RTD_EV_SETTINGS_CHANGED
+    """Peers changed the settings. Comes again only after `Host.settings` was called."""
+    SETTINGS_FAILED = lib.RTD_EV_SETTINGS_FAILED
+    """As ``ROOM_FAILED``, for the settings."""
 
-DONE_OK: int = lib.RTD_DONE_OK
-DONE_ERROR: int = lib.RTD_DONE_ERROR
-DONE_INTERRUPTED: int = lib.RTD_DONE_INTERRUPTED
-DONE_CANCELLED: int = lib.RTD_DONE_CANCELLED
-DONE_KERNEL_DIED: int = lib.RTD_DONE_KERNEL_DIED
-DONE_LAUNCH_FAILED: int = lib.RTD_DONE_LAUNCH_FAILED
-DONE_TIMED_OUT: int = lib.RTD_DONE_TIMED_OUT
-DONE_DISCONNECTED: int = lib.RTD_DONE_DISCONNECTED
-DONE_REFUSED: int = lib.RTD_DONE_REFUSED
 
-TERMINAL = frozenset({RESPONSE, DONE, SYNCED})
+class ChannelKind(IntEnum):
+    """Where a request came in (`rtd_channel`): the ``code`` of a ``REQUEST``."""
+
+    NOTEBOOK = lib.RTD_CHANNEL_NOTEBOOK
+    POOL = lib.RTD_CHANNEL_POOL
+    BLOB = lib.RTD_CHANNEL_BLOB
+
+
+class OutputChange(IntEnum):
+    """What an output does to the list of outputs (`rtd_output_change`): the ``code`` of an ``OUTPUT``."""
+
+    APPENDED = lib.RTD_OUTPUT_APPENDED
+    REPLACED = lib.RTD_OUTPUT_REPLACED
+    JOINED = lib.RTD_OUTPUT_JOINED
+    REPLACED_ALL = lib.RTD_OUTPUT_REPLACED_ALL
+
+
+class Done(IntEnum):
+    """How an execution ended (`rtd_done`): the ``code`` of a ``DONE``."""
+
+    OK = lib.RTD_DONE_OK
+    ERROR = lib.RTD_DONE_ERROR
+    INTERRUPTED = lib.RTD_DONE_INTERRUPTED
+    CANCELLED = lib.RTD_DONE_CANCELLED
+    KERNEL_DIED = lib.RTD_DONE_KERNEL_DIED
+    LAUNCH_FAILED = lib.RTD_DONE_LAUNCH_FAILED
+    TIMED_OUT = lib.RTD_DONE_TIMED_OUT
+    DISCONNECTED = lib.RTD_DONE_DISCONNECTED
+    REFUSED = lib.RTD_DONE_REFUSED
+
+
+TERMINAL = frozenset({EventKind.RESPONSE, EventKind.DONE, EventKind.SYNCED})
 """Kinds that end a token: each token gets exactly one of them, and nothing afterwards."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from runtimed_ffi._binding.events import BROADCAST, CHANGED, CLEARED, OUTPUT, QUEUED, RESYNC, STARTED, Event
+from runtimed_ffi._binding.events import Event, EventKind
 
 LIMIT = 64 * 1024 * 1024
 """Bytes that one backlog holds; as much as the library's own queue."""
@@ -15,7 +15,9 @@ LIMIT = 64 * 1024 * 1024
 _OVERHEAD = 500
 """Bytes an event takes besides what it carries."""
 
-_DROPPABLE = frozenset({QUEUED, STARTED, OUTPUT, CLEARED, CHANGED, BROADCAST})
+_DROPPABLE = frozenset(
+    {EventKind.QUEUED, EventKind.STARTED, EventKind.OUTPUT, EventKind.CLEARED, EventKind.CHANGED, EventKind.BROADCAST}
+)
 
 
 class Backlog:
@@ -43,9 +45,9 @@ class Backlog:
         size = _size(event)
         # One event of any size goes in: it has been received, and there is nothing to catch up behind.
         if event.kind in _DROPPABLE and self._events and self._bytes + size > LIMIT:
-            if self._events[-1].kind == RESYNC:
+            if self._events[-1].kind == EventKind.RESYNC:
                 return
-            event = Event(RESYNC, seq=event.seq, token=event.token)
+            event = Event(EventKind.RESYNC, seq=event.seq, token=event.token)
             size = _size(event)
         # In this order an interrupt makes it count too much, until it is empty, and never too little.
         self._bytes += size

@@ -10,26 +10,27 @@ import atexit
 import logging
 import os
 import threading
-from typing import Any, Callable
+from typing import Callable, TypeVar
 from weakref import WeakSet
 
 from runtimed_ffi import errors
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
-from runtimed_ffi._binding.ffi import IO, OK, PROTOCOL, TIMEOUT, error
+from runtimed_ffi._binding.events import Event, EventKind, OutputChange
+from runtimed_ffi._binding.ffi import TIMEOUT
 from runtimed_ffi._binding.native_session import NativeSession
 from runtimed_ffi._client.arguments import milliseconds
 from runtimed_ffi._client.blob_reader import BlobReader, unreadable
 from runtimed_ffi._client.dedupe import News
+from runtimed_ffi._client.inbox import Mailbox
 from runtimed_ffi._client.output_list import StreamPositions
-from runtimed_ffi._client.router import Mailbox, Router, Stop
+from runtimed_ffi._client.requests import Ask, connect_error, request_error, response_of
+from runtimed_ffi._client.router import Router, Stop
 from runtimed_ffi.output import Output, OutputEvent
 from runtimed_ffi.subscription import Subscriptions
 
-OnError = Callable[[Exception], Any]
+T = TypeVar("T")
 
 _EXIT_SECONDS = 2.0
-_REPLACING = frozenset({events.OUTPUT_REPLACED, events.OUTPUT_REPLACED_ALL})
+_REPLACING = frozenset({OutputChange.REPLACED, OutputChange.REPLACED_ALL})
 
 _logger = logging.getLogger("runtimed_ffi")
 
@@ -73,14 +74,14 @@ class Connection:
         self._router = Router(self.native, News(subscriptions.wants), self._deliver)
         try:
             first = self._router.wait_ready()
-            if first.kind == events.ENDED:
-                raise _connect_error(first)
+            if first.kind == EventKind.CLOSED:
+                raise connect_error(first)
             info = self.native.info()
             self._blobs = BlobReader(socket_path, info.get("blobs_dir"))
             if "rtd" in info.get("capabilities", {}):
                 # The reference daemon keeps every fragment as an output of its own.
                 self._positions = StreamPositions()
-            if subscriptions.any(events.OUTPUT):
+            if subscriptions.any(EventKind.OUTPUT):
                 self.native.watch(True)
         except BaseException:
             self.native.close()
@@ -114,25 +115,21 @@ class Connection:
 
     # -- questions with one answer
 
-    def request(self, message: dict[str, Any], seconds: float, *, log: bool = False) -> dict[str, Any]:
-        """Send a request and wait for its response.
+    def ask(self, ask: Ask[T], *, log: bool = False) -> T:
+        """Send a request and read its response.
 
         Args:
-            message: the request, with its `action`.
-            seconds: limit for the answer.
+            ask: the request.
             log: what subscribers raise meanwhile is logged instead of raised.
 
         Raises:
             TimeoutError_: `Connection timeout`.
             DisconnectedError: the connection ended before the answer.
+            RuntimedError: what `ask` makes of the response.
         """
         native, box = self.require(), self._router.open()
-        native.request(box.token, message, milliseconds(seconds))
-        event = self._single(box, log)
-        response = event.json()
-        if not isinstance(response, dict):
-            raise errors.ProtocolError("Sync protocol error: the response is not an object")
-        return response
+        native.request(box.token, ask.message, milliseconds(ask.seconds))
+        return ask.read(response_of(self._single(box, log)))
 
     def sync(self, seconds: float | None) -> None:
         """Wait until the daemon has all local changes, and this side all that the daemon announced.
@@ -147,7 +144,7 @@ class Connection:
     def _single(self, box: Mailbox, log: bool = False) -> Event:
         try:
             event = self._router.wait(box)
-            while event.kind == events.RESYNC:
+            while event.kind == EventKind.RESYNC:
                 box.accept(event)
                 event = self._router.wait(box)
         except BaseException:
@@ -157,7 +154,7 @@ class Connection:
             if log:
                 log_errors(box.errors)
                 box.errors = []
-        failure = _request_error(event)
+        failure = request_error(event)
         self.raise_errors(box, failure)
         if failure is not None:
             raise failure
@@ -165,11 +162,11 @@ class Connection:
 
     # -- executions
 
-    def execute(self, cell_id: str, seconds: float | None) -> Mailbox:
-        """Ask for an execution; its events come into the mailbox and end in one `DONE`."""
+    def execute(self, cell_id: str, seconds: float | None) -> Call:
+        """Ask for an execution; its events end in one `DONE`."""
         native, box = self.require(), self._router.open()
         native.execute(box.token, cell_id, milliseconds(seconds))
-        return box
+        return Call(self, box)
 
     def wait(self, box: Mailbox) -> Event:
         """The mailbox's next event; blocks."""
@@ -178,7 +175,7 @@ class Connection:
         return self._router.wait(box)
 
     def raise_errors(self, box: Mailbox, failure: BaseException | None) -> None:
-        """Raise the first thing that subscribers raised while somebody waited for this mailbox, and log the others.
+        """Raise the first thing that subscribers raised on a thread that waited for this mailbox, and log the others.
 
         Args:
             box: the mailbox.
@@ -272,6 +269,41 @@ class Connection:
             return False
 
 
+class Call:
+    """The events of one token: what an `Execution` needs of its connection.
+
+    Threads: as `Connection`; one at a time calls `next_event` and `accept`.
+    """
+
+    def __init__(self, connection: Connection, box: Mailbox) -> None:
+        self._connection = connection
+        self._box = box
+
+    def require(self) -> None:
+        """Raise `StateError` in a process that was forked after the connection was made."""
+        self._connection.require()
+
+    def next_event(self) -> Event:
+        """The next event; blocks. The same one again until it is accepted."""
+        return self._connection.wait(self._box)
+
+    def accept(self, event: Event) -> None:
+        """The event has been dealt with."""
+        self._box.accept(event)
+
+    def raise_errors(self, failure: BaseException | None) -> None:
+        """Raise what subscribers raised during `next_event`; see `Connection.raise_errors`."""
+        self._connection.raise_errors(self._box, failure)
+
+    def read_output(self, event: Event) -> Output:
+        """The output an event carries, fetched if need be."""
+        return self._connection.read_output(event)
+
+    def outputs(self, cell_id: str) -> list[Output]:
+        """The outputs of a cell as the document has them now. Raises `CellNotFoundError`."""
+        return self._connection.outputs(cell_id)
+
+
 _live: WeakSet[Connection] = WeakSet()
 
 
@@ -285,26 +317,3 @@ def log_errors(raised: list[Exception]) -> None:
     """Log what subscribers raised where it cannot be raised."""
     for each in raised:
         _logger.error("a subscription callback of a Session failed", exc_info=each)
-
-
-def _connect_error(event: Event) -> errors.RuntimedError:
-    if event.code == TIMEOUT:
-        return errors.TimeoutError_("Connection timeout")
-    if event.code == IO:
-        return errors.ConnectError(f"Failed to connect: {event.text}")
-    if event.code == PROTOCOL:
-        return errors.ProtocolError(f"Sync protocol error: {event.text}")
-    return errors.DisconnectedError("Disconnected")
-
-
-def _request_error(event: Event) -> errors.RuntimedError | None:
-    if event.kind == events.ENDED:
-        return errors.DisconnectedError("Disconnected")
-    if event.code == OK:
-        return None
-    if event.code == TIMEOUT:
-        return errors.TimeoutError_("Connection timeout")
-    if event.code == PROTOCOL:
-        return errors.ProtocolError(f"Sync protocol error: {event.text}")
-    known = error(event.code, event.text)
-    return errors.DisconnectedError("Disconnected") if isinstance(known, errors.DisconnectedError) else known

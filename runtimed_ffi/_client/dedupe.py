@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
-from runtimed_ffi._binding.events import CLEARED, DONE, OUTPUT, RESYNC, Event
+from runtimed_ffi._binding.events import Event, EventKind
 
 
 class _State(NamedTuple):
@@ -44,18 +44,18 @@ class News:
 
     def _after(self, state: _State, event: Event) -> _State:
         again, speaking, verdict = state.again, state.speaking, self._wants(event)
-        if event.kind == RESYNC:
+        if event.kind == EventKind.RESYNC:
             again = {}  # What was to follow may have been dropped.
-        elif event.kind == CLEARED and event.number > 0:
+        elif event.kind == EventKind.CLEARED and event.number > 0:
             again = {**again, event.token: event.number}
-        elif event.kind == DONE:
+        elif event.kind == EventKind.DONE:
             again = {token: count for token, count in again.items() if token != event.token}
             speaking = {cell: token for cell, token in speaking.items() if token != event.token}
-        elif event.kind == OUTPUT and event.token in again:
+        elif event.kind == EventKind.OUTPUT and event.token in again:
             left = again[event.token] - 1
             again = {**again, event.token: left} if left else {t: n for t, n in again.items() if t != event.token}
             verdict = False
-        elif event.kind == OUTPUT and event.token:
+        elif event.kind == EventKind.OUTPUT and event.token:
             if event.id not in speaking:
                 speaking = {**speaking, event.id: event.token}
             verdict = verdict and speaking[event.id] == event.token

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import OutputChange
 from runtimed_ffi.output import Output
 
 
@@ -44,13 +44,13 @@ class OutputList:
         Returns:
             What is new to somebody who was told of everything before; `None` if nothing is.
         """
-        if change == events.OUTPUT_JOINED:
+        if change == OutputChange.JOINED:
             pieces = self._take(index)
             text = "".join(piece.text or "" for piece in pieces) + (output.text or "")
             self._by_index[index] = Output("stream", name=output.name, text=text)
             return output if output.text else None
         news: Output | None = output
-        if change == events.OUTPUT_REPLACED_ALL:
+        if change == OutputChange.REPLACED_ALL:
             news = _news(output, self._take(index))
         self._by_index[index] = output
         return news
@@ -83,10 +83,10 @@ class StreamPositions:
     def place(self, cell_id: str, change: int, index: int, output: Output) -> tuple[int, bool]:
         """The position of an output, and whether it goes on the stream output that is there."""
         start, behind, name = self._runs.get(cell_id, (0, 0, None))
-        if change == events.OUTPUT_REPLACED:
+        if change == OutputChange.REPLACED:
             return index, False
-        goes_on = change == events.OUTPUT_JOINED
-        if change == events.OUTPUT_APPENDED and index == behind and name is not None and output.name == name:
+        goes_on = change == OutputChange.JOINED
+        if change == OutputChange.APPENDED and index == behind and name is not None and output.name == name:
             goes_on, index = True, start
             behind += 1
         else:

@@ -11,8 +11,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Callable
 
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi.errors import CellNotFoundError, DisconnectedError
 
 SECONDS = 20.0
@@ -79,10 +78,10 @@ class FakeNative(FakeSource):
         self.executed = threading.Event()
         self.state = "ready"
         self.unsent = False
-        self.end = Event(events.ENDED)
+        self.end = Event(EventKind.CLOSED)
         self.settled = False
         self.watching = False
-        self.push(Event(events.READY, payload=b"{}"))
+        self.push(Event(EventKind.READY, payload=b"{}"))
 
     def _live(self) -> None:
         if self.state == "closed":
@@ -92,13 +91,13 @@ class FakeNative(FakeSource):
         """All events of one execution."""
         accepted = json.dumps({"result": "cell_queued", "cell_id": cell_id, "execution_id": f"exec-{token}"}).encode()
         self.push(
-            Event(events.QUEUED, token=token, id=cell_id, payload=accepted),
-            Event(events.STARTED, token=token, id=cell_id, number=1),
+            Event(EventKind.QUEUED, token=token, id=cell_id, payload=accepted),
+            Event(EventKind.STARTED, token=token, id=cell_id, number=1),
             *(
-                Event(events.OUTPUT, token=token, id=cell_id, number=index, payload=json.dumps(output).encode())
+                Event(EventKind.OUTPUT, token=token, id=cell_id, number=index, payload=json.dumps(output).encode())
                 for index, output in enumerate(outputs)
             ),
-            Event(events.DONE, token=token, id=cell_id, code=code, number=1, text=text),
+            Event(EventKind.DONE, token=token, id=cell_id, code=code, number=1, text=text),
         )
 
     # -- what Session calls
@@ -117,9 +116,9 @@ class FakeNative(FakeSource):
         self.timeouts.append(timeout_ms)
         answer = self.answers[message["action"]]
         if isinstance(answer, int):
-            self.push(Event(events.RESPONSE, token=token, code=answer, text="refused"))
+            self.push(Event(EventKind.RESPONSE, token=token, code=answer, text="refused"))
         else:
-            self.push(Event(events.RESPONSE, token=token, payload=json.dumps(answer).encode()))
+            self.push(Event(EventKind.RESPONSE, token=token, payload=json.dumps(answer).encode()))
 
     def execute(self, token: int, cell_id: str, timeout_ms: int) -> None:
         self._live()
@@ -128,7 +127,7 @@ class FakeNative(FakeSource):
         self.executed.set()
 
     def sync(self, token: int, timeout_ms: int) -> None:
-        self.push(Event(events.SYNCED, token=token))
+        self.push(Event(EventKind.SYNCED, token=token))
 
     def watch(self, on: bool) -> None:
         self.watching = on

@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi._client import backlog
 from runtimed_ffi._client.backlog import Backlog
 
-DROPPABLE = [events.QUEUED, events.STARTED, events.OUTPUT, events.CLEARED, events.CHANGED, events.BROADCAST]
-KEPT = [events.READY, events.RESPONSE, events.DONE, events.SYNCED, events.ENDED, events.RESYNC]
+DROPPABLE = [
+    EventKind.QUEUED,
+    EventKind.STARTED,
+    EventKind.OUTPUT,
+    EventKind.CLEARED,
+    EventKind.CHANGED,
+    EventKind.BROADCAST,
+]
+KEPT = [EventKind.READY, EventKind.RESPONSE, EventKind.DONE, EventKind.SYNCED, EventKind.CLOSED, EventKind.RESYNC]
 LIMIT = 5_000
 
 
@@ -37,8 +43,8 @@ def test_what_does_not_fit_is_one_resync(kind):
         backlog.put(Event(kind, seq=seq, token=7, id="i" * 100, payload=b"p" * 200, text="t" * 200))
     first = drain(backlog)
     assert [event.seq for event in first] == [1, 2, 3, 4, 5, 6]
-    assert [event.kind for event in first] == [kind] * 5 + [events.RESYNC]
-    assert first[-1] == Event(events.RESYNC, seq=6, token=7)
+    assert [event.kind for event in first] == [kind] * 5 + [EventKind.RESYNC]
+    assert first[-1] == Event(EventKind.RESYNC, seq=6, token=7)
     backlog.put(Event(kind, seq=100))
     assert [event.kind for event in drain(backlog)] == [kind], "there is room again"
 
@@ -54,18 +60,18 @@ def test_ends_and_answers_always_go_in(kind):
 def test_one_event_may_be_as_large_as_it_is():
     backlog = Backlog()
     for seq in (1, 2):
-        backlog.put(Event(events.OUTPUT, seq=seq, payload=b"p" * 2 * LIMIT))
-    assert [event.kind for event in drain(backlog)] == [events.OUTPUT, events.RESYNC]
+        backlog.put(Event(EventKind.OUTPUT, seq=seq, payload=b"p" * 2 * LIMIT))
+    assert [event.kind for event in drain(backlog)] == [EventKind.OUTPUT, EventKind.RESYNC]
 
 
 def test_cleared_it_is_as_new():
     backlog = Backlog()
     for _ in range(2):
         for seq in range(20):
-            backlog.put(Event(events.OUTPUT, seq=seq))
+            backlog.put(Event(EventKind.OUTPUT, seq=seq))
         backlog.clear()
-    backlog.put(Event(events.OUTPUT, payload=b"p" * 4_000))
-    assert [event.kind for event in drain(backlog)] == [events.OUTPUT]
+    backlog.put(Event(EventKind.OUTPUT, payload=b"p" * 4_000))
+    assert [event.kind for event in drain(backlog)] == [EventKind.OUTPUT]
 
 
 STEPS = st.lists(st.one_of(st.none(), st.tuples(st.sampled_from(DROPPABLE + KEPT), st.integers(0, 3_000))), max_size=60)
@@ -90,6 +96,6 @@ def test_order_bound_and_no_silent_loss(steps):
     for event in put:
         there = by_seq.get(event.seq)
         if there is not None:
-            missed = there.kind == events.RESYNC
+            missed = there.kind == EventKind.RESYNC
         assert there == event or missed, event
         assert event.kind not in KEPT or there == event

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes import in_thread
 
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi._client.dedupe import News
 
 
@@ -14,7 +13,7 @@ class Told:
     """Shows events to a filter; collects the texts of those that are news."""
 
     def __init__(self):
-        self.news = News(lambda event: event.kind in (events.OUTPUT, events.CHANGED))
+        self.news = News(lambda event: event.kind in (EventKind.OUTPUT, EventKind.CHANGED))
         self.texts = []
         self.seq = 0
 
@@ -28,7 +27,7 @@ class Told:
 
     def output(self, text, *tokens, cell="c"):
         for token in tokens:
-            self.show(events.OUTPUT, token, text, 0, cell)
+            self.show(EventKind.OUTPUT, token, text, 0, cell)
 
 
 def test_each_change_is_told_once():
@@ -37,12 +36,12 @@ def test_each_change_is_told_once():
     told.output("a", 1, 2)
     told.output("b", 3, cell="d")
     told.output("c", 2, 1)
-    told.show(events.DONE, 1)
+    told.show(EventKind.DONE, 1)
     told.output("d", 2, 4)
-    told.show(events.DONE, 2)
-    told.show(events.DONE, 4)
+    told.show(EventKind.DONE, 2)
+    told.show(EventKind.DONE, 4)
     told.output("e", 5)
-    told.show(events.DONE, 5)
+    told.show(EventKind.DONE, 5)
     told.output("of others again", 0)
     assert told.texts == ["of others", "a", "b", "c", "d", "e", "of others again"]
 
@@ -50,25 +49,25 @@ def test_each_change_is_told_once():
 def test_what_was_there_before_is_not_told_again():
     told = Told()
     told.output("a", 0)
-    told.show(events.CLEARED, 1, number=2)
+    told.show(EventKind.CLEARED, 1, number=2)
     told.output("a", 1)
     told.output("b", 1)
     told.output("c", 1)
-    told.show(events.CLEARED, 1)
+    told.show(EventKind.CLEARED, 1)
     told.output("d", 1)
     # Another joins while the first speaks; with the end of the first he goes on.
-    told.show(events.CLEARED, 2, number=1)
+    told.show(EventKind.CLEARED, 2, number=1)
     told.output("d", 2)
     told.output("e", 1, 2)
-    told.show(events.DONE, 1)
+    told.show(EventKind.DONE, 1)
     told.output("f", 2)
     assert told.texts == ["a", "c", "d", "e", "f"]
 
 
-@pytest.mark.parametrize("end", [events.DONE, events.RESYNC])
+@pytest.mark.parametrize("end", [EventKind.DONE, EventKind.RESYNC])
 def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
     told = Told()
-    told.show(events.CLEARED, 1, number=5)
+    told.show(EventKind.CLEARED, 1, number=5)
     told.output("a", 1)
     told.show(end, 1)
     told.output("b", 1)
@@ -77,8 +76,8 @@ def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
 
 def test_what_nobody_wants_is_no_news():
     told = Told()
-    told.show(events.STARTED, 1, "started")
-    told.show(events.CHANGED, 0, "changed")
+    told.show(EventKind.STARTED, 1, "started")
+    told.show(EventKind.CHANGED, 0, "changed")
     assert told.texts == ["changed"]
 
 

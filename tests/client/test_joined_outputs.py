@@ -9,8 +9,7 @@ from fakes import FakeNative
 
 import runtimed_ffi
 from runtimed_ffi import Output
-from runtimed_ffi._binding import events
-from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding.events import Event, EventKind, OutputChange
 
 
 def text(value, name="stdout"):
@@ -27,12 +26,12 @@ def nbformat(output):
     return {"output_type": "display_data", "data": output.data, "metadata": {}}
 
 
-def event(index, output, change=events.OUTPUT_APPENDED, token=0, cell_id="a"):
+def event(index, output, change=OutputChange.APPENDED, token=0, cell_id="a"):
     payload = json.dumps(nbformat(output)).encode()
-    return Event(events.OUTPUT, code=change, token=token, id=cell_id, number=index, payload=payload)
+    return Event(EventKind.OUTPUT, code=change, token=token, id=cell_id, number=index, payload=payload)
 
 
-JOINED = events.OUTPUT_JOINED
+JOINED = OutputChange.JOINED
 PIECES = [
     (0, text("a")),
     (1, text("b")),
@@ -41,7 +40,7 @@ PIECES = [
     (0, text("d"), JOINED),
     (1, shown("x")),
     (2, text("e", "stderr")),
-    (1, shown("y"), events.OUTPUT_REPLACED),
+    (1, shown("y"), OutputChange.REPLACED),
     (3, text("f", "stderr")),
     (2, text("", "stderr"), JOINED),
 ]
@@ -73,7 +72,7 @@ def play(session, *steps):
     def execute(token, cell_id):
         session.fake.push(
             *(event(*step[:2], *step[2:], token=token, cell_id=cell_id) for step in steps),
-            Event(events.DONE, token=token, id=cell_id, number=1),
+            Event(EventKind.DONE, token=token, id=cell_id, number=1),
         )
 
     session.fake.on_execute = execute
@@ -137,7 +136,7 @@ def test_subscribers_hear_where_a_piece_will_be(ready):
 def test_a_run_begins_anew_after_a_clear_and_in_another_cell(ready):
     heard = []
     ready.on_output(heard.append)
-    steps = [event(0, text("a")), event(1, text("b")), Event(events.CLEARED, id="a"), event(0, text("c"))]
+    steps = [event(0, text("a")), event(1, text("b")), Event(EventKind.CLEARED, id="a"), event(0, text("c"))]
     ready.fake.push(*steps, event(0, text("d"), cell_id="b"), event(1, text("e", "stderr"), cell_id="b"))
     ready.interrupt()
     assert [e.index for e in heard] == [0, 0 if ready.ours else 1, 0, 0, 1]
@@ -152,8 +151,8 @@ def test_dropped_events_cost_no_text_and_bring_none_twice(ready):
         ready.fake.push(
             event(0, text("ab"), token=token),
             event(1, text("c"), token=token),
-            Event(events.RESYNC),
-            Event(events.DONE, token=token, id=cell_id, number=1),
+            Event(EventKind.RESYNC),
+            Event(EventKind.DONE, token=token, id=cell_id, number=1),
         )
 
     ready.fake.on_execute = execute

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import queue
 import re
 import signal
 import threading
@@ -18,8 +19,8 @@ from fakes import SECONDS, CtrlC, FakeNative, in_thread
 
 import runtimed_ffi
 from runtimed_ffi import errors
-from runtimed_ffi._binding import events, ffi
-from runtimed_ffi._binding.events import Event
+from runtimed_ffi._binding import ffi
+from runtimed_ffi._binding.events import Done, Event, EventKind, OutputChange
 
 OUT = {"output_type": "stream", "name": "stdout", "text": "hi\n"}
 FAIL = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["t"]}
@@ -216,14 +217,14 @@ def test_run(ready):
 
 
 def test_a_failing_cell_does_not_raise(ready):
-    ready.fake.on_execute = lambda token, cell: ready.fake.finish(token, cell, OUT, FAIL, code=events.DONE_ERROR)
+    ready.fake.on_execute = lambda token, cell: ready.fake.finish(token, cell, OUT, FAIL, code=Done.ERROR)
     result = ready.run("1/0")
     assert not result.success
     assert (result.error.ename, result.state) == ("ValueError", "error")
 
 
 def test_an_interrupted_cell_has_an_error_in_any_case(ready):
-    ready.fake.on_execute = lambda token, cell: ready.fake.finish(token, cell, code=events.DONE_INTERRUPTED)
+    ready.fake.on_execute = lambda token, cell: ready.fake.finish(token, cell, code=Done.INTERRUPTED)
     result = ready.run("loop()")
     assert (result.success, result.error.ename) == (False, "KeyboardInterrupt")
 
@@ -231,24 +232,24 @@ def test_an_interrupted_cell_has_an_error_in_any_case(ready):
 @pytest.mark.parametrize(
     "code, text, kind, message",
     [
-        (events.DONE_TIMED_OUT, "", errors.TimeoutError_, "Execution timed out after 0.5 seconds"),
-        (events.DONE_CANCELLED, "a cell before it failed", errors.ExecutionCancelledError, "a cell before it failed"),
-        (events.DONE_KERNEL_DIED, "exit status -9", errors.KernelDiedError, "Kernel died: exit status -9"),
+        (Done.TIMED_OUT, "", errors.TimeoutError_, "Execution timed out after 0.5 seconds"),
+        (Done.CANCELLED, "a cell before it failed", errors.ExecutionCancelledError, "a cell before it failed"),
+        (Done.KERNEL_DIED, "exit status -9", errors.KernelDiedError, "Kernel died: exit status -9"),
         (
-            events.DONE_LAUNCH_FAILED,
+            Done.LAUNCH_FAILED,
             "Failed to launch kernel: x",
             errors.LaunchFailedError,
             "Failed to launch kernel: x",
         ),
-        (events.DONE_DISCONNECTED, "end of stream", errors.DisconnectedError, "Broadcast channel closed"),
+        (Done.DISCONNECTED, "end of stream", errors.DisconnectedError, "Broadcast channel closed"),
         (
-            events.DONE_REFUSED,
+            Done.REFUSED,
             "Cell not found in document: c",
             errors.CellNotFoundError,
             "Cell not found in document: c",
         ),
         (
-            events.DONE_REFUSED,
+            Done.REFUSED,
             "Cannot execute non-code cell: c (type: raw)",
             errors.DaemonError,
             "Cannot execute non-code cell: c (type: raw)",
@@ -267,7 +268,7 @@ def test_other_ends_raise_with_the_partial_result(ready, code, text, kind, messa
 
 def test_no_kernel_any_more(ready):
     def refuse(token, cell):
-        done = Event(events.DONE, token=token, code=events.DONE_REFUSED, payload=b'{"result":"no_kernel"}')
+        done = Event(EventKind.DONE, token=token, code=Done.REFUSED, payload=b'{"result":"no_kernel"}')
         ready.fake.push(done)
 
     ready.fake.on_execute = refuse
@@ -303,18 +304,18 @@ def test_an_execution_shows_its_progress(ready):
     execution = ready.submit_cell(ready.create_cell())
     assert (execution.state, execution.done, execution.outputs) == ("submitted", False, [])
     ready.fake.push(
-        Event(events.QUEUED, token=tokens[0], payload=b'{"execution_id":"e1"}'),
-        Event(events.STARTED, token=tokens[0], number=4),
-        Event(events.OUTPUT, token=tokens[0], number=0, payload=b'{"output_type":"stream","text":"a"}'),
+        Event(EventKind.QUEUED, token=tokens[0], payload=b'{"execution_id":"e1"}'),
+        Event(EventKind.STARTED, token=tokens[0], number=4),
+        Event(EventKind.OUTPUT, token=tokens[0], number=0, payload=b'{"output_type":"stream","text":"a"}'),
     )
     outputs = iter(execution)
     assert next(outputs).text == "a"
     assert (execution.state, execution.execution_id) == ("running", "e1")
     ready.fake.push(
-        Event(events.OUTPUT, events.OUTPUT_REPLACED, token=tokens[0], number=0, payload=b'{"output_type":"stream"}'),
-        Event(events.CLEARED, token=tokens[0]),
-        Event(events.OUTPUT, token=tokens[0], number=0, payload=b'{"output_type":"stream","text":"c"}'),
-        Event(events.DONE, token=tokens[0], number=4),
+        Event(EventKind.OUTPUT, OutputChange.REPLACED, token=tokens[0], number=0, payload=b'{"output_type":"stream"}'),
+        Event(EventKind.CLEARED, token=tokens[0]),
+        Event(EventKind.OUTPUT, token=tokens[0], number=0, payload=b'{"output_type":"stream","text":"c"}'),
+        Event(EventKind.DONE, token=tokens[0], number=4),
     )
     assert [output.text for output in outputs] == ["", "c"]
     assert execution.result().stdout == "c"
@@ -350,12 +351,12 @@ def test_who_waits_for_a_turn_sleeps_until_it_is_rung(ready, monkeypatch):
     execution = ready.submit_cell(ready.create_cell())
     monkeypatch.setattr(runtimed_ffi.execution, "threading", Counting())
     joins = [in_thread(execution.result), in_thread(execution.result)]
-    output = Event(events.OUTPUT, token=tokens[0], payload=json.dumps(OUT).encode())
+    output = Event(EventKind.OUTPUT, token=tokens[0], payload=json.dumps(OUT).encode())
     for _ in range(3):
         assert rung.acquire(timeout=SECONDS), "one of them leads, the other waits"
         ready.fake.push(output)
     assert rung.acquire(timeout=SECONDS)
-    ready.fake.push(Event(events.DONE, token=tokens[0], number=1))
+    ready.fake.push(Event(EventKind.DONE, token=tokens[0], number=1))
     assert joins[0]() == joins[1]()
     assert len(bells) == 4, "one for the beginning and one for each output"
 
@@ -365,7 +366,7 @@ def test_dropped_events_are_read_from_the_document(ready):
     ready.fake.document[cell]["outputs"] = [json.dumps(dict(OUT, text=str(n))) for n in range(3)]
 
     def execute(token, cell_id):
-        ready.fake.push(Event(events.RESYNC), Event(events.DONE, token=token, number=1))
+        ready.fake.push(Event(EventKind.RESYNC), Event(EventKind.DONE, token=token, number=1))
 
     ready.fake.on_execute = execute
     seen = []
@@ -379,10 +380,10 @@ def test_subscriptions(ready):
     subscriptions.append(ready.on_broadcast(broadcasts.append))
     assert ready.fake.watching
     ready.fake.push(
-        Event(events.CHANGED, payload=b'{"cells":["a"],"order":true,"metadata":false}'),
-        Event(events.BROADCAST, payload=b'{"event":"kernel_status","status":"idle","cell_id":null}'),
-        Event(events.OUTPUT, id="b", number=2, payload=b'{"output_type":"stream","text":"x"}'),
-        Event(events.RESYNC),
+        Event(EventKind.CHANGED, payload=b'{"cells":["a"],"order":true,"metadata":false}'),
+        Event(EventKind.BROADCAST, payload=b'{"event":"kernel_status","status":"idle","cell_id":null}'),
+        Event(EventKind.OUTPUT, id="b", number=2, payload=b'{"output_type":"stream","text":"x"}'),
+        Event(EventKind.RESYNC),
     )
     ready.interrupt()
     assert changes == [
@@ -394,11 +395,11 @@ def test_subscriptions(ready):
     for subscription in subscriptions:
         subscription.remove()
         subscription.remove()
-    ready.fake.push(Event(events.BROADCAST, payload=b"{}"))
+    ready.fake.push(Event(EventKind.BROADCAST, payload=b"{}"))
     ready.interrupt()
     assert len(broadcasts) == 1
     with ready.on_broadcast(broadcasts.append):
-        ready.fake.push(Event(events.BROADCAST, payload=b"{}"))
+        ready.fake.push(Event(EventKind.BROADCAST, payload=b"{}"))
         ready.interrupt()
     assert len(broadcasts) == 2
     with pytest.raises(TypeError):
@@ -410,13 +411,13 @@ def test_what_a_subscriber_raises_does_not_vanish(ready):
         raise ZeroDivisionError("mine")
 
     ready.on_change(broken)
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     with pytest.raises(ZeroDivisionError):
         ready.run("1")
     ready.run("1")
     taken = []
     ready.on_error = taken.append
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     ready.run("1")
     assert [type(error) for error in taken] == [ZeroDivisionError]
 
@@ -424,7 +425,7 @@ def test_what_a_subscriber_raises_does_not_vanish(ready):
 def test_what_several_subscribers_raise_is_raised_and_logged(ready, caplog):
     for number in range(3):
         ready.on_change(lambda change, number=number: [].pop(number))
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     with caplog.at_level(logging.ERROR, "runtimed_ffi"), pytest.raises(IndexError):
         ready.run("1")
     assert caplog.text.count("IndexError") == 2
@@ -435,7 +436,7 @@ def test_what_a_subscriber_raises_while_leaving_comes_out_of_disconnect(ready):
         raise ZeroDivisionError("mine")
 
     ready.on_change(broken)
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     with pytest.raises(ZeroDivisionError):
         ready.disconnect()
     assert not ready.is_connected
@@ -448,7 +449,7 @@ def test_close_never_raises_but_logs(ready, caplog, monkeypatch):
         raise errors.StateError("mine")
 
     ready.on_change(broken)
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     with caplog.at_level(logging.ERROR, "runtimed_ffi"):
         ready.close()
     assert "StateError: mine" in caplog.text
@@ -464,7 +465,7 @@ def test_ctrl_c_in_a_request_loses_no_error_of_a_subscriber(ready, caplog):
 
     ready.on_change(broken)
     ready.on_broadcast(interrupted)
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"), Event(events.BROADCAST, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"), Event(EventKind.BROADCAST, payload=b"{}"))
     with caplog.at_level(logging.ERROR, "runtimed_ffi"), pytest.raises(KeyboardInterrupt):
         ready.interrupt()
     assert "ZeroDivisionError: mine" in caplog.text
@@ -487,7 +488,7 @@ def test_what_callbacks_raise_comes_out_of_a_loop_too(ready):
 
 
 def test_a_daemon_that_does_not_take_the_last_edits_is_told_by_disconnect(ready):
-    ready.fake.end = Event(events.ENDED, code=ffi.TIMEOUT, text="not taken")
+    ready.fake.end = Event(EventKind.CLOSED, code=ffi.TIMEOUT, text="not taken")
     with pytest.raises(errors.TimeoutError_, match="not taken"):
         ready.disconnect()
     assert not ready.is_connected
@@ -498,7 +499,7 @@ def test_at_exit_what_is_unsent_is_waited_for_and_nobody_is_called(ready):
     called = []
     ready.on_change(called.append)
     ready.fake.unsent = True
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     connection = ready._require()
     connection.close_at_exit()
     assert connection._router.ended is not None
@@ -516,7 +517,7 @@ def test_the_pump_delivers_and_logs(ready, caplog):
     ready.start_pump()
     ready.start_pump()
     with caplog.at_level(logging.ERROR, "runtimed_ffi"):
-        ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+        ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
         assert arrived.wait(SECONDS)
         ready.stop_pump()
     assert "ZeroDivisionError: mine" in caplog.text
@@ -532,7 +533,7 @@ def test_disconnect_in_a_callback_on_the_pump(ready):
 
     ready.on_change(leave)
     ready.start_pump()
-    ready.fake.push(Event(events.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
     assert gone.wait(SECONDS)
     assert not ready.is_connected
 
@@ -543,7 +544,7 @@ def test_interrupt_while_another_thread_waits(ready):
     join = in_thread(lambda: ready.run("loop()"))
     assert ready.fake.executed.wait(SECONDS)
     ready.interrupt()
-    ready.fake.finish(tokens[0], "c", FAIL, code=events.DONE_INTERRUPTED)
+    ready.fake.finish(tokens[0], "c", FAIL, code=Done.INTERRUPTED)
     assert not join().success
 
 
@@ -570,7 +571,7 @@ def test_the_end_of_the_connection(ready):
     assert ready.fake.executed.wait(SECONDS)
     lost = ready.fake
     lost.state = "closed"
-    lost.push(Event(events.ENDED, text="end of stream"))
+    lost.push(Event(EventKind.CLOSED, text="end of stream"))
     with pytest.raises(errors.DisconnectedError, match=r"^Broadcast channel closed: end of stream$") as raised:
         join()
     assert raised.value.result.state == "disconnected"
@@ -580,6 +581,44 @@ def test_the_end_of_the_connection(ready):
     ready.connect()
     assert ready.is_connected and ready.fake is not lost
     assert ready.run("1").success
+
+
+def lose(session):
+    """End the connection of a session as the end of its daemon does."""
+    session.fake.state = "closed"
+    session.fake.push(Event(EventKind.CLOSED, text="end of stream"))
+
+
+def test_the_pump_runs_again_after_every_reconnect(ready):
+    changes = queue.Queue()
+    ready.on_change(changes.put)
+    ready.start_pump()
+    for _ in range(3):
+        ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
+        assert changes.get(timeout=SECONDS)
+        lose(ready)
+        ready.connect()
+    ready.stop_pump()
+    lose(ready)
+    ready.connect()
+    assert ready._connection._pump is None, "a pump that was stopped stays stopped"
+
+
+def test_outputs_are_watched_again_after_every_reconnect(ready):
+    ready.on_output(lambda event: None)
+    for _ in range(2):
+        lose(ready)
+        ready.connect()
+        assert ready.fake.watching
+
+
+def test_a_kernel_of_the_time_before_a_reconnect_is_not_shut_down(ready, monkeypatch):
+    monkeypatch.setattr(ready, "_is_alone", lambda connection: True)
+    lose(ready)
+    ready.connect()
+    assert ready.kernel_started
+    ready.close()
+    assert ready.fake.requests == []
 
 
 def test_disconnect_ends_waiters(ready):

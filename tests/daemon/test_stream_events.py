@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimed_ffi import Output, Session
-from runtimed_ffi._binding import events
+from runtimed_ffi._binding.events import Event, EventKind, OutputChange
 from runtimed_ffi._binding.native_session import NativeSession
 from runtimed_ffi._client.output_list import OutputList, StreamPositions
 from runtimed_ffi.blobs import Blobs
@@ -80,13 +80,13 @@ class Listener:
         self.placed: dict[int, Output] = {}
         self._positions = StreamPositions()
         self._tokens = itertools.count(1)
-        self._take_until(events.READY)
+        self._take_until(EventKind.READY)
         self.native.watch(True)
 
     def hear(self) -> None:
         """Everything that was published until now."""
         self.native.sync(next(self._tokens), SECONDS * 1000)
-        self._take_until(events.SYNCED)
+        self._take_until(EventKind.SYNCED)
 
     def _take_until(self, kind: int) -> None:
         while True:
@@ -98,14 +98,14 @@ class Listener:
             self._take(event)
             if event.kind == kind:
                 return
-            assert event.kind != events.ENDED
+            assert event.kind != EventKind.CLOSED
 
-    def _take(self, event: events.Event) -> None:
-        if event.kind == events.CLEARED:
+    def _take(self, event: Event) -> None:
+        if event.kind == EventKind.CLEARED:
             self.outputs.clear()
             self.news.append(Output("cleared"))
             self.placed.clear()
-        elif event.kind == events.OUTPUT:
+        elif event.kind == EventKind.OUTPUT:
             output = Output.from_nbformat(event.json())
             news = self.outputs.apply(event.code, event.number, output)
             if news is not None:
@@ -128,7 +128,7 @@ class Listener:
                 assert select.select([self.native.fd], [], [], SECONDS)[0]
                 continue
             self.native.confirm(event.seq)
-            if event.kind == events.ENDED:
+            if event.kind == EventKind.CLOSED:
                 return
 
 
@@ -173,7 +173,7 @@ def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any],
             scene.publish()
             listener = Listener(host, scene.room)
             for index, output in enumerate(scene.document()):
-                listener.outputs.apply(events.OUTPUT_APPENDED, index, output)
+                listener.outputs.apply(OutputChange.APPENDED, index, output)
             scene.print("more ")
             scene.publish()
             scene.print("and more")
@@ -259,10 +259,10 @@ def test_a_stream_whose_blobs_are_not_at_hand_is_told_whole(house: tuple[Host, B
     """Then the texts cannot be compared; the outputs are right all the same."""
     outputs = OutputList()
     for index, text in enumerate("ab"):
-        outputs.apply(events.OUTPUT_APPENDED, index, Output("stream", name="stdout", text=text))
+        outputs.apply(OutputChange.APPENDED, index, Output("stream", name="stdout", text=text))
     whole = Output("stream", name="stdout", text="abc")
-    news = outputs.apply(events.OUTPUT_REPLACED_ALL, 0, whole)
+    news = outputs.apply(OutputChange.REPLACED_ALL, 0, whole)
     assert news == Output("stream", name="stdout", text="c") and outputs.current() == [whole]
-    assert outputs.apply(events.OUTPUT_REPLACED_ALL, 0, whole) is None
+    assert outputs.apply(OutputChange.REPLACED_ALL, 0, whole) is None
     other = Output("stream", name="stdout", text="other")
-    assert outputs.apply(events.OUTPUT_REPLACED_ALL, 0, other) == other
+    assert outputs.apply(OutputChange.REPLACED_ALL, 0, other) == other
