@@ -72,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long", action="store_true", help="tests marked long as well")
     group.addoption("--crash-runs", type=int, default=20, metavar="N", help="crash test: kill the daemon N times")
     group.addoption("--crash-seed", type=int, default=1, metavar="SEED", help="crash test: where and when")
-    group.addoption("--exit-runs", type=int, default=16, metavar="N", help="exit test: end N interpreters under load")
+    group.addoption("--exit-runs", type=int, default=8, metavar="N", help="exit test: end N interpreters under load")
     group.addoption("--fork-runs", type=int, default=10, metavar="N", help="fork test: fork N times under load")
     group.addoption("--soak-rounds", type=int, default=4, metavar="N", help="soak: rounds that are compared")
     group.addoption(

@@ -33,8 +33,12 @@ def test_cells_and_outputs_survive_a_restart(directory: str) -> None:
             session.disconnect()
 
 
+LONG = pytest.mark.long
+"""`tests/stress/test_crash.py` kills at chosen calls, which is harder; here the sessions are those of users."""
+
+
 @pytest.mark.stress
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.5])
+@pytest.mark.parametrize("delay", [0.15, *(pytest.param(delay, marks=LONG) for delay in (0.05, 0.3, 0.5))])
 def test_a_killed_daemon_loses_no_acknowledged_edit(directory: str, delay: float) -> None:
     acknowledged: list[str] = []
     begun = threading.Event()

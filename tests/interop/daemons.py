@@ -40,7 +40,7 @@ def accepts(path: Path) -> bool:
 class DaemonProcess:
     """What the console script `runtimed` runs, with the command line of the reference's own tests."""
 
-    def __init__(self, directory: Path, *, uv: int = 1, conda: int = 0) -> None:
+    def __init__(self, directory: Path, *, uv: int = 0, conda: int = 0) -> None:
         self.directory = directory
         self.socket = directory / "runtimed.sock"
         self.log = directory / "output.txt"
@@ -83,7 +83,7 @@ class DaemonProcess:
 
 
 @contextlib.contextmanager
-def daemon(directory: Path, uv: int = 1) -> Iterator[DaemonProcess]:
+def daemon(directory: Path, uv: int = 0) -> Iterator[DaemonProcess]:
     """A daemon for the length of a `with` block; it must still be alive then, and end in time."""
     running = DaemonProcess(directory, uv=uv)
     try:

@@ -230,9 +230,12 @@ def test_the_daemon_is_killed(world: Callable[..., World]) -> None:
     assert not session.is_connected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_deaf_connection_is_given_up(world: Callable[..., World]) -> None:
-    """Framing is lost: the daemon goes on telling, but answers nothing (2.5)."""
+    """Framing is lost: the daemon goes on sending broadcasts, but answers nothing (2.5).
+
+    Twenty seconds of waiting; `csrc/tests/execution_rules.rs` shows the rule with time that is passed in.
+    """
     here = world()
     session = here.session()
     cell = session.create_cell("1")

@@ -20,7 +20,7 @@ pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not bu
 
 from interop import golden
 from interop.daemons import DaemonProcess, accepts, daemon, until
-from interop.reference_client import Broken, Failure, PromptPeer, ReferenceClient, pool
+from interop.reference_client import QUEUE, Broken, Failure, PromptPeer, ReferenceClient, pool
 from runtimed_ffi.testing.wire import Json
 
 pytestmark = [pytest.mark.kernel, pytest.mark.interop]
@@ -31,14 +31,21 @@ LAUNCH = {"kernel_type": "python", "env_source": "uv:prewarmed", "notebook_path"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     with daemon(tmp_path_factory.mktemp("ref")) as process:
-        # Until the pool knows whether it can have an environment a launch waits for it, on PyPy longer than the client.
-        until(lambda: _pool_has_tried(process), 110)
         yield process
 
 
-def _pool_has_tried(process: DaemonProcess) -> bool:
-    stats = json.loads(pool(str(process.socket), {"type": "status"})[0])["stats"]
-    return stats["uv_available"] > 0 or "uv_error" in stats
+@pytest.fixture
+def with_pool(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon with a pool of environments, which has made one or knows that it cannot."""
+
+    def tried() -> bool:
+        stats = json.loads(pool(str(process.socket), {"type": "status"})[0])["stats"]
+        return stats["uv_available"] > 0 or "uv_error" in stats
+
+    with daemon(tmp_path, uv=1) as process:
+        # A launch waits for the pool's first attempt, on PyPy longer than the client does.
+        until(tried, 110)
+        yield process
 
 
 class Room:
@@ -521,12 +528,13 @@ def test_death_of_the_kernel_ends_the_wait(room: Room) -> None:
     assert client.run("print('back')")["stdout"] == "back\n"
 
 
-def test_two_hundred_outputs_at_the_reference_pace(room: Room) -> None:
+@pytest.mark.parametrize("count", [QUEUE + 16, pytest.param(1000, marks=pytest.mark.long)])
+def test_more_outputs_than_fit_the_queue_at_the_reference_pace(room: Room, count: int) -> None:
     """About 20 frames a second are read; all come, in order, and none is lost (14.2, items 5 and 9)."""
     client = room.client()
     client.start_kernel()
-    result = client.run("for i in range(200): display(i)", 60.0)
-    assert [each["data"]["text/plain"] for each in result["outputs"]] == [str(number) for number in range(200)]
+    result = client.run(f"for i in range({count}): display(i)", 110.0)
+    assert [each["data"]["text/plain"] for each in result["outputs"]] == [str(number) for number in range(count)]
     client.shutdown_kernel()
 
 
@@ -547,8 +555,9 @@ def test_a_peer_that_does_not_read_hinders_nobody(room: Room) -> None:
 # -- pool
 
 
-def test_pool_client(running: DaemonProcess, room: Room) -> None:
-    path = str(running.socket)
+def test_pool_client(with_pool: DaemonProcess) -> None:
+    path = str(with_pool.socket)
+    room = Room(path, "room of a pool")
     assert pool(path, {"type": "ping"}) == ['{"type":"pong"}']
     stats = json.loads(pool(path, {"type": "status"})[0])
     assert stats["type"] == "stats"
@@ -564,6 +573,8 @@ def test_pool_client(running: DaemonProcess, room: Room) -> None:
     rooms = json.loads(pool(path, {"type": "list_rooms"})[0])["rooms"]
     found = next(each for each in rooms if each["notebook_id"] == room.notebook_id)
     assert found == {"notebook_id": room.notebook_id, "active_peers": 1, "has_kernel": False}
+    room.check()
+    room.end()
 
 
 def test_pool_raw(running: DaemonProcess, room: Room) -> None:
