@@ -99,7 +99,7 @@ def test_forked_child_with_sanitizers(place):
     assert run(sanitized(TESTS / "fork.c", place), place) == "ok\n"
 
 
-# --- the examples; what they do, and from other languages, is tested with an installed wheel: tests/hosts
+# --- the examples; what they do, and from other languages, is tested with an installed wheel: tests/languages
 
 
 def test_python_session_in_a_room_hosted_by_c(place):

@@ -1,4 +1,4 @@
-"""What other hosts find in the package: header, library, flags. The same of an installed wheel: tests/hosts."""
+"""What other hosts find in the package: header, library, flags. The same of an installed wheel: tests/languages."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""One wheel and one clean environment for all tests of hosts, and a daemon that runs in it."""
+"""One wheel and one clean environment for all tests here, and a daemon that runs in it."""
 
 from __future__ import annotations
 

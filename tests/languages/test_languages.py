@@ -1,4 +1,4 @@
-"""Each host runs a cell on a real kernel with nothing but what is in the wheel: header, library, pkg-config file.
+"""Each language runs a cell on a real kernel with nothing but what is in the wheel: header, library, pkg-config file.
 
 The programs are those of `examples/`; the daemon and its kernels run in the same clean environment.
 """
