@@ -27,7 +27,7 @@ class Cell:
 
     @classmethod
     def from_document(cls, value: Mapping[str, Any]) -> Cell:
-        """Read one element of `rtd_session_cells`."""
+        """Read one element of `rtd_doc_cells`."""
         return cls(value["id"], value["cell_type"], value["source"], value["execution_count"])
 
     def __repr__(self) -> str:

@@ -47,6 +47,12 @@ class Document(Handle):
         check(lib.rtd_doc_cells(self._live(), out))
         return list(json.loads(take_buf(out)))
 
+    def cell(self, cell_id: str) -> Json:
+        """One cell.  Raises ``Cell not found: <id>`` (code ``RTD_E_NOT_FOUND``)."""
+        cell, out = cell_id.encode("utf-8"), ffi.new("rtd_buf *")
+        check(lib.rtd_doc_cell(self._live(), cell, len(cell), out))
+        return dict(json.loads(take_buf(out)))
+
     def metadata(self) -> dict[str, str]:
         """The ``/metadata`` map: strings by key."""
         out = ffi.new("rtd_buf *")

@@ -119,7 +119,7 @@ class Host(Handle):
 
     def fileno(self) -> int:
         """The descriptor that is readable exactly while an event waits.  Poll it; never read or close it."""
-        return int(lib.rtd_host_fd(self._live()))
+        return int(lib.rtd_queue_fd(self._queue()))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until an event is there, at most ``timeout`` seconds (``None``: for ever).  False: the time is over."""
@@ -130,10 +130,10 @@ class Host(Handle):
 
     def drain(self, limit: int = 256) -> list[Event]:
         """Take the events that wait now, in order, at most ``limit`` of them.  Never blocks."""
-        handle, event = self._live(), self._event
+        queue, event = self._queue(), self._event
         events: list[Event] = []
         while len(events) < limit:
-            code = lib.rtd_host_next_event(handle, event)
+            code = lib.rtd_queue_next(queue, event)
             if code == lib.RTD_E_AGAIN:
                 break
             if code == lib.RTD_E_CLOSED:
@@ -179,17 +179,16 @@ class Host(Handle):
 
     def fork(self, notebook_id: str) -> Document:
         """A copy of a room's document as it is; the caller closes it."""
-        room, out = _text(notebook_id), ffi.new("rtd_doc **")
-        check(lib.rtd_host_fork(self._live(), room, len(room), out))
-        return Document(out[0])
+        with self._document(notebook_id) as document:
+            return document.fork()
 
     def merge(self, notebook_id: str, document: Document) -> None:
         """Take what was edited in a copy into the room, as if the copy were a peer that was away.
 
         Edits of a source merge by character.  Raises (code ``RTD_E_ARG``) if it is no copy of this room's document.
         """
-        room = _text(notebook_id)
-        check(lib.rtd_host_merge(self._live(), room, len(room), document.handle))
+        with self._document(notebook_id) as room:
+            room.merge(document)
 
     def refuse_room(self, notebook_id: str) -> None:
         """Answer ``RTD_EV_ROOM_WANTED`` by disconnecting the peers that asked for the room."""
@@ -286,21 +285,27 @@ class Host(Handle):
 
     def cells(self, notebook_id: str) -> list[Json]:
         """The cells of a room in order: ``{"id", "cell_type", "source", "execution_count", "outputs"}`` each."""
-        room, out = _text(notebook_id), ffi.new("rtd_buf *")
-        check(lib.rtd_host_cells(self._live(), room, len(room), out))
-        return list(json.loads(take_buf(out)))
+        with self._document(notebook_id) as document:
+            return document.cells()
 
     def cell(self, notebook_id: str, cell_id: str) -> Json:
         """One cell of a room.  Raises ``Cell not found: <id>`` (code ``RTD_E_NOT_FOUND``)."""
-        room, cell, out = _text(notebook_id), _text(cell_id), ffi.new("rtd_buf *")
-        check(lib.rtd_host_cell(self._live(), room, len(room), cell, len(cell), out))
-        return dict(json.loads(take_buf(out)))
+        with self._document(notebook_id) as document:
+            return document.cell(cell_id)
 
     def metadata(self, notebook_id: str) -> dict[str, str]:
         """The ``/metadata`` map of a room: strings by key."""
-        room, out = _text(notebook_id), ffi.new("rtd_buf *")
-        check(lib.rtd_host_metadata(self._live(), room, len(room), out))
-        return dict(json.loads(take_buf(out)))
+        with self._document(notebook_id) as document:
+            return document.metadata()
+
+    def _document(self, notebook_id: str) -> Document:
+        """A handle for the document of a room; the room keeps its document when the handle is closed."""
+        room, out = _text(notebook_id), ffi.new("rtd_doc **")
+        check(lib.rtd_host_doc(self._live(), room, len(room), out))
+        return Document(out[0])
+
+    def _queue(self) -> Any:
+        return lib.rtd_host_queue(self._live())
 
     def disconnect(self, peer: int) -> None:
         """End the connection of one peer."""

@@ -332,7 +332,7 @@ typedef enum rtd_abi {
   /**
    * Changes when something is added.
    */
-  RTD_ABI_MINOR = 2,
+  RTD_ABI_MINOR = 3,
 } rtd_abi;
 
 /**
@@ -447,7 +447,13 @@ typedef struct rtd_conn rtd_conn;
 typedef struct rtd_decoder rtd_decoder;
 
 /**
- * A notebook: an Automerge document with the schema of protocol 2, section 7.
+ * A notebook: an Automerge document with the schema of protocol 2, section 7. There are three sorts, with the same
+ * functions. A standalone document comes from rtd_doc_new(), _create(), _load() or _fork(); rtd_sync and rtd_conn
+ * take this sort only. The document of a session (rtd_session_doc()) is its replica: a change is sent at once; its
+ * functions return RTD_E_STATE before RTD_EV_READY, and those that change it RTD_E_CLOSED after the end of the
+ * connection and RTD_E_AGAIN while the daemon leaves more than 256 MiB unread. The document of a room
+ * (rtd_host_doc()) is the one that its peers share: a change is recorded and sent to them; its functions return
+ * RTD_E_NOT_FOUND while the room is not open and RTD_E_CLOSED once the host is closed.
  */
 typedef struct rtd_doc rtd_doc;
 
@@ -458,12 +464,21 @@ typedef struct rtd_doc rtd_doc;
 typedef struct rtd_host rtd_host;
 
 /**
+ * The events of a session or a host. Borrowed from it: rtd_session_queue() and rtd_host_queue() always return the
+ * same one; it is never freed by itself and ends with rtd_session_free() or rtd_host_free(). A call of the queue
+ * counts as a call of its session or host. After close it still hands out the events that wait; RTD_EV_CLOSED is
+ * the last, and from then on its functions return RTD_E_CLOSED.
+ */
+typedef struct rtd_queue rtd_queue;
+
+/**
  * A client of one room: a replica of its document, requests, executions, events.
  */
 typedef struct rtd_session rtd_session;
 
 /**
- * What is known of one peer's copy of a document. One per connection; starts empty.
+ * What one peer's copy of a document is known to hold. One per connection; empty at first. Its functions take a
+ * standalone document only (RTD_E_ARG for others).
  */
 typedef struct rtd_sync rtd_sync;
 
@@ -489,36 +504,6 @@ typedef struct rtd_buf {
    */
   size_t cap;
 } rtd_buf;
-
-/**
- * Options of rtd_session_open(). Fill with rtd_session_options_init(), then change what you want.
- */
-typedef struct rtd_session_options {
-  /**
-   * sizeof(rtd_session_options) of the caller.
-   */
-  uint32_t struct_size;
-  /**
-   * A sum of `rtd_session_flag`; default 0.
-   */
-  uint32_t flags;
-  /**
-   * Milliseconds for handshake and first synchronisation; negative: no limit. Default 10000.
-   */
-  int64_t connect_timeout_ms;
-  /**
-   * Bytes of events kept for a host that does not take them, see RTD_EV_RESYNC; default 67108864.
-   */
-  uint64_t queue_limit;
-  /**
-   * Directory of blobs in UTF-8; NULL: what the daemon says, else `blobs` beside the socket.
-   */
-  const char *blobs_dir;
-  /**
-   * Length of `blobs_dir` in bytes.
-   */
-  size_t blobs_dir_len;
-} rtd_session_options;
 
 /**
  * One event of a session, a host or a connection. Set `struct_size` to `sizeof(rtd_event)` before the call. The
@@ -586,16 +571,47 @@ typedef struct rtd_event {
 } rtd_event;
 
 /**
- * Called by dispatch, on the thread that called dispatch. May call any function of this library but
- * next_event, dispatch and free of the same handle. Must return normally: no exception, no longjmp.
+ * Called by rtd_queue_dispatch(), on the thread that called it. May call any function of this library except
+ * rtd_queue_next() and rtd_queue_dispatch() of the same queue and free of its session or host. Must return
+ * normally: no exception, no longjmp.
  */
 typedef void (*rtd_event_fn)(void *userdata, const struct rtd_event *event);
 
 /**
- * Called from any thread when events wait, perhaps on several at a time. Returns at once, calls nothing
- * of this library: it may run in the middle of a call of it. A finalizer keeps the same rules.
+ * Called from any thread when events wait, perhaps from several at the same time. Must return at once and call no
+ * function of this library: it may run in the middle of one. The same holds for a finalizer.
  */
 typedef void (*rtd_wakeup_fn)(void *userdata);
+
+/**
+ * Options of rtd_session_open(). Fill with rtd_session_options_init(), then change what you want.
+ */
+typedef struct rtd_session_options {
+  /**
+   * sizeof(rtd_session_options) of the caller.
+   */
+  uint32_t struct_size;
+  /**
+   * A sum of `rtd_session_flag`; default 0.
+   */
+  uint32_t flags;
+  /**
+   * Milliseconds for handshake and first synchronisation; negative: no limit. Default 10000.
+   */
+  int64_t connect_timeout_ms;
+  /**
+   * Bytes of events kept for a host that does not take them, see RTD_EV_RESYNC; default 67108864.
+   */
+  uint64_t queue_limit;
+  /**
+   * Directory of blobs in UTF-8; NULL: what the daemon says, else `blobs` beside the socket.
+   */
+  const char *blobs_dir;
+  /**
+   * Length of `blobs_dir` in bytes.
+   */
+  size_t blobs_dir_len;
+} rtd_session_options;
 
 /**
  * Options of rtd_host_open(). Fill with rtd_host_options_init(), then change what you want.
@@ -686,6 +702,86 @@ const char *rtd_result_name(rtd_result code);
 void rtd_buf_free(struct rtd_buf *buf);
 
 /**
+ * A descriptor that is readable exactly while an event waits, or after the last one was taken. Poll it; never read
+ * or close it. It lives as long as the queue.
+ *
+ * \param queue the queue
+ * \return the descriptor; -1 for NULL and in a forked child
+ * \threads any
+ */
+int32_t rtd_queue_fd(const struct rtd_queue *queue);
+
+/**
+ * Takes the next event. Never waits for the other side; for a session, it reads a blob file when an output is stored
+ * in one.
+ *
+ * \param queue the queue
+ * \param event struct_size set by the caller; receives the event, borrowed until the next rtd_queue_next() or
+ *   rtd_queue_dispatch() of this queue
+ * \return RTD_OK; RTD_E_AGAIN when no event waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
+ *   child; RTD_E_VERSION; RTD_E_NULL
+ * \threads one consumer at a time
+ */
+rtd_result rtd_queue_next(const struct rtd_queue *queue,
+                          struct rtd_event *event);
+
+/**
+ * Blocks until an event waits. Does not take it.
+ *
+ * \param queue the queue
+ * \param timeout_ms milliseconds; negative: no limit
+ * \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_queue_wake() ended the wait; RTD_E_CLOSED after RTD_EV_CLOSED was
+ *   taken; RTD_E_STATE in a forked child; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_queue_wait(const struct rtd_queue *queue,
+                          int64_t timeout_ms);
+
+/**
+ * Ends one rtd_queue_wait(), the current or the next one, and is never lost. Adds no event and leaves the descriptor
+ * as it is: a program that polls needs another way to wake itself.
+ *
+ * \param queue the queue
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_queue_wake(const struct rtd_queue *queue);
+
+/**
+ * Passes the events that wait to a function, on the calling thread. Does not wait.
+ *
+ * \param queue the queue
+ * \param fn called with `userdata` and the event, which is borrowed until it returns
+ * \param userdata passed through
+ * \param max the largest number of events to pass
+ * \param delivered receives the number of events that were passed, 0 when none waited
+ * \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was taken before; RTD_E_STATE in a forked child; RTD_E_NULL
+ * \threads one consumer at a time
+ */
+rtd_result rtd_queue_dispatch(const struct rtd_queue *queue,
+                              rtd_event_fn fn,
+                              void *userdata,
+                              size_t max,
+                              size_t *delivered);
+
+/**
+ * Sets the function that is called when events wait; NULL clears it. Called at once when events wait already. One
+ * call may stand for several events: take events until none waits.
+ *
+ * \param queue the queue
+ * \param fn the function, or NULL
+ * \param userdata passed through
+ * \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when `fn` is replaced or
+ *   cleared, or the session or host is freed; may be NULL. Not called when this function fails
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_queue_set_wakeup(const struct rtd_queue *queue,
+                                rtd_wakeup_fn fn,
+                                void *userdata,
+                                rtd_wakeup_fn finalizer);
+
+/**
  * Fills options with their defaults.
  *
  * \param options the options; NULL is ignored
@@ -706,7 +802,7 @@ void rtd_session_options_init(struct rtd_session_options *options, size_t size);
  * \param out receives the handle, NULL on failure; release with rtd_session_free()
  * \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
  *   (blocks so long, where the system makes callers wait in line); RTD_E_AGAIN when a signal came meanwhile and had a
- *   handler: call again, or give up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+ *   handler: call again, or out_handle up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_session_open(const char *socket_path,
@@ -738,82 +834,25 @@ rtd_result rtd_session_close(const struct rtd_session *session);
 void rtd_session_free(struct rtd_session *session);
 
 /**
- * A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
- * close it. It lives until rtd_session_free().
+ * The queue of a session's events.
  *
  * \param session the session
- * \return the descriptor; -1 for NULL and in a forked child
+ * \return the queue, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
+ *   itself; NULL for NULL
  * \threads any
  */
-int32_t rtd_session_fd(const struct rtd_session *session);
+struct rtd_queue *rtd_session_queue(const struct rtd_session *session);
 
 /**
- * Takes the next event. Never blocks on the daemon; reads a blob file when an output lies in one.
+ * The session's replica of the document. Reading it takes no I/O, and is possible after the end of the connection
+ * too; a change is sent at once.
  *
  * \param session the session
- * \param event struct_size set by the caller; receives the event
- * \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
- *   child; RTD_E_VERSION; RTD_E_NULL
- * \threads one consumer at a time
- */
-rtd_result rtd_session_next_event(const struct rtd_session *session,
-                                  struct rtd_event *event);
-
-/**
- * Waits until an event waits. Does not take it.
- *
- * \param session the session
- * \param timeout_ms milliseconds; negative: no limit
- * \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_session_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
- *   forked child; RTD_E_NULL
+ * \return the document, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
+ *   itself; NULL for NULL
  * \threads any
  */
-rtd_result rtd_session_wait(const struct rtd_session *session,
-                            int64_t timeout_ms);
-
-/**
- * Ends one rtd_session_wait(), the present or the next one. Never lost. Makes no event and does not touch the
- * descriptor: a program that polls wakes itself by other means.
- *
- * \param session the session
- * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_session_wake(const struct rtd_session *session);
-
-/**
- * Delivers waiting events to a function, on the calling thread. Does not wait.
- *
- * \param session the session
- * \param fn called with `userdata` and the event, which lives until it returns
- * \param userdata passed through
- * \param max most events to deliver
- * \param delivered receives their number, 0 when none waits
- * \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads one consumer at a time
- */
-rtd_result rtd_session_dispatch(const struct rtd_session *session,
-                                rtd_event_fn fn,
-                                void *userdata,
-                                size_t max,
-                                size_t *delivered);
-
-/**
- * Sets a function that is called, from any thread, when events wait; NULL clears it. Calls may
- * coalesce: take events until none waits. Called at once when events wait already.
- *
- * \param session the session
- * \param fn the function, or NULL
- * \param userdata passed through
- * \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
- *   cleared or the session freed; may be NULL. On failure it is not called
- * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_session_set_wakeup(const struct rtd_session *session,
-                                  rtd_wakeup_fn fn,
-                                  void *userdata,
-                                  rtd_wakeup_fn finalizer);
+struct rtd_doc *rtd_session_doc(const struct rtd_session *session);
 
 /**
  * Turns events about outputs of cells that others run on or off (they carry token 0).
@@ -879,107 +918,6 @@ rtd_result rtd_session_sync(const struct rtd_session *session,
                             int64_t timeout_ms);
 
 /**
- * Inserts a cell with its source, as one change.
- *
- * \param session the session
- * \param cell_type "code", "markdown" or "raw"; any text is stored
- * \param type_len its length in bytes
- * \param source the source in UTF-8
- * \param source_len its length in bytes
- * \param index place in the notebook; negative or past the end: at the end
- * \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_AGAIN while the daemon leaves more than
- *   256 MiB unread; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_session_create_cell(const struct rtd_session *session,
-                                   const char *cell_type,
-                                   size_t type_len,
-                                   const char *source,
-                                   size_t source_len,
-                                   int64_t index,
-                                   struct rtd_buf *cell_id);
-
-/**
- * Sets the source of a cell by a minimal edit, so that concurrent edits merge.
- *
- * \param session the session
- * \param cell_id id of the cell in UTF-8
- * \param id_len its length in bytes
- * \param source the new source in UTF-8
- * \param source_len its length in bytes
- * \return as rtd_session_create_cell(); RTD_E_NOT_FOUND for an unknown cell
- * \threads any
- */
-rtd_result rtd_session_set_source(const struct rtd_session *session,
-                                  const char *cell_id,
-                                  size_t id_len,
-                                  const char *source,
-                                  size_t source_len);
-
-/**
- * Deletes a cell. One that runs goes on running.
- *
- * \param session the session
- * \param cell_id id of the cell in UTF-8
- * \param len its length in bytes
- * \return as rtd_session_set_source()
- * \threads any
- */
-rtd_result rtd_session_delete_cell(const struct rtd_session *session,
-                                   const char *cell_id,
-                                   size_t len);
-
-/**
- * Applies operations as one change and sends it at once; if one of them fails, nothing changes.
- *
- * \param session the session
- * \param ops JSON array as in rtd_doc_edit()
- * \param len its length in bytes
- * \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; else as
- *   rtd_session_create_cell()
- * \threads any
- */
-rtd_result rtd_session_edit(const struct rtd_session *session, const uint8_t *ops, size_t len);
-
-/**
- * The cells of the replica, as in rtd_doc_cells(), local edits included. No I/O. After the end of the
- * connection: as they were last.
- *
- * \param session the session
- * \param out receives the JSON; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_POISONED; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_session_cells(const struct rtd_session *session,
-                             struct rtd_buf *out);
-
-/**
- * One cell of the replica, as in rtd_doc_cells(). No I/O.
- *
- * \param session the session
- * \param cell_id id of the cell in UTF-8
- * \param len its length in bytes
- * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_session_cells(); RTD_E_NOT_FOUND; RTD_E_UTF8
- * \threads any
- */
-rtd_result rtd_session_cell(const struct rtd_session *session,
-                            const char *cell_id,
-                            size_t len,
-                            struct rtd_buf *out);
-
-/**
- * The strings of the document's metadata, as a JSON object. No I/O.
- *
- * \param session the session
- * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_session_cells()
- * \threads any
- */
-rtd_result rtd_session_metadata(const struct rtd_session *session, struct rtd_buf *out);
-
-/**
  * What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
  * "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
  * kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
@@ -1040,118 +978,14 @@ rtd_result rtd_host_close(const struct rtd_host *host);
 void rtd_host_free(struct rtd_host *host);
 
 /**
- * A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
- * close it. It lives until rtd_host_free().
+ * The queue of a host's events.
  *
  * \param host the host
- * \return the descriptor; -1 for NULL and in a forked child
+ * \return the queue, borrowed from the host: always the same, valid until rtd_host_free(), never freed by itself;
+ *   NULL for NULL
  * \threads any
  */
-int32_t rtd_host_fd(const struct rtd_host *host);
-
-/**
- * Takes the next event. Never blocks.
- *
- * \param host the host
- * \param event struct_size set by the caller; receives the event
- * \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
- *   child; RTD_E_VERSION; RTD_E_NULL
- * \threads one consumer at a time
- */
-rtd_result rtd_host_next_event(const struct rtd_host *host,
-                               struct rtd_event *event);
-
-/**
- * Waits until an event waits. Does not take it.
- *
- * \param host the host
- * \param timeout_ms milliseconds; negative: no limit
- * \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_host_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
- *   forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_wait(const struct rtd_host *host,
-                         int64_t timeout_ms);
-
-/**
- * Ends one rtd_host_wait(), the present or the next one. Never lost. Makes no event and does not touch the
- * descriptor: a program that polls wakes itself by other means.
- *
- * \param host the host
- * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_wake(const struct rtd_host *host);
-
-/**
- * Delivers waiting events to a function, on the calling thread. Does not wait.
- *
- * \param host the host
- * \param fn called with `userdata` and the event, which lives until it returns
- * \param userdata passed through
- * \param max most events to deliver
- * \param delivered receives their number, 0 when none waits
- * \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads one consumer at a time
- */
-rtd_result rtd_host_dispatch(const struct rtd_host *host,
-                             rtd_event_fn fn,
-                             void *userdata,
-                             size_t max,
-                             size_t *delivered);
-
-/**
- * Sets a function that is called, from any thread, when events wait; NULL clears it. As
- * rtd_session_set_wakeup().
- *
- * \param host the host
- * \param fn the function, or NULL
- * \param userdata passed through
- * \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
- *   cleared or the host freed; may be NULL. On failure it is not called
- * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_set_wakeup(const struct rtd_host *host,
-                               rtd_wakeup_fn fn,
-                               void *userdata,
-                               rtd_wakeup_fn finalizer);
-
-/**
- * Disconnects the peers that wait for a room which will not be opened.
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param len its length in bytes
- * \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_refuse_room(const struct rtd_host *host, const char *notebook_id, size_t len);
-
-/**
- * Closes a room and disconnects its peers. Its journal keeps the document.
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param len its length in bytes
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook_id, size_t len);
-
-/**
- * Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
- * (RTD_EV_ROOM_WANTED).
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param len its length in bytes
- * \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_evict_room(const struct rtd_host *host,
-                               const char *notebook_id,
-                               size_t len);
+struct rtd_queue *rtd_host_queue(const struct rtd_host *host);
 
 /**
  * Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
@@ -1228,65 +1062,6 @@ rtd_result rtd_host_respond(const struct rtd_host *host,
                             size_t len);
 
 /**
- * The cells of a room, as in rtd_doc_cells().
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param len its length in bytes
- * \param out receives the JSON; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_cells(const struct rtd_host *host,
-                          const char *notebook_id,
-                          size_t len,
-                          struct rtd_buf *out);
-
-/**
- * One cell of a room, as in rtd_doc_cells().
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param id_len its length in bytes
- * \param cell_id id of the cell in UTF-8
- * \param cell_len its length in bytes
- * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_host_cells(); RTD_E_NOT_FOUND also for the cell
- * \threads any
- */
-rtd_result rtd_host_cell(const struct rtd_host *host,
-                         const char *notebook_id,
-                         size_t id_len,
-                         const char *cell_id,
-                         size_t cell_len,
-                         struct rtd_buf *out);
-
-/**
- * The strings of a room's metadata, as a JSON object.
- *
- * \param host the host
- * \param notebook_id id of the room in UTF-8
- * \param len its length in bytes
- * \param out receives the JSON; release with rtd_buf_free()
- * \return as rtd_host_cells()
- * \threads any
- */
-rtd_result rtd_host_metadata(const struct rtd_host *host,
-                             const char *notebook_id,
-                             size_t len,
-                             struct rtd_buf *out);
-
-/**
- * The open rooms, as a JSON array of objects with the members notebook_id and peers.
- *
- * \param host the host
- * \param out receives the JSON; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
- * \threads any
- */
-rtd_result rtd_host_rooms(const struct rtd_host *host, struct rtd_buf *out);
-
-/**
  * Disconnects one peer.
  *
  * \param host the host
@@ -1348,37 +1123,67 @@ rtd_result rtd_host_admit(const struct rtd_host *host,
                           size_t len);
 
 /**
- * Makes a copy of a room's document. It goes its own way (rtd_doc_edit(), rtd_doc_fork(), rtd_doc_merge()); what was
- * done in it comes back by rtd_host_merge().
+ * Disconnects the peers that wait for a room which will not be opened.
  *
  * \param host the host
  * \param notebook_id id of the room in UTF-8
  * \param len its length in bytes
- * \param out receives the copy, NULL on failure; release with rtd_doc_free()
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
-rtd_result rtd_host_fork(const struct rtd_host *host,
-                         const char *notebook_id,
-                         size_t len,
-                         struct rtd_doc **out);
+rtd_result rtd_host_refuse_room(const struct rtd_host *host, const char *notebook_id, size_t len);
 
 /**
- * Takes what a copy did meanwhile into the room's document and tells the peers, as if the copy were a peer that was
- * away: edits of a source merge by character.
+ * Closes a room and disconnects its peers. Its journal keeps the document.
  *
  * \param host the host
  * \param notebook_id id of the room in UTF-8
- * \param id_len its length in bytes
- * \param doc a copy made by rtd_host_fork() of this room, or by rtd_doc_fork() of such a copy; it stays as it is
- * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_NOT_FOUND;
- *   RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
  * \threads any
  */
-rtd_result rtd_host_merge(const struct rtd_host *host,
-                          const char *notebook_id,
-                          size_t id_len,
-                          const struct rtd_doc *doc);
+rtd_result rtd_host_close_room(const struct rtd_host *host, const char *notebook_id, size_t len);
+
+/**
+ * Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
+ * (RTD_EV_ROOM_WANTED).
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8
+ * \param len its length in bytes
+ * \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_evict_room(const struct rtd_host *host,
+                               const char *notebook_id,
+                               size_t len);
+
+/**
+ * The open rooms, as a JSON array of objects with the members notebook_id and peers.
+ *
+ * \param host the host
+ * \param out receives the JSON; release with rtd_buf_free()
+ * \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_rooms(const struct rtd_host *host, struct rtd_buf *out);
+
+/**
+ * Makes a handle for the document of a room: to read it, to change it, to copy it, and to merge a copy. It stands for
+ * whatever room of this id is open when it is used.
+ *
+ * \param host the host
+ * \param notebook_id id of the room in UTF-8; it need not be open yet
+ * \param len its length in bytes
+ * \param out receives the handle, NULL on failure; release with rtd_doc_free(), before or after the host. A call of it
+ *   counts as a call of the host
+ * \return RTD_OK; RTD_E_UTF8; RTD_E_NULL
+ * \threads any
+ */
+rtd_result rtd_host_doc(const struct rtd_host *host,
+                        const char *notebook_id,
+                        size_t len,
+                        struct rtd_doc **out);
 
 /**
  * Opens the settings (protocol 2, section 11.1) for the peers of the settings channel. Before this their
@@ -1505,7 +1310,7 @@ rtd_result rtd_message_check(int32_t kind,
                              struct rtd_buf *out);
 
 /**
- * Makes a document without any content, for joining a room: its structure comes from the peer.
+ * Makes a standalone document without any content, for joining a room: its structure comes from the peer.
  *
  * \param out receives the handle, NULL on failure; release with rtd_doc_free()
  * \return RTD_OK; RTD_E_NULL
@@ -1540,19 +1345,19 @@ rtd_result rtd_doc_load(const uint8_t *data, size_t len, struct rtd_doc **out);
  *
  * \param doc the document
  * \param out receives the bytes; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+ * \return as rtd_doc_cells()
  * \threads any
  */
 rtd_result rtd_doc_save(const struct rtd_doc *doc, struct rtd_buf *out);
 
 /**
- * Saves the changes since some heads; behind a saved document they make a newer one.
+ * Saves the changes since some heads. Appended to a document that was saved at these heads, they make a newer one.
  *
  * \param doc the document
  * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0) means all changes
  * \param len length of `heads` in bytes, a multiple of 32
  * \param out receives the bytes, empty when nothing changed; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \return as rtd_doc_cells(); RTD_E_ARG when `len` is no multiple of 32
  * \threads any
  */
 rtd_result rtd_doc_save_since(const struct rtd_doc *doc,
@@ -1565,7 +1370,7 @@ rtd_result rtd_doc_save_since(const struct rtd_doc *doc,
  *
  * \param doc the document
  * \param out receives the hashes; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+ * \return as rtd_doc_cells()
  * \threads any
  */
 rtd_result rtd_doc_heads(const struct rtd_doc *doc, struct rtd_buf *out);
@@ -1576,10 +1381,11 @@ rtd_result rtd_doc_heads(const struct rtd_doc *doc, struct rtd_buf *out);
  *
  * \param doc the document
  * \param out receives the JSON; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_STATE (session); RTD_E_NOT_FOUND or RTD_E_CLOSED (room); RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
-rtd_result rtd_doc_cells(const struct rtd_doc *doc, struct rtd_buf *out);
+rtd_result rtd_doc_cells(const struct rtd_doc *doc,
+                         struct rtd_buf *out);
 
 /**
  * One cell, as in rtd_doc_cells().
@@ -1588,7 +1394,7 @@ rtd_result rtd_doc_cells(const struct rtd_doc *doc, struct rtd_buf *out);
  * \param cell_id id of the cell in UTF-8
  * \param len its length in bytes
  * \param out receives the JSON object; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
+ * \return as rtd_doc_cells(); RTD_E_NOT_FOUND also when there is no such cell; RTD_E_UTF8
  * \threads any
  */
 rtd_result rtd_doc_cell(const struct rtd_doc *doc,
@@ -1601,14 +1407,67 @@ rtd_result rtd_doc_cell(const struct rtd_doc *doc,
  *
  * \param doc the document
  * \param out receives the JSON; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+ * \return as rtd_doc_cells()
  * \threads any
  */
 rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
 
 /**
- * Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
- * array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
+ * Makes a standalone copy of a document as it was at some heads. Edits of the copy and of the original are concurrent
+ * until one is merged into the other with rtd_doc_merge().
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives the copy, NULL on failure; release with rtd_doc_free()
+ * \return as rtd_doc_cells(); RTD_E_NOT_FOUND also for heads that the document never had; RTD_E_ARG
+ * \threads any
+ */
+rtd_result rtd_doc_fork(const struct rtd_doc *doc,
+                        const uint8_t *heads,
+                        size_t len,
+                        struct rtd_doc **out);
+
+/**
+ * Merges the changes of another copy of the same document, as if the copy were a peer that was away. Edits of a source
+ * merge by character; what was inserted in both is there twice.
+ *
+ * \param doc the document
+ * \param other the other copy, not `doc` itself; it stays as it is
+ * \return as rtd_doc_edit(), RTD_OK also when there is nothing new; RTD_E_ARG when `other` is no copy of this document
+ * \threads any
+ */
+rtd_result rtd_doc_merge(const struct rtd_doc *doc,
+                         const struct rtd_doc *other);
+
+/**
+ * Whether a document has all of these changes.
+ *
+ * \param doc the document
+ * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
+ * \param len length of `heads` in bytes, a multiple of 32
+ * \param out receives 1 or 0
+ * \return as rtd_doc_cells(); RTD_E_ARG
+ * \threads any
+ */
+rtd_result rtd_doc_contains(const struct rtd_doc *doc,
+                            const uint8_t *heads,
+                            size_t len,
+                            int32_t *out);
+
+/**
+ * Releases a document that the caller owns: a standalone one, or the handle of a room's document (the room keeps
+ * its document). NULL is fine; that of a session is left alone.
+ *
+ * \param doc the document; not used afterwards
+ * \threads exclusive
+ */
+void rtd_doc_free(struct rtd_doc *doc);
+
+/**
+ * Applies operations as one change; if one of them fails, nothing changes. A change of a session's document is sent
+ * at once, that of a room's is recorded and sent to its peers. The operations are a JSON array of objects with the
+ * member `op`: insert_cell, delete_cell, move_cell, set_source,
  * splice_source, set_cell_type, append_outputs, replace_output, splice_outputs, clear_outputs,
  * set_execution_count, set_metadata. Their members:
  *
@@ -1631,7 +1490,8 @@ rtd_result rtd_doc_metadata(const struct rtd_doc *doc, struct rtd_buf *out);
  * \param doc the document
  * \param ops the JSON array in UTF-8
  * \param len its length in bytes
- * \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; RTD_E_STATE or RTD_E_AGAIN
+ *   (session); RTD_E_NOT_FOUND (room); RTD_E_CLOSED (both); RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_doc_edit(const struct rtd_doc *doc,
@@ -1639,55 +1499,53 @@ rtd_result rtd_doc_edit(const struct rtd_doc *doc,
                         size_t len);
 
 /**
- * Makes a copy of a document as it was at some heads, under an identity of its own: edits in the copy and in the
- * original are concurrent until one is merged into the other.
+ * Inserts a cell with its source, as one change.
  *
  * \param doc the document
- * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
- * \param len length of `heads` in bytes, a multiple of 32
- * \param out receives the copy, NULL on failure; release with rtd_doc_free()
- * \return RTD_OK; RTD_E_NOT_FOUND for heads it never had; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \param cell_type "code", "markdown" or "raw"; any text is stored
+ * \param type_len its length in bytes
+ * \param source the source in UTF-8
+ * \param source_len its length in bytes
+ * \param index position in the notebook; negative or past the end: at the end
+ * \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
+ * \return as rtd_doc_edit(); RTD_E_UTF8
  * \threads any
  */
-rtd_result rtd_doc_fork(const struct rtd_doc *doc,
-                        const uint8_t *heads,
-                        size_t len,
-                        struct rtd_doc **out);
+rtd_result rtd_doc_create_cell(const struct rtd_doc *doc,
+                               const char *cell_type,
+                               size_t type_len,
+                               const char *source,
+                               size_t source_len,
+                               int64_t index,
+                               struct rtd_buf *cell_id);
 
 /**
- * Takes in what another copy of the same document did. Edits of a source merge by character; what both
- * inserted is there twice.
+ * Sets the source of a cell by a minimal edit, so that concurrent edits merge.
  *
  * \param doc the document
- * \param other the other copy, not `doc` itself; it stays as it is
- * \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_POISONED; RTD_E_NULL
+ * \param cell_id id of the cell in UTF-8
+ * \param id_len its length in bytes
+ * \param source the new source in UTF-8
+ * \param source_len its length in bytes
+ * \return as rtd_doc_edit(); RTD_E_UTF8
  * \threads any
  */
-rtd_result rtd_doc_merge(const struct rtd_doc *doc,
-                         const struct rtd_doc *other);
+rtd_result rtd_doc_set_source(const struct rtd_doc *doc,
+                              const char *cell_id,
+                              size_t id_len,
+                              const char *source,
+                              size_t source_len);
 
 /**
- * Whether a document has all of these changes.
+ * Deletes a cell. If it is running, it goes on running.
  *
  * \param doc the document
- * \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
- * \param len length of `heads` in bytes, a multiple of 32
- * \param out receives 1 or 0
- * \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+ * \param cell_id id of the cell in UTF-8
+ * \param len its length in bytes
+ * \return as rtd_doc_set_source()
  * \threads any
  */
-rtd_result rtd_doc_contains(const struct rtd_doc *doc,
-                            const uint8_t *heads,
-                            size_t len,
-                            int32_t *out);
-
-/**
- * Releases a document. NULL is fine.
- *
- * \param doc the document; not used afterwards
- * \threads exclusive
- */
-void rtd_doc_free(struct rtd_doc *doc);
+rtd_result rtd_doc_delete_cell(const struct rtd_doc *doc, const char *cell_id, size_t len);
 
 /**
  * Makes the sync state for one connection.
@@ -1701,10 +1559,10 @@ rtd_result rtd_sync_new(struct rtd_sync **out);
 /**
  * Makes the next sync message for the peer.
  *
- * \param sync what is known of the peer
+ * \param sync the sync state of the peer
  * \param doc the document
  * \param out receives the message; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_AGAIN when there is nothing to say now; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_AGAIN when there is nothing to send now; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_sync_generate(const struct rtd_sync *sync,
@@ -1714,11 +1572,12 @@ rtd_result rtd_sync_generate(const struct rtd_sync *sync,
 /**
  * Applies a sync message of the peer.
  *
- * \param sync what is known of the peer
+ * \param sync the sync state of the peer
  * \param doc the document
  * \param message the message
  * \param len its length in bytes
- * \return RTD_OK; RTD_E_PROTOCOL when it does not decode (the document is unchanged); RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_PROTOCOL when it cannot be decoded (the document is unchanged); RTD_E_ARG; RTD_E_POISONED;
+ *   RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_sync_receive(const struct rtd_sync *sync,
@@ -1727,12 +1586,12 @@ rtd_result rtd_sync_receive(const struct rtd_sync *sync,
                             size_t len);
 
 /**
- * Whether both copies are equal as far as the messages tell: the peer's heads are ours, and it knows.
+ * Whether both copies are known to be equal: the peer's heads are those of the document, and the peer knows it.
  *
- * \param sync what is known of the peer
+ * \param sync the sync state of the peer
  * \param doc the document
  * \param out receives 1 or 0
- * \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_sync_converged(const struct rtd_sync *sync,
@@ -1879,11 +1738,11 @@ rtd_result rtd_conn_eof(const struct rtd_conn *conn);
  * handshake), which is not answered; for the settings call rtd_conn_join() as for a room.
  *
  * \param conn the connection
- * \param doc the document; on the server side NULL until the room is known
+ * \param doc the document, a standalone one; on the server side NULL until the room is known
  * \param now_ms milliseconds of the caller's clock
  * \param event struct_size set by the caller; receives the event
  * \return RTD_OK; RTD_E_AGAIN when more bytes are needed; RTD_E_PROTOCOL or RTD_E_TOO_BIG when the peer broke the
- *   protocol (again at every later call); RTD_E_POISONED; RTD_E_VERSION; RTD_E_NULL
+ *   protocol (again at every later call); RTD_E_ARG; RTD_E_POISONED; RTD_E_VERSION; RTD_E_NULL
  * \threads one consumer at a time
  */
 rtd_result rtd_conn_next_event(const struct rtd_conn *conn,
@@ -1952,11 +1811,11 @@ rtd_result rtd_conn_broadcast(const struct rtd_conn *conn, const uint8_t *json, 
  * milliseconds of quiet; call it once more so long after the last bytes came.
  *
  * \param conn the connection
- * \param doc the document; on the server side NULL until the room is known
+ * \param doc the document, a standalone one; on the server side NULL until the room is known
  * \param moved 1 when the document was changed here since the last call, else 0
  * \param now_ms milliseconds of the caller's clock
  * \param out receives the bytes, empty when there is nothing to send; release with rtd_buf_free()
- * \return RTD_OK; RTD_E_TOO_BIG when a message does not fit a frame; RTD_E_POISONED; RTD_E_NULL
+ * \return RTD_OK; RTD_E_TOO_BIG when a message does not fit a frame; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
  * \threads any
  */
 rtd_result rtd_conn_output(const struct rtd_conn *conn,

@@ -87,6 +87,7 @@ fn unguarded(function: &ItemFn) -> Vec<String> {
         Expr::Unary(unary) => matches!(&*unary.expr, Expr::Lit(_)),
         Expr::Tuple(tuple) => tuple.elems.is_empty(),
         Expr::MethodCall(call) => matches!(&*call.receiver, Expr::Lit(_)) && call.args.is_empty(),
+        Expr::Call(call) => matches!(&*call.func, Expr::Path(path) if is_null_mut(&path.path)),
         _ => false,
     };
     if arguments.all(constant) {
@@ -94,6 +95,10 @@ fn unguarded(function: &ItemFn) -> Vec<String> {
     } else {
         wrong("the fallback is computed outside of the guard")
     }
+}
+
+fn is_null_mut(path: &syn::Path) -> bool {
+    path.segments.iter().map(|segment| segment.ident.to_string()).eq(["std", "ptr", "null_mut"])
 }
 
 /// Only numbers, pointers and functions cross by value: no struct, no enum, no bool, nothing of Rust.
@@ -333,7 +338,9 @@ fn what_is_not_guarded_is_noticed() {
     assert!(with(body, "guarded(|| 0)").contains("not one guard"));
     assert!(with(body, "guard(run)").contains("not a closure"));
     assert!(with(body, "guard_value(thing.len(), || 0)").contains("outside of the guard"));
+    assert!(with(body, "guard_value(thing::null_mut(), || 0)").contains("outside of the guard"));
     assert_eq!(with(body, "guard_value(-1, || 0)"), "");
+    assert_eq!(with(body, "guard_value(std::ptr::null_mut(), || 0)"), "");
 }
 
 #[test]

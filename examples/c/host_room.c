@@ -39,12 +39,25 @@ static void publish(rtd_host *host, const char *room, const char *ops, const cha
                    strlen(broadcasts), 0);
 }
 
+/* The length of a cell's JSON; 0 when there is no such cell. */
+static size_t cell_length(rtd_host *host, const char *room, const char *cell) {
+  rtd_doc *notebook;
+  rtd_buf found = {0};
+  size_t len = 0;
+  if (rtd_host_doc(host, room, strlen(room), &notebook) != RTD_OK) return 0;
+  if (rtd_doc_cell(notebook, cell, strlen(cell), &found) == RTD_OK) len = found.len;
+  rtd_buf_free(&found);
+  rtd_doc_free(notebook);
+  return len;
+}
+
 static void execute(rtd_host *host, const rtd_event *event, const char *cell) {
   char room[256], json[1024], ops[1024];
-  rtd_buf found = {0};
   static int count;
+  size_t len;
   snprintf(room, sizeof room, "%.*s", (int)event->id_len, event->id);
-  if (rtd_host_cell(host, room, strlen(room), cell, strlen(cell), &found) != RTD_OK) {
+  len = cell_length(host, room, cell);
+  if (len == 0) {
     snprintf(json, sizeof json, "{\"result\":\"error\",\"error\":\"Cell not found in document: %s\"}", cell);
     respond(host, event->token, json);
     return;
@@ -56,17 +69,17 @@ static void execute(rtd_host *host, const rtd_event *event, const char *cell) {
            "[{\"op\":\"clear_outputs\",\"cell_id\":\"%s\"},{\"op\":\"set_execution_count\",\"cell_id\":\"%s\","
            "\"execution_count\":%d},{\"op\":\"append_outputs\",\"cell_id\":\"%s\",\"outputs\":["
            "\"{\\\"output_type\\\":\\\"stream\\\",\\\"name\\\":\\\"stdout\\\",\\\"text\\\":\\\"%d bytes\\\\n\\\"}\"]}]",
-           cell, cell, count, cell, (int)found.len);
+           cell, cell, count, cell, (int)len);
   snprintf(json, sizeof json,
            "[{\"event\":\"execution_started\",\"cell_id\":\"%s\",\"execution_count\":%d,\"execution_id\":\"run-%d\"},"
            "{\"event\":\"execution_done\",\"cell_id\":\"%s\",\"execution_id\":\"run-%d\",\"status\":\"ok\"}]",
            cell, count, count, cell, count);
   publish(host, room, ops, json);
-  rtd_buf_free(&found);
 }
 
 int main(int argc, char **argv) {
   rtd_host *host;
+  rtd_queue *queue;
   rtd_event event = {0};
   rtd_result rc;
   if (argc != 2 || rtd_host_open(argv[1], strlen(argv[1]), NULL, &host) != RTD_OK) {
@@ -78,12 +91,13 @@ int main(int argc, char **argv) {
   }
   printf("hosting\n");
   fflush(stdout);
+  queue = rtd_host_queue(host);
   event.struct_size = sizeof event;
   for (;;) {
     char action[64] = "", cell[128] = "";
-    rc = rtd_host_next_event(host, &event);
+    rc = rtd_queue_next(queue, &event);
     if (rc == RTD_E_AGAIN) {
-      rtd_host_wait(host, -1);
+      rtd_queue_wait(queue, -1);
       continue;
     }
     if (rc != RTD_OK || event.kind == RTD_EV_CLOSED) break;

@@ -20,11 +20,11 @@ static int fail(const char *what) {
 }
 
 /* Waits for the next event. The pointers in it live until the next call. */
-static int next(rtd_session *session, rtd_event *event) {
+static int next(rtd_queue *queue, rtd_event *event) {
   rtd_result rc;
   event->struct_size = sizeof *event;
-  while ((rc = rtd_session_next_event(session, event)) == RTD_E_AGAIN) {
-    rc = rtd_session_wait(session, -1);
+  while ((rc = rtd_queue_next(queue, event)) == RTD_E_AGAIN) {
+    rc = rtd_queue_wait(queue, -1);
     if (rc != RTD_OK && rc != RTD_E_AGAIN) return rc;
   }
   return rc;
@@ -33,11 +33,13 @@ static int next(rtd_session *session, rtd_event *event) {
 static int run(rtd_session *session, const char *code) {
   static const char launch[] =
       "{\"action\":\"launch_kernel\",\"kernel_type\":\"python\",\"env_source\":\"uv:prewarmed\",\"notebook_path\":null}";
+  rtd_queue *queue = rtd_session_queue(session); /* both belong to the session */
+  rtd_doc *notebook = rtd_session_doc(session);
   rtd_event event = {0};
   rtd_buf cell = {0};
   rtd_result rc;
 
-  while (next(session, &event) == RTD_OK) {
+  while (next(queue, &event) == RTD_OK) {
     switch (event.kind) {
       case RTD_EV_READY: /* the document is here: ask for a kernel */
         rc = rtd_session_request(session, LAUNCH, (const uint8_t *)launch, strlen(launch), 120000);
@@ -48,7 +50,7 @@ static int run(rtd_session *session, const char *code) {
           fprintf(stderr, "launch: %.*s\n", (int)event.text_len, event.text);
           return 2;
         }
-        rc = rtd_session_create_cell(session, "code", 4, code, strlen(code), -1, &cell);
+        rc = rtd_doc_create_cell(notebook, "code", 4, code, strlen(code), -1, &cell);
         if (rc != RTD_OK) return fail("create cell");
         rc = rtd_session_execute(session, RUN, (const char *)cell.data, cell.len, 60000);
         rtd_buf_free(&cell);

@@ -71,20 +71,21 @@ func Open(socket, notebook string) (*Session, error) {
 }
 
 // Events is fed by a goroutine, the only one that takes from the queue. While it waits in C, it holds a thread of
-// the system, and nobody else. It ends with the session: RTD_EV_CLOSED is the last event.
+// the system and delays no other goroutine. It ends with the session: RTD_EV_CLOSED is the last event.
 func (s *Session) Events() <-chan Event {
 	events := make(chan Event)
 	go func() {
 		defer close(events)
+		queue := C.rtd_session_queue(s.handle)
 		var event C.rtd_event
 		event.struct_size = C.uint32_t(unsafe.Sizeof(event))
 		for {
-			switch C.rtd_session_next_event(s.handle, &event) {
+			switch C.rtd_queue_next(queue, &event) {
 			case C.RTD_OK:
 				events <- Event{int32(event.kind), int32(event.code), int64(event.number),
 					C.GoStringN(event.text, C.int(event.text_len))}
 			case C.RTD_E_AGAIN:
-				C.rtd_session_wait(s.handle, -1)
+				C.rtd_queue_wait(queue, -1)
 			default:
 				return
 			}
@@ -111,7 +112,7 @@ func (s *Session) Run(source string) error {
 	var cell C.rtd_buf
 	defer C.rtd_buf_free(&cell)
 	err := call("create cell", func() C.rtd_result {
-		return C.rtd_session_create_cell(s.handle, kind, kindLen, text, textLen, -1, &cell)
+		return C.rtd_doc_create_cell(C.rtd_session_doc(s.handle), kind, kindLen, text, textLen, -1, &cell)
 	})
 	if err != nil {
 		return err

@@ -2,8 +2,8 @@
 --
 --   luajit run_cell.lua SOCKET NOTEBOOK_ID 'print(6 * 7)' [poll|wait|dispatch]
 --
--- The last argument is how events are taken: by polling the session's descriptor (as an event loop
--- would), by rtd_session_wait (the default), or by a Lua function that rtd_session_dispatch calls.
+-- The last argument is how events are taken: by polling the queue's descriptor (as an event loop
+-- would), by rtd_queue_wait (the default), or by a Lua function that rtd_queue_dispatch calls.
 -- PYTHON names the interpreter that has runtimed-ffi installed.
 --
 -- Exit status: 0 the cell ran, 1 it failed, 2 anything else.
@@ -55,7 +55,7 @@ local function handle(session, code, event)
   elseif kind == rtd.RTD_EV_RESPONSE then -- the kernel runs: add a cell and execute it
     if event.code ~= rtd.RTD_OK then error("launch: " .. text(), 0) end
     local cell = ffi.new("rtd_buf")
-    check(rtd.rtd_session_create_cell(session, "code", 4, code, #code, -1, cell), "create cell")
+    check(rtd.rtd_doc_create_cell(rtd.rtd_session_doc(session), "code", 4, code, #code, -1, cell), "create cell")
     local id = ffi.string(cell.data, cell.len)
     rtd.rtd_buf_free(cell)
     check(rtd.rtd_session_execute(session, RUN, id, #id, 60000), "execute")
@@ -75,25 +75,26 @@ end
 
 local wait = {}
 
-function wait.poll(session)
+function wait.poll(queue)
   local fds = ffi.new("struct pollfd[1]")
-  fds[0].fd, fds[0].events = rtd.rtd_session_fd(session), POLLIN
+  fds[0].fd, fds[0].events = rtd.rtd_queue_fd(queue), POLLIN
   ffi.C.poll(fds, 1, -1)
 end
 
-function wait.wait(session) check(rtd.rtd_session_wait(session, -1), "wait") end
+function wait.wait(queue) check(rtd.rtd_queue_wait(queue, -1), "wait") end
 
 -- Takes events one by one.
 local function pull(session, code, wait_for_events)
+  local queue = rtd.rtd_session_queue(session)
   local event = ffi.new("rtd_event")
   event.struct_size = ffi.sizeof("rtd_event")
   while true do
-    local rc = rtd.rtd_session_next_event(session, event)
+    local rc = rtd.rtd_queue_next(queue, event)
     if rc == rtd.RTD_OK then
       local status = handle(session, code, event)
       if status then return status end
     elseif rc == rtd.RTD_E_AGAIN then
-      wait_for_events(session)
+      wait_for_events(queue)
     else
       check(rc, "next event")
     end
@@ -103,6 +104,7 @@ end
 -- Has the library call a Lua function. Compiled code must not call what calls back, hence jit.off;
 -- and an error must not cross C, so it is kept and raised afterwards.
 local function push(session, code)
+  local queue = rtd.rtd_session_queue(session)
   local status, failure
   local on_event = ffi.cast("rtd_event_fn", function(_, event)
     if status or failure then return end
@@ -111,8 +113,8 @@ local function push(session, code)
   end)
   local delivered = ffi.new("size_t[1]")
   while not status and not failure do
-    wait.wait(session)
-    check(rtd.rtd_session_dispatch(session, on_event, nil, 100, delivered), "dispatch")
+    wait.wait(queue)
+    check(rtd.rtd_queue_dispatch(queue, on_event, nil, 100, delivered), "dispatch")
   end
   on_event:free()
   if failure then error(failure, 0) end

@@ -20,7 +20,7 @@ const header = readFileSync(`${installed("--include")}/runtimed_ffi.h`, "utf8");
 for (const [, name, value] of header.matchAll(/\b(RTD_\w+) = (-?\d+)/g)) RTD[name] = Number(value);
 
 // Types and functions as the header declares them; _Out_ and _Inout_ tell koffi which way values go.
-koffi.opaque("rtd_session");
+for (const handle of ["rtd_session", "rtd_queue", "rtd_doc"]) koffi.opaque(handle);
 koffi.struct("rtd_buf", { data: "uint8_t *", len: "size_t" });
 koffi.struct("rtd_event", {
   struct_size: "uint32_t", kind: "int32_t", code: "int32_t", reserved: "int32_t",
@@ -32,10 +32,12 @@ const library = koffi.load(installed("--library"));
 const f = {};
 for (const prototype of [
   "int32_t rtd_session_open(const char *path, size_t path_len, const char *id, size_t id_len, void *options, _Out_ rtd_session **out)",
-  "int32_t rtd_session_fd(rtd_session *session)",
-  "int32_t rtd_session_next_event(rtd_session *session, _Inout_ rtd_event *event)",
+  "rtd_queue *rtd_session_queue(rtd_session *session)",
+  "rtd_doc *rtd_session_doc(rtd_session *session)",
+  "int32_t rtd_queue_fd(rtd_queue *queue)",
+  "int32_t rtd_queue_next(rtd_queue *queue, _Inout_ rtd_event *event)",
   "int32_t rtd_session_request(rtd_session *session, uint64_t token, const char *json, size_t len, int64_t timeout_ms)",
-  "int32_t rtd_session_create_cell(rtd_session *session, const char *type, size_t type_len, const char *source, size_t source_len, int64_t index, _Inout_ rtd_buf *cell_id)",
+  "int32_t rtd_doc_create_cell(rtd_doc *doc, const char *type, size_t type_len, const char *source, size_t source_len, int64_t index, _Inout_ rtd_buf *cell_id)",
   "int32_t rtd_session_execute(rtd_session *session, uint64_t token, const char *cell_id, size_t len, int64_t timeout_ms)",
   "void rtd_session_free(rtd_session *session)",
   "void rtd_buf_free(_Inout_ rtd_buf *buf)",
@@ -55,7 +57,7 @@ function check(code, what) {
 
 function createCell(session, source) {
   const id = { data: null, len: 0 };
-  check(f.rtd_session_create_cell(session, ...utf8("code"), ...utf8(source), -1, id), "create cell");
+  check(f.rtd_doc_create_cell(f.rtd_session_doc(session), ...utf8("code"), ...utf8(source), -1, id), "create cell");
   const copy = koffi.decode.string(id.data, id.len);
   f.rtd_buf_free(id);
   return copy;
@@ -90,20 +92,21 @@ function handle(session, code, event) {
 
 // Takes events until none waits; returns the exit status at the end.
 function takeEvents(session, code) {
+  const queue = f.rtd_session_queue(session);
   const event = { struct_size: koffi.sizeof("rtd_event") };
-  for (let rc; (rc = f.rtd_session_next_event(session, event)) !== RTD.RTD_E_AGAIN; ) {
+  for (let rc; (rc = f.rtd_queue_next(queue, event)) !== RTD.RTD_E_AGAIN; ) {
     check(rc, "next event");
     const status = handle(session, code, event);
     if (status !== undefined) return status;
   }
 }
 
-// Node's own loop polls the session's descriptor: no thread, no timer, and whatever else the program does goes on.
+// Node's own loop polls the queue's descriptor: no thread, no timer, and whatever else the program does goes on.
 async function run(session, code) {
   let polling;
   try {
     return await new Promise((resolve, reject) => {
-      polling = koffi.node.poll(f.rtd_session_fd(session), { readable: true }, () => {
+      polling = koffi.node.poll(f.rtd_queue_fd(f.rtd_session_queue(session)), { readable: true }, () => {
         try {
           const status = takeEvents(session, code);
           if (status !== undefined) resolve(status);

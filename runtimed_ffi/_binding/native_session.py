@@ -73,7 +73,7 @@ class NativeSession:
             raise _with_code(ConnectError(f"Failed to connect: {last_error()}"), code)
         check(code)
         self._handle = out[0]
-        self.fd: int = lib.rtd_session_fd(self._handle)
+        self.fd: int = lib.rtd_queue_fd(lib.rtd_session_queue(self._handle))
         """Readable exactly while an event waits. Poll it; never read or close it."""
 
     def __del__(self, free: Callable[[CData], None] = lib.rtd_session_free) -> None:
@@ -120,7 +120,7 @@ class NativeSession:
             if self._handle is None:
                 return None  # What the struct points to went with it.
             if self._event.seq <= self._confirmed:
-                code = lib.rtd_session_next_event(self._handle, self._event)
+                code = lib.rtd_queue_next(lib.rtd_session_queue(self._handle), self._event)
                 if code in (AGAIN, CLOSED):
                     return None
                 check(code)
@@ -159,44 +159,44 @@ class NativeSession:
         """Insert a cell and return its id; a negative index, or one past the end, means the end."""
         with self._lock:
             out = new_buffer()
-            _check(lib.rtd_session_create_cell(self._live(), *text_in(cell_type), *text_in(source), index, out))
+            _check(lib.rtd_doc_create_cell(self._document(), *text_in(cell_type), *text_in(source), index, out))
             return take_buf(out).decode("utf-8")
 
     def set_source(self, cell_id: str, source: str) -> None:
         """Replace the text of a cell by a minimal difference."""
         with self._lock:
-            _check(lib.rtd_session_set_source(self._live(), *text_in(cell_id), *text_in(source)))
+            _check(lib.rtd_doc_set_source(self._document(), *text_in(cell_id), *text_in(source)))
 
     def delete_cell(self, cell_id: str) -> None:
         """Remove a cell."""
         with self._lock:
-            _check(lib.rtd_session_delete_cell(self._live(), *text_in(cell_id)))
+            _check(lib.rtd_doc_delete_cell(self._document(), *text_in(cell_id)))
 
     def edit(self, operations: list[Any]) -> None:
         """Apply a list of operations as one change, all or nothing."""
         raw = _json(operations)
         with self._lock:
-            _check(lib.rtd_session_edit(self._live(), *bytes_in(raw)))
+            _check(lib.rtd_doc_edit(self._document(), *bytes_in(raw)))
 
     def cells(self) -> list[Any]:
         """All cells in document order."""
         with self._lock:
             out = new_buffer()
-            _check(lib.rtd_session_cells(self._live(), out))
+            _check(lib.rtd_doc_cells(self._document(), out))
             return list(json.loads(take_buf(out)))
 
     def cell(self, cell_id: str) -> Any:
         """One cell. Raises `CellNotFoundError`."""
         with self._lock:
             out = new_buffer()
-            _check(lib.rtd_session_cell(self._live(), *text_in(cell_id), out))
+            _check(lib.rtd_doc_cell(self._document(), *text_in(cell_id), out))
             return json.loads(take_buf(out))
 
     def metadata(self) -> Any:
         """The text entries of the notebook's metadata."""
         with self._lock:
             out = new_buffer()
-            _check(lib.rtd_session_metadata(self._live(), out))
+            _check(lib.rtd_doc_metadata(self._document(), out))
             return json.loads(take_buf(out))
 
     def info(self) -> Any:
@@ -210,6 +210,9 @@ class NativeSession:
         if self._handle is None:
             raise DisconnectedError("Channel closed")
         return self._handle
+
+    def _document(self) -> CData:
+        return lib.rtd_session_doc(self._live())
 
 
 def _json(value: Any) -> bytes:

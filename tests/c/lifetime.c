@@ -15,17 +15,18 @@ static struct {
   void (*host_options_init)(rtd_host_options *, size_t);
   rtd_result (*host_open)(const char *, size_t, const rtd_host_options *, rtd_host **);
   rtd_result (*host_open_room)(const rtd_host *, const char *, size_t, const char *, size_t);
-  rtd_result (*host_next_event)(const rtd_host *, rtd_event *);
-  rtd_result (*host_wait)(const rtd_host *, int64_t);
+  rtd_queue *(*host_queue)(const rtd_host *);
   rtd_result (*host_respond)(const rtd_host *, uint64_t, const uint8_t *, size_t);
   void (*host_free)(rtd_host *);
   void (*session_options_init)(rtd_session_options *, size_t);
   rtd_result (*session_open)(const char *, size_t, const char *, size_t, const rtd_session_options *, rtd_session **);
-  rtd_result (*session_next_event)(const rtd_session *, rtd_event *);
-  rtd_result (*session_wait)(const rtd_session *, int64_t);
+  rtd_queue *(*session_queue)(const rtd_session *);
+  rtd_doc *(*session_doc)(const rtd_session *);
   rtd_result (*session_request)(const rtd_session *, uint64_t, const uint8_t *, size_t, int64_t);
-  rtd_result (*session_create_cell)(const rtd_session *, const char *, size_t, const char *, size_t, int64_t, rtd_buf *);
   void (*session_free)(rtd_session *);
+  rtd_result (*queue_next)(const rtd_queue *, rtd_event *);
+  rtd_result (*queue_wait)(const rtd_queue *, int64_t);
+  rtd_result (*doc_create_cell)(const rtd_doc *, const char *, size_t, const char *, size_t, int64_t, rtd_buf *);
   rtd_result (*last_error)(char *, size_t, size_t *);
   void (*buf_free)(rtd_buf *);
 } api;
@@ -38,16 +39,10 @@ static void find(void *library, const char *name, void *function) {
   memcpy(function, &symbol, sizeof symbol); /* C has no cast from a pointer to a function pointer */
 }
 
-static void on_host(rtd_host *host, rtd_event *event, int kind) {
+static void wait_for(rtd_queue *queue, rtd_event *event, int kind) {
   rtd_result rc;
-  while ((rc = api.host_next_event(host, event)) != RTD_OK || event->kind != kind)
-    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && api.host_wait(host, PATIENCE) == RTD_OK);
-}
-
-static void on_session(rtd_session *session, rtd_event *event, int kind) {
-  rtd_result rc;
-  while ((rc = api.session_next_event(session, event)) != RTD_OK || event->kind != kind)
-    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && api.session_wait(session, PATIENCE) == RTD_OK);
+  while ((rc = api.queue_next(queue, event)) != RTD_OK || event->kind != kind)
+    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && api.queue_wait(queue, PATIENCE) == RTD_OK);
 }
 
 static void *use(void *unused) {
@@ -67,15 +62,15 @@ static void *use(void *unused) {
   CHECK(api.last_error(NULL, 0, &len) == RTD_OK && len > 0);
   CHECK(api.host_open(TEXT(path), &host_options, &host) == RTD_OK);
   CHECK(api.session_open(TEXT(path), TEXT("n"), &session_options, &session) == RTD_OK);
-  on_host(host, &event, RTD_EV_ROOM_WANTED);
+  wait_for(api.host_queue(host), &event, RTD_EV_ROOM_WANTED);
   CHECK(api.host_open_room(host, event.id, event.id_len, NULL, 0) == RTD_OK);
-  on_session(session, &event, RTD_EV_READY);
-  CHECK(api.session_create_cell(session, TEXT("code"), TEXT("1"), -1, &cell) == RTD_OK);
+  wait_for(api.session_queue(session), &event, RTD_EV_READY);
+  CHECK(api.doc_create_cell(api.session_doc(session), TEXT("code"), TEXT("1"), -1, &cell) == RTD_OK);
   api.buf_free(&cell);
   CHECK(api.session_request(session, 1, BYTES("{\"action\":\"get_kernel_info\"}"), PATIENCE) == RTD_OK);
-  on_host(host, &event, RTD_EV_REQUEST);
+  wait_for(api.host_queue(host), &event, RTD_EV_REQUEST);
   CHECK(api.host_respond(host, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_OK);
-  on_session(session, &event, RTD_EV_RESPONSE);
+  wait_for(api.session_queue(session), &event, RTD_EV_RESPONSE);
   CHECK(event.token == 1 && event.code == RTD_OK);
   api.session_free(session); /* with events of both still waiting */
   api.host_free(host);
@@ -94,17 +89,18 @@ int main(int argc, char **argv) {
     find(library, "rtd_host_options_init", &api.host_options_init);
     find(library, "rtd_host_open", &api.host_open);
     find(library, "rtd_host_open_room", &api.host_open_room);
-    find(library, "rtd_host_next_event", &api.host_next_event);
-    find(library, "rtd_host_wait", &api.host_wait);
+    find(library, "rtd_host_queue", &api.host_queue);
     find(library, "rtd_host_respond", &api.host_respond);
     find(library, "rtd_host_free", &api.host_free);
     find(library, "rtd_session_options_init", &api.session_options_init);
     find(library, "rtd_session_open", &api.session_open);
-    find(library, "rtd_session_next_event", &api.session_next_event);
-    find(library, "rtd_session_wait", &api.session_wait);
+    find(library, "rtd_session_queue", &api.session_queue);
+    find(library, "rtd_session_doc", &api.session_doc);
     find(library, "rtd_session_request", &api.session_request);
-    find(library, "rtd_session_create_cell", &api.session_create_cell);
     find(library, "rtd_session_free", &api.session_free);
+    find(library, "rtd_queue_next", &api.queue_next);
+    find(library, "rtd_queue_wait", &api.queue_wait);
+    find(library, "rtd_doc_create_cell", &api.doc_create_cell);
     find(library, "rtd_last_error", &api.last_error);
     find(library, "rtd_buf_free", &api.buf_free);
     CHECK(pthread_create(&thread, NULL, use, NULL) == 0 && pthread_join(thread, NULL) == 0);

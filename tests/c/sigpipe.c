@@ -23,16 +23,10 @@ static void hold(void *unused) {
   }
 }
 
-static void on_host(rtd_host *host, rtd_event *event, int kind) {
+static void wait_for(rtd_queue *queue, rtd_event *event, int kind) {
   rtd_result rc;
-  while ((rc = rtd_host_next_event(host, event)) != RTD_OK || event->kind != kind)
-    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && rtd_host_wait(host, PATIENCE) == RTD_OK);
-}
-
-static void on_session(rtd_session *session, rtd_event *event, int kind) {
-  rtd_result rc;
-  while ((rc = rtd_session_next_event(session, event)) != RTD_OK || event->kind != kind)
-    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && rtd_session_wait(session, PATIENCE) == RTD_OK);
+  while ((rc = rtd_queue_next(queue, event)) != RTD_OK || event->kind != kind)
+    if (rc != RTD_OK) CHECK(rc == RTD_E_AGAIN && rtd_queue_wait(queue, PATIENCE) == RTD_OK);
 }
 
 /* Makes the I/O thread queue an event for the host, and waits until the callback holds it. */
@@ -41,7 +35,7 @@ static void stop_io(rtd_host *host, rtd_session *session) {
   char byte;
   event.struct_size = sizeof event;
   __atomic_store_n(&armed, 1, __ATOMIC_SEQ_CST); /* first: from here on, whatever comes to an empty queue is held */
-  while (rtd_host_next_event(host, &event) == RTD_OK) continue;
+  while (rtd_queue_next(rtd_host_queue(host), &event) == RTD_OK) continue;
   CHECK(rtd_session_request(session, 1, BYTES("{\"action\":\"get_kernel_info\"}"), PATIENCE) == RTD_OK);
   CHECK(read(entered[0], &byte, 1) == 1);
 }
@@ -49,7 +43,7 @@ static void stop_io(rtd_host *host, rtd_session *session) {
 static rtd_session *join(const char *path, rtd_event *event) {
   rtd_session *session;
   CHECK(rtd_session_open(TEXT(path), TEXT("n"), NULL, &session) == RTD_OK);
-  on_session(session, event, RTD_EV_READY);
+  wait_for(rtd_session_queue(session), event, RTD_EV_READY);
   return session;
 }
 
@@ -92,32 +86,32 @@ int main(int argc, char **argv) {
   CHECK(rtd_host_open(TEXT(path), NULL, &host) == RTD_OK);
   CHECK(rtd_host_open_room(host, TEXT("n"), NULL, 0) == RTD_OK);
   session = join(path, &event);
-  on_host(host, &event, RTD_EV_PEER_JOINED);
+  wait_for(rtd_host_queue(host), &event, RTD_EV_PEER_JOINED);
   peer = event.peer;
-  CHECK(rtd_host_set_wakeup(host, hold, NULL, NULL) == RTD_OK);
+  CHECK(rtd_queue_set_wakeup(rtd_host_queue(host), hold, NULL, NULL) == RTD_OK);
 
   /* A session writes to a daemon that has gone. */
   stop_io(host, session);
   CHECK(rtd_host_disconnect(host, peer) == RTD_OK);
   snprintf(ops, sizeof ops, cell, "a");
-  CHECK(rtd_session_edit(session, BYTES(ops)) == RTD_OK); /* the write failed; who reads will know */
+  CHECK(rtd_doc_edit(rtd_session_doc(session), BYTES(ops)) == RTD_OK); /* the write failed; reading will show it */
   CHECK(write(gate[1], "", 1) == 1);
-  on_session(session, &event, RTD_EV_CLOSED);
+  wait_for(rtd_session_queue(session), &event, RTD_EV_CLOSED);
   CHECK(event.code == RTD_E_CLOSED);
   rtd_session_free(session);
 
   /* A host writes to a peer that has gone. */
   other = join(path, &event);
   raw = raw_peer(path);
-  on_host(host, &event, RTD_EV_PEER_JOINED);
-  while (event.number != 2) on_host(host, &event, RTD_EV_PEER_JOINED);
+  wait_for(rtd_host_queue(host), &event, RTD_EV_PEER_JOINED);
+  while (event.number != 2) wait_for(rtd_host_queue(host), &event, RTD_EV_PEER_JOINED);
   peer = event.peer;
   stop_io(host, other);
   CHECK(close(raw) == 0);
   snprintf(ops, sizeof ops, cell, "b");
   CHECK(rtd_host_publish(host, TEXT("n"), BYTES(ops), NULL, 0, 0) == RTD_OK);
   CHECK(write(gate[1], "", 1) == 1);
-  on_host(host, &event, RTD_EV_PEER_LEFT);
+  wait_for(rtd_host_queue(host), &event, RTD_EV_PEER_LEFT);
   CHECK(event.peer == peer);
   rtd_session_free(other);
   rtd_host_free(host);

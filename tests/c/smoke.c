@@ -40,27 +40,18 @@ static void on_event(void *userdata, const rtd_event *event) {
   }
 }
 
-static void wait_session(rtd_session *session, rtd_event *event, int kind) {
+/* Takes events until one of this kind comes; polls for a session and waits for a host, so that both ways are used. */
+static void take_until(rtd_queue *queue, rtd_event *event, int kind, int polls) {
   for (;;) {
-    rtd_result rc = rtd_session_next_event(session, event);
+    rtd_result rc = rtd_queue_next(queue, event);
     if (rc == RTD_OK && event->kind == kind) return;
-    if (rc == RTD_E_AGAIN) {
-      struct pollfd poll_fd = {rtd_session_fd(session), POLLIN, 0};
+    CHECK(rc == RTD_OK || rc == RTD_E_AGAIN);
+    if (rc == RTD_E_AGAIN && polls) {
+      struct pollfd poll_fd = {rtd_queue_fd(queue), POLLIN, 0};
       CHECK(poll(&poll_fd, 1, PATIENCE) == 1);
-    } else {
-      CHECK(rc == RTD_OK);
+    } else if (rc == RTD_E_AGAIN) {
+      CHECK(rtd_queue_wait(queue, 20000) == RTD_OK);
     }
-  }
-}
-
-static void wait_host(rtd_host *host, rtd_event *event, int kind) {
-  for (;;) {
-    rtd_result rc = rtd_host_next_event(host, event);
-    if (rc == RTD_OK && event->kind == kind) return;
-    if (rc == RTD_E_AGAIN)
-      CHECK(rtd_host_wait(host, 20000) == RTD_OK);
-    else
-      CHECK(rc == RTD_OK);
   }
 }
 
@@ -234,6 +225,9 @@ static void driven(const char *dir) {
       "[{\"event\":\"execution_done\",\"cell_id\":\"c\",\"execution_id\":\"e\",\"status\":\"ok\"}]";
   rtd_host *host = NULL, *second = NULL;
   rtd_session *session = NULL, *none = NULL;
+  rtd_queue *queue, *host_queue;
+  rtd_doc *doc, *room = NULL, *copy = NULL;
+  rtd_sync *sync = NULL;
   rtd_session_options options;
   rtd_host_options host_options;
   rtd_event event = {0};
@@ -253,6 +247,10 @@ static void driven(const char *dir) {
   }
   CHECK(rtd_host_open(TEXT(socket), NULL, &host) == RTD_OK);
   CHECK(rtd_host_open(TEXT(socket), NULL, &second) == RTD_E_IO && second == NULL);
+  host_queue = rtd_host_queue(host);
+  CHECK(host_queue && host_queue == rtd_host_queue(host) && rtd_host_queue(NULL) == NULL);
+  CHECK(rtd_host_doc(host, TEXT("n"), &room) == RTD_OK);
+  CHECK(rtd_doc_cells(room, &out) == RTD_E_NOT_FOUND); /* the room is not open yet */
   rtd_session_options_init(&options, sizeof options);
   CHECK(options.struct_size == sizeof options && options.connect_timeout_ms == 10000);
   options.struct_size = 3;
@@ -263,52 +261,69 @@ static void driven(const char *dir) {
   options.flags = RTD_SESSION_WATCH_ALL;
   options.connect_timeout_ms = PATIENCE; /* under valgrind on a busy machine ten seconds are little */
   CHECK(rtd_session_open(TEXT(socket), TEXT("n"), &options, &session) == RTD_OK);
-  CHECK(rtd_session_set_wakeup(session, on_wakeup, &woken, on_final) == RTD_OK);
-  CHECK(rtd_session_cells(session, &out) == RTD_E_STATE);
-  wait_host(host, &event, RTD_EV_ROOM_WANTED);
+  queue = rtd_session_queue(session);
+  doc = rtd_session_doc(session);
+  CHECK(queue && queue == rtd_session_queue(session) && rtd_session_queue(NULL) == NULL);
+  CHECK(doc && doc == rtd_session_doc(session) && rtd_session_doc(NULL) == NULL);
+  rtd_doc_free(doc); /* borrowed: left alone */
+  CHECK(rtd_queue_set_wakeup(queue, on_wakeup, &woken, on_final) == RTD_OK);
+  CHECK(rtd_doc_cells(doc, &out) == RTD_E_STATE && rtd_doc_edit(doc, BYTES("[]")) == RTD_E_STATE);
+  take_until(host_queue, &event, RTD_EV_ROOM_WANTED, 0);
   CHECK(rtd_host_refuse_room(host, TEXT("other")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_open_room(host, event.id, event.id_len, NULL, 0) == RTD_OK);
   CHECK(rtd_host_open_room(host, TEXT("n"), NULL, 0) == RTD_E_STATE);
-  wait_session(session, &event, RTD_EV_READY);
+  take_until(queue, &event, RTD_EV_READY, 1);
   for (count = 0; !__atomic_load_n(&woken, __ATOMIC_SEQ_CST); count++) { /* the callback may still be on its way */
     CHECK(count < 20000);
     poll(NULL, 0, 1);
   }
 
-  CHECK(rtd_session_create_cell(session, TEXT("code"), TEXT("1"), -1, &out) == RTD_OK && out.len == 41);
-  CHECK(rtd_session_set_source(session, (const char *)out.data, out.len, TEXT("1 + 1")) == RTD_OK);
-  CHECK(rtd_session_delete_cell(session, (const char *)out.data, out.len) == RTD_OK);
-  CHECK(rtd_session_set_source(session, (const char *)out.data, out.len, TEXT("x")) == RTD_E_NOT_FOUND);
+  CHECK(rtd_doc_create_cell(doc, TEXT("code"), TEXT("1"), -1, &out) == RTD_OK && out.len == 41);
+  CHECK(rtd_doc_set_source(doc, (const char *)out.data, out.len, TEXT("1 + 1")) == RTD_OK);
+  CHECK(rtd_doc_delete_cell(doc, (const char *)out.data, out.len) == RTD_OK);
+  CHECK(rtd_doc_set_source(doc, (const char *)out.data, out.len, TEXT("x")) == RTD_E_NOT_FOUND);
   rtd_buf_free(&out);
-  CHECK(rtd_session_edit(session, BYTES("[{\"op\":\"insert_cell\",\"cell_id\":\"c\",\"cell_type\":\"code\","
+  CHECK(rtd_doc_edit(doc, BYTES("[{\"op\":\"insert_cell\",\"cell_id\":\"c\",\"cell_type\":\"code\","
                                         "\"source\":\"1\"}]")) == RTD_OK);
-  CHECK(rtd_session_cell(session, TEXT("c"), &out) == RTD_OK);
+  CHECK(rtd_doc_cell(doc, TEXT("c"), &out) == RTD_OK);
   rtd_buf_free(&out);
-  CHECK(rtd_session_cells(session, &out) == RTD_OK);
+  CHECK(rtd_doc_cells(doc, &out) == RTD_OK);
   rtd_buf_free(&out);
-  CHECK(rtd_session_metadata(session, &out) == RTD_OK);
+  CHECK(rtd_doc_metadata(doc, &out) == RTD_OK);
   rtd_buf_free(&out);
   CHECK(rtd_session_info(session, &out) == RTD_OK);
   rtd_buf_free(&out);
+  /* A copy goes its own way and comes back, to the replica as to the room. */
+  CHECK(rtd_doc_fork(doc, NULL, 0, &copy) == RTD_OK);
+  CHECK(rtd_doc_set_source(copy, TEXT("c"), TEXT("2")) == RTD_OK && rtd_doc_merge(doc, copy) == RTD_OK);
+  CHECK(rtd_doc_cell(doc, TEXT("c"), &out) == RTD_OK && memchr(out.data, '2', out.len));
+  rtd_buf_free(&out);
+  CHECK(rtd_sync_new(&sync) == RTD_OK && rtd_sync_generate(sync, doc, &out) == RTD_E_ARG);
+  CHECK(rtd_sync_generate(sync, room, &out) == RTD_E_ARG && rtd_sync_generate(sync, copy, &out) == RTD_OK);
+  rtd_buf_free(&out);
+  rtd_sync_free(sync);
   CHECK(rtd_session_sync(session, 5, 20000) == RTD_OK);
-  wait_session(session, &event, RTD_EV_SYNCED);
+  take_until(queue, &event, RTD_EV_SYNCED, 1);
   CHECK(event.token == 5 && event.code == RTD_OK);
   CHECK(rtd_session_request(session, 6, BYTES("{\"action\":\"dance\"}"), -1) == RTD_E_ARG);
   CHECK(rtd_session_request(session, 6, BYTES("{\"action\":\"get_kernel_info\"}"), 1) == RTD_OK);
-  wait_session(session, &event, RTD_EV_RESPONSE);
+  take_until(queue, &event, RTD_EV_RESPONSE, 1);
   CHECK(event.token == 6 && event.code == RTD_E_TIMEOUT);
-  wait_host(host, &event, RTD_EV_REQUEST);
+  take_until(host_queue, &event, RTD_EV_REQUEST, 0);
   CHECK(rtd_host_respond(host, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_OK);
   CHECK(rtd_host_respond(host, event.token, BYTES("{\"result\":\"ok\"}")) == RTD_E_NOT_FOUND);
 
   CHECK(rtd_session_execute(session, 8, TEXT("c"), 20000) == RTD_OK);
-  wait_host(host, &event, RTD_EV_REQUEST);
+  take_until(host_queue, &event, RTD_EV_REQUEST, 0);
   CHECK(event.code == RTD_CHANNEL_NOTEBOOK);
-  CHECK(rtd_host_cell(host, TEXT("n"), TEXT("c"), &out) == RTD_OK);
+  CHECK(rtd_doc_set_source(copy, TEXT("c"), TEXT("33")) == RTD_OK && rtd_doc_merge(room, copy) == RTD_OK);
+  CHECK(rtd_doc_merge(copy, room) == RTD_OK); /* nothing new */
+  rtd_doc_free(copy);
+  CHECK(rtd_doc_cell(room, TEXT("c"), &out) == RTD_OK && memchr(out.data, '3', out.len));
   rtd_buf_free(&out);
-  CHECK(rtd_host_cells(host, TEXT("n"), &out) == RTD_OK);
+  CHECK(rtd_doc_cells(room, &out) == RTD_OK);
   rtd_buf_free(&out);
-  CHECK(rtd_host_metadata(host, TEXT("n"), &out) == RTD_OK);
+  CHECK(rtd_doc_metadata(room, &out) == RTD_OK);
   rtd_buf_free(&out);
   CHECK(rtd_host_rooms(host, &out) == RTD_OK);
   rtd_buf_free(&out);
@@ -317,61 +332,66 @@ static void driven(const char *dir) {
   CHECK(rtd_host_publish(host, TEXT("n"), BYTES("[{\"op\":\"append_outputs\",\"cell_id\":\"c\",\"outputs\":["
                                                 "\"{\\\"output_type\\\":\\\"stream\\\",\\\"text\\\":\\\"hi\\\"}\"]}]"),
                          NULL, 0, 0) == RTD_OK);
-  wait_session(session, &event, RTD_EV_OUTPUT);
+  take_until(queue, &event, RTD_EV_OUTPUT, 1);
   CHECK(event.token == 8 && event.number == 0 && event.text_len == 2 && memcmp(event.text, "hi", 2) == 0);
   CHECK(rtd_host_publish(host, TEXT("n"), NULL, 0, BYTES(done), 0) == RTD_OK);
   CHECK(rtd_host_publish(host, TEXT("n"), BYTES("{}"), NULL, 0, 0) == RTD_E_ARG);
   CHECK(rtd_host_publish(host, TEXT("nowhere"), NULL, 0, NULL, 0, 0) == RTD_E_NOT_FOUND);
   while (!delivered_done) {
-    rtd_result rc = rtd_session_wait(session, 20000);
+    rtd_result rc = rtd_queue_wait(queue, 20000);
     CHECK(rc == RTD_OK);
-    CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_OK && count > 0);
+    CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 10, &count) == RTD_OK && count > 0);
   }
-  CHECK(rtd_session_wake(session) == RTD_OK);
-  CHECK(rtd_session_wait(session, -1) == RTD_E_AGAIN);
+  CHECK(rtd_queue_wake(queue) == RTD_OK);
+  CHECK(rtd_queue_wait(queue, -1) == RTD_E_AGAIN);
   CHECK(rtd_session_watch(session, 0) == RTD_OK);
   CHECK(rtd_session_sync(session, 9, 20000) == RTD_OK);
-  wait_session(session, &event, RTD_EV_SYNCED); /* nothing else is on its way now */
-  CHECK(rtd_session_wait(session, 0) == RTD_E_TIMEOUT);
-  CHECK(rtd_session_next_event(session, &event) == RTD_E_AGAIN);
-  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_OK && count == 0);
+  take_until(queue, &event, RTD_EV_SYNCED, 1); /* nothing else is on its way now */
+  CHECK(rtd_queue_wait(queue, 0) == RTD_E_TIMEOUT);
+  CHECK(rtd_queue_next(queue, &event) == RTD_E_AGAIN);
+  CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 10, &count) == RTD_OK && count == 0);
   CHECK(rtd_session_sync(session, 10, 20000) == RTD_OK && rtd_session_sync(session, 11, 20000) == RTD_OK);
   for (taken = 0; taken < 2; taken += count) { /* no more than asked for, and at last no error but nothing */
-    CHECK(rtd_session_wait(session, 20000) == RTD_OK);
-    CHECK(rtd_session_dispatch(session, on_event, &userdata, 0, &count) == RTD_OK && count == 0);
-    CHECK(rtd_session_dispatch(session, on_event, &userdata, 1, &count) == RTD_OK && count == 1);
+    CHECK(rtd_queue_wait(queue, 20000) == RTD_OK);
+    CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 0, &count) == RTD_OK && count == 0);
+    CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 1, &count) == RTD_OK && count == 1);
   }
-  CHECK(rtd_session_dispatch(session, NULL, &userdata, 1, &count) == RTD_E_NULL);
-  CHECK(rtd_session_dispatch(session, on_event, &userdata, 1, NULL) == RTD_E_NULL);
+  CHECK(rtd_queue_dispatch(queue, NULL, &userdata, 1, &count) == RTD_E_NULL);
+  CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 1, NULL) == RTD_E_NULL);
   for (count = 0; count < 2; count++) {
     event.struct_size = (uint32_t)(count ? sizeof event + 8 : 1);
-    CHECK(rtd_session_next_event(session, &event) == RTD_E_VERSION);
-    CHECK(rtd_host_next_event(host, &event) == RTD_E_VERSION);
+    CHECK(rtd_queue_next(queue, &event) == RTD_E_VERSION);
+    CHECK(rtd_queue_next(host_queue, &event) == RTD_E_VERSION);
   }
   event.struct_size = sizeof event;
-  CHECK(rtd_session_next_event(NULL, &event) == RTD_E_NULL && rtd_session_next_event(session, NULL) == RTD_E_NULL);
-  CHECK(rtd_session_fd(NULL) == -1 && rtd_host_fd(NULL) == -1 && rtd_session_close(NULL) == RTD_E_NULL);
+  CHECK(rtd_queue_next(NULL, &event) == RTD_E_NULL && rtd_queue_next(queue, NULL) == RTD_E_NULL);
+  CHECK(rtd_queue_fd(NULL) == -1 && rtd_queue_wait(NULL, 0) == RTD_E_NULL && rtd_session_close(NULL) == RTD_E_NULL);
 
   CHECK(rtd_session_close(session) == RTD_OK && rtd_session_close(session) == RTD_OK);
-  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_OK && count == 1); /* RTD_EV_CLOSED */
-  CHECK(rtd_session_dispatch(session, on_event, &userdata, 10, &count) == RTD_E_CLOSED);
-  CHECK(rtd_session_next_event(session, &event) == RTD_E_CLOSED);
-  CHECK(rtd_session_wait(session, -1) == RTD_E_CLOSED);
+  CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 10, &count) == RTD_OK && count == 1); /* RTD_EV_CLOSED */
+  CHECK(rtd_queue_dispatch(queue, on_event, &userdata, 10, &count) == RTD_E_CLOSED);
+  CHECK(rtd_queue_next(queue, &event) == RTD_E_CLOSED);
+  CHECK(rtd_queue_wait(queue, -1) == RTD_E_CLOSED);
   CHECK(rtd_session_execute(session, 9, TEXT("c"), -1) == RTD_E_CLOSED);
+  CHECK(rtd_doc_edit(doc, BYTES("[]")) == RTD_E_CLOSED && rtd_doc_cells(doc, &out) == RTD_OK);
+  rtd_buf_free(&out);
   CHECK(finalized == 0);
-  CHECK(rtd_session_set_wakeup(session, NULL, NULL, NULL) == RTD_OK && finalized == 1); /* of the one before */
-  CHECK(rtd_session_set_wakeup(session, NULL, NULL, on_final) == RTD_OK && finalized == 2);
-  CHECK(rtd_session_set_wakeup(session, on_wakeup, &woken, on_final) == RTD_OK && finalized == 2);
+  CHECK(rtd_queue_set_wakeup(queue, NULL, NULL, NULL) == RTD_OK && finalized == 1); /* of the one before */
+  CHECK(rtd_queue_set_wakeup(queue, NULL, NULL, on_final) == RTD_OK && finalized == 2);
+  CHECK(rtd_queue_set_wakeup(queue, on_wakeup, &woken, on_final) == RTD_OK && finalized == 2);
   rtd_session_free(session);
   CHECK(finalized == 3);
-  wait_host(host, &event, RTD_EV_PEER_LEFT);
+  take_until(host_queue, &event, RTD_EV_PEER_LEFT, 0);
   CHECK(rtd_host_disconnect(host, 12345) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_evict_room(host, TEXT("nobody")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_OK);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close(host) == RTD_OK && rtd_host_close(host) == RTD_OK);
-  wait_host(host, &event, RTD_EV_CLOSED);
+  take_until(host_queue, &event, RTD_EV_CLOSED, 0);
+  CHECK(rtd_doc_cells(room, &out) == RTD_E_CLOSED);
   rtd_host_free(host);
+  CHECK(rtd_doc_cells(room, &out) == RTD_E_CLOSED); /* the handle may outlive the host */
+  rtd_doc_free(room);
   rtd_host_free(NULL);
   rtd_session_free(NULL);
 }

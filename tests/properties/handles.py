@@ -33,6 +33,7 @@ class Session:
 
     def __init__(self, path: str, notebook_id: str, queue_limit: int | None = None) -> None:
         self.handle = open_session(path, notebook_id, queue_limit)
+        self.queue = lib.rtd_session_queue(self.handle)
         self.queue_limit = 67_108_864 if queue_limit is None else queue_limit
         self.seq = 0
         self.events: list[Event] = []
@@ -50,12 +51,12 @@ class Session:
             lib.rtd_session_free(self.handle)
 
     def fileno(self) -> int:
-        return int(lib.rtd_session_fd(self.handle))
+        return int(lib.rtd_queue_fd(self.queue))
 
     def take(self, count: int = 1_000_000) -> None:
         event = new_event()
         for _ in range(count):
-            code = call("rtd_session_next_event", self.handle, event)
+            code = call("rtd_queue_next", self.queue, event)
             assert (code == lib.RTD_E_CLOSED) == self.closed
             if code != lib.RTD_OK:
                 return
@@ -101,14 +102,14 @@ class Session:
         return self.begin("sync", token, call("rtd_session_sync", self.handle, token, -1))
 
     def edit(self, *ops: Json) -> int:
-        return call("rtd_session_edit", self.handle, *bytes_in(encode(ops)))
+        return call("rtd_doc_edit", lib.rtd_session_doc(self.handle), *bytes_in(encode(ops)))
 
     def close(self) -> None:
         assert call("rtd_session_close", self.handle) == lib.RTD_OK
 
     def cells(self) -> list[Json] | None:
         out = new_buffer()
-        code = call("rtd_session_cells", self.handle, out)
+        code = call("rtd_doc_cells", lib.rtd_session_doc(self.handle), out)
         return json.loads(take_buf(out)) if code == lib.RTD_OK else None
 
     def info(self) -> Json:

@@ -3,8 +3,8 @@
 use std::ffi::c_char;
 use std::path::Path;
 
-use super::buf::{fill, rtd_buf};
-use super::guard::{bytes, give, guard, guard_value, handle, text, Failure};
+use super::buf::{rtd_buf, write_buf};
+use super::guard::{bytes, guard, guard_value, handle, out_handle, take_handle, text, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
 use crate::outputs::BlobStore;
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn rtd_blobs_open(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let dir = Path::new(text(dir, len, "dir")?);
                 let store = BlobStore::open(dir).map_err(|error| io(&error))?;
                 Ok(rtd_blobs { store })
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn rtd_blobs_put(
         let media_type = unsafe { text(media_type, mlen, "media_type")? };
         let name = blobs.store.put(data, media_type)?;
         // SAFETY: the caller's promise.
-        unsafe { fill(hash, name.into_bytes()) }
+        unsafe { write_buf(hash, name.into_bytes()) }
     })
 }
 
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn rtd_blobs_get(
         let (blobs, hash) = unsafe { (handle(blobs, "blobs")?, text(hash, len, "hash")?) };
         let content = blobs.store.get(hash)?;
         // SAFETY: the caller's promise.
-        unsafe { fill(out, content) }
+        unsafe { write_buf(out, content) }
     })
 }
 
@@ -104,10 +104,6 @@ pub unsafe extern "C" fn rtd_blobs_get(
 /// \threads exclusive
 #[no_mangle]
 pub unsafe extern "C" fn rtd_blobs_free(blobs: *mut rtd_blobs) {
-    guard_value((), || {
-        if !blobs.is_null() {
-            // SAFETY: made by `give`, freed once by the caller's promise.
-            drop(unsafe { Box::from_raw(blobs) });
-        }
-    });
+    // SAFETY: the caller's promise.
+    guard_value((), || drop(unsafe { take_handle(blobs) }));
 }

@@ -1,6 +1,8 @@
-//! Bytes that the library owns and the caller frees.
+//! Storey 4, bytes that the library owns and the caller frees.
 
-use super::guard::{guard_value, place, Failure};
+use serde_json::Value;
+
+use super::guard::{guard_value, out_ptr, Failure};
 
 /// Bytes owned by the library. Start from all zeros (`rtd_buf b = {0}`), release with rtd_buf_free().
 #[repr(C)]
@@ -13,17 +15,26 @@ pub struct rtd_buf {
     pub cap: usize,
 }
 
-/// Writes `bytes` to a buffer of the caller; what was in it is not freed.
+/// Hands `bytes` to the caller in its buffer; what was in it is not freed.
 ///
 /// # Safety
 /// `out` must be NULL or writable.
-pub(super) unsafe fn fill(out: *mut rtd_buf, bytes: Vec<u8>) -> Result<(), Failure> {
+pub(super) unsafe fn write_buf(out: *mut rtd_buf, bytes: Vec<u8>) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
-    let out = unsafe { place(out, "out")? };
+    let out = unsafe { out_ptr(out, "out")? };
     let mut bytes = std::mem::ManuallyDrop::new(bytes);
     let data = if bytes.capacity() == 0 { std::ptr::null_mut() } else { bytes.as_mut_ptr() };
     *out = rtd_buf { data, len: bytes.len(), cap: bytes.capacity() };
     Ok(())
+}
+
+/// As [`write_buf`], for JSON.
+///
+/// # Safety
+/// `out` must be NULL or writable.
+pub(super) unsafe fn write_json(out: *mut rtd_buf, value: &Value) -> Result<(), Failure> {
+    // SAFETY: as promised by the caller.
+    unsafe { write_buf(out, value.to_string().into_bytes()) }
 }
 
 /// Releases the bytes of a buffer and sets it to zeros. NULL and an empty buffer are fine.
@@ -36,7 +47,7 @@ pub unsafe extern "C" fn rtd_buf_free(buf: *mut rtd_buf) {
         // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
         let Some(buf) = (unsafe { buf.as_mut() }) else { return };
         if !buf.data.is_null() {
-            // SAFETY: `fill` took these three numbers from a Vec<u8>, and they are used once.
+            // SAFETY: `write_buf` took these three numbers from a Vec<u8>, and they are used once.
             drop(unsafe { Vec::from_raw_parts(buf.data, buf.len, buf.cap) });
         }
         *buf = rtd_buf { data: std::ptr::null_mut(), len: 0, cap: 0 };

@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde_json::{Map, Value};
 
-use super::buf::{fill, rtd_buf};
-use super::doc::{lock_doc, rtd_doc};
-use super::event::{check_event, rtd_event, Lent};
-use super::guard::{bytes, give, guard, guard_value, handle, text, Failure};
+use super::buf::{rtd_buf, write_buf};
+use super::doc::rtd_doc;
+use super::event::{check_event, rtd_event, BorrowedEvent};
+use super::guard::{bytes, guard, guard_value, handle, out_handle, take_handle, text, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
 use crate::code::rtd_event_kind::*;
@@ -30,7 +30,7 @@ enum Side {
 /// One connection, client or server side.
 pub struct rtd_conn {
     side: Mutex<Side>,
-    lent: Lent,
+    event: BorrowedEvent,
 }
 
 /// Makes the client side of a notebook connection; its handshake is in the output at once.
@@ -49,9 +49,12 @@ pub unsafe extern "C" fn rtd_conn_client(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let client = Client::new(text(notebook_id, len, "notebook_id")?)?;
-                Ok(rtd_conn { side: Mutex::new(Side::Client(client, Map::new())), lent: Lent::default() })
+                Ok(rtd_conn {
+                    side: Mutex::new(Side::Client(client, Map::new())),
+                    event: BorrowedEvent::default(),
+                })
             })
         }
     })
@@ -67,7 +70,9 @@ pub unsafe extern "C" fn rtd_conn_server(out: *mut *mut rtd_conn) -> rtd_result 
     guard(|| {
         let side = Side::Server { server: Server::new(), next_token: 1 };
         // SAFETY: the caller's promise.
-        unsafe { give(out, || Ok(rtd_conn { side: Mutex::new(side), lent: Lent::default() })) }
+        unsafe {
+            out_handle(out, || Ok(rtd_conn { side: Mutex::new(side), event: BorrowedEvent::default() }))
+        }
     })
 }
 
@@ -114,11 +119,11 @@ pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
 /// handshake), which is not answered; for the settings call rtd_conn_join() as for a room.
 ///
 /// \param conn the connection
-/// \param doc the document; on the server side NULL until the room is known
+/// \param doc the document, a standalone one; on the server side NULL until the room is known
 /// \param now_ms milliseconds of the caller's clock
 /// \param event struct_size set by the caller; receives the event
 /// \return RTD_OK; RTD_E_AGAIN when more bytes are needed; RTD_E_PROTOCOL or RTD_E_TOO_BIG when the peer broke the
-///   protocol (again at every later call); RTD_E_POISONED; RTD_E_VERSION; RTD_E_NULL
+///   protocol (again at every later call); RTD_E_ARG; RTD_E_POISONED; RTD_E_VERSION; RTD_E_NULL
 /// \threads one consumer at a time
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_next_event(
@@ -135,7 +140,7 @@ pub unsafe extern "C" fn rtd_conn_next_event(
             check_event(event)?;
             doc.as_ref()
         };
-        let mut notebook = doc.map(lock_doc).transpose()?;
+        let mut notebook = doc.map(rtd_doc::lock).transpose()?;
         let next = match &mut *lock(conn)? {
             Side::Client(client, capabilities) => {
                 let notebook = notebook.as_deref_mut().ok_or_else(no_doc)?;
@@ -144,7 +149,7 @@ pub unsafe extern "C" fn rtd_conn_next_event(
             Side::Server { server, next_token } => server_event(server, next_token, notebook.as_deref_mut())?,
         };
         // SAFETY: the caller's promise.
-        unsafe { conn.lent.next(Ok(next), event) }
+        unsafe { conn.event.write(next, event) }
     })
 }
 
@@ -348,11 +353,11 @@ pub unsafe extern "C" fn rtd_conn_broadcast(
 /// milliseconds of quiet; call it once more so long after the last bytes came.
 ///
 /// \param conn the connection
-/// \param doc the document; on the server side NULL until the room is known
+/// \param doc the document, a standalone one; on the server side NULL until the room is known
 /// \param moved 1 when the document was changed here since the last call, else 0
 /// \param now_ms milliseconds of the caller's clock
 /// \param out receives the bytes, empty when there is nothing to send; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_TOO_BIG when a message does not fit a frame; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_TOO_BIG when a message does not fit a frame; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_output(
@@ -365,7 +370,7 @@ pub unsafe extern "C" fn rtd_conn_output(
     guard(|| {
         // SAFETY: the caller's promise.
         let (conn, doc) = unsafe { (handle(conn, "conn")?, doc.as_ref()) };
-        let notebook = doc.map(lock_doc).transpose()?;
+        let notebook = doc.map(rtd_doc::lock).transpose()?;
         let mut output = Vec::new();
         match &mut *lock(conn)? {
             Side::Client(client, _) => {
@@ -391,7 +396,7 @@ pub unsafe extern "C" fn rtd_conn_output(
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { fill(out, output) }
+        unsafe { write_buf(out, output) }
     })
 }
 
@@ -401,12 +406,8 @@ pub unsafe extern "C" fn rtd_conn_output(
 /// \threads exclusive
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_free(conn: *mut rtd_conn) {
-    guard_value((), || {
-        if !conn.is_null() {
-            // SAFETY: made by `give`, freed once by the caller's promise.
-            drop(unsafe { Box::from_raw(conn) });
-        }
-    });
+    // SAFETY: the caller's promise.
+    guard_value((), || drop(unsafe { take_handle(conn) }));
 }
 
 fn wrong_side() -> Failure {

@@ -1,37 +1,94 @@
-//! Notebook documents and their sync with a peer: the pure tier.
+//! Storey 4, a notebook document: standalone, the replica of a session, or the document of a room.
 
 use std::ffi::c_char;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use serde_json::Value;
+use serde_json::{json, Value};
 
-use super::buf::{fill, rtd_buf};
-use super::guard::{bytes, give, guard, guard_value, handle, place, text, Failure, Outcome};
+use super::buf::{rtd_buf, write_buf, write_json};
+use super::guard::{bytes, guard, guard_value, handle, out_handle, out_ptr, take_handle, text, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::notebook::{parse_ops, Notebook};
-use crate::replica::{ChangeHash, PeerSync};
+use crate::drive::{Host, Session};
+use crate::notebook::{Cell, Notebook, Op};
+use crate::replica::ChangeHash;
 
-/// A notebook: an Automerge document with the schema of protocol 2, section 7.
-pub struct rtd_doc {
-    pub(super) notebook: Mutex<Notebook>,
+/// A notebook: an Automerge document with the schema of protocol 2, section 7. There are three sorts, with the same
+/// functions. A standalone document comes from rtd_doc_new(), _create(), _load() or _fork(); rtd_sync and rtd_conn
+/// take this sort only. The document of a session (rtd_session_doc()) is its replica: a change is sent at once; its
+/// functions return RTD_E_STATE before RTD_EV_READY, and those that change it RTD_E_CLOSED after the end of the
+/// connection and RTD_E_AGAIN while the daemon leaves more than 256 MiB unread. The document of a room
+/// (rtd_host_doc()) is the one that its peers share: a change is recorded and sent to them; its functions return
+/// RTD_E_NOT_FOUND while the room is not open and RTD_E_CLOSED once the host is closed.
+pub struct rtd_doc(Source);
+
+enum Source {
+    Standalone(Box<Mutex<Notebook>>),
+    /// Part of an `rtd_session`, so that it cannot outlive it.
+    Session(Arc<Session>),
+    /// Owned by the caller, who may free it after the host.
+    Room(Weak<Host>, String),
 }
 
-/// What is known of one peer's copy of a document. One per connection; starts empty.
-pub struct rtd_sync {
-    sync: Mutex<PeerSync>,
+impl rtd_doc {
+    pub(super) fn standalone(notebook: Notebook) -> Self {
+        Self(Source::Standalone(Box::new(Mutex::new(notebook))))
+    }
+
+    pub(super) fn of_session(session: Arc<Session>) -> Self {
+        Self(Source::Session(session))
+    }
+
+    pub(super) fn of_room(host: &Arc<Host>, notebook_id: &str) -> Self {
+        Self(Source::Room(Arc::downgrade(host), notebook_id.into()))
+    }
+
+    /// Locks a standalone document; after a panic inside it, it can only be freed.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Notebook>, Failure> {
+        match &self.0 {
+            Source::Standalone(notebook) => notebook
+                .lock()
+                .map_err(|_| Failure::new(rtd_code::RTD_E_POISONED, "the document failed before")),
+            _ => Err(Failure::new(
+                rtd_code::RTD_E_ARG,
+                "doc: its session or host synchronizes it; this takes a standalone document",
+            )),
+        }
+    }
+
+    /// Reads under the lock of the document: take out what is needed and print it afterwards.
+    fn read<T>(&self, read: impl FnOnce(&Notebook) -> T) -> Result<T, Failure> {
+        match &self.0 {
+            Source::Standalone(_) => Ok(read(&*self.lock()?)),
+            Source::Session(session) => Ok(session.read(|notebook| Ok(read(notebook)))?),
+            Source::Room(host, id) => Ok(live(host)?.read(id, |notebook| Ok(read(notebook)))?),
+        }
+    }
+
+    pub(super) fn edit(&self, ops: &[Op]) -> Result<(), Failure> {
+        match &self.0 {
+            Source::Standalone(_) => self.lock()?.edit(ops).map(drop)?,
+            Source::Session(session) => session.edit(ops)?,
+            Source::Room(host, id) => live(host)?.publish(id, ops, &[], 0)?,
+        }
+        Ok(())
+    }
+
+    fn merge(&self, other: &Notebook) -> Result<(), Failure> {
+        match &self.0 {
+            Source::Standalone(_) => self.lock()?.merge(other).map(drop)?,
+            Source::Session(session) => session.merge(other)?,
+            Source::Room(host, id) => live(host)?.merge(id, other)?,
+        }
+        Ok(())
+    }
 }
 
-/// Locks a document; after a panic inside it, it can only be freed.
-pub(super) fn lock_doc(doc: &rtd_doc) -> Result<MutexGuard<'_, Notebook>, Failure> {
-    doc.notebook.lock().map_err(|_| Failure::new(rtd_code::RTD_E_POISONED, "the document failed before"))
+fn live(host: &Weak<Host>) -> Result<Arc<Host>, Failure> {
+    host.upgrade().ok_or_else(|| Failure::new(rtd_code::RTD_E_CLOSED, "the host was freed"))
 }
 
-fn lock_sync(sync: &rtd_sync) -> Result<MutexGuard<'_, PeerSync>, Failure> {
-    sync.sync.lock().map_err(|_| Failure::new(rtd_code::RTD_E_POISONED, "the sync state failed before"))
-}
-
-/// Makes a document without any content, for joining a room: its structure comes from the peer.
+/// Makes a standalone document without any content, for joining a room: its structure comes from the peer.
 ///
 /// \param out receives the handle, NULL on failure; release with rtd_doc_free()
 /// \return RTD_OK; RTD_E_NULL
@@ -39,7 +96,7 @@ fn lock_sync(sync: &rtd_sync) -> Result<MutexGuard<'_, PeerSync>, Failure> {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_new(out: *mut *mut rtd_doc) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { give(out, || Ok(rtd_doc { notebook: Mutex::new(Notebook::empty()) })) })
+    guard(|| unsafe { out_handle(out, || Ok(rtd_doc::standalone(Notebook::empty()))) })
 }
 
 /// Makes the document of a new room, with the structure of section 7.2 and no cells.
@@ -58,9 +115,9 @@ pub unsafe extern "C" fn rtd_doc_create(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let id = text(notebook_id, len, "notebook_id")?;
-                Ok(rtd_doc { notebook: Mutex::new(Notebook::create(id)?) })
+                Ok(rtd_doc::standalone(Notebook::create(id)?))
             })
         }
     })
@@ -77,12 +134,7 @@ pub unsafe extern "C" fn rtd_doc_create(
 pub unsafe extern "C" fn rtd_doc_load(data: *const u8, len: usize, out: *mut *mut rtd_doc) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
-        unsafe {
-            give(out, || {
-                let notebook = Notebook::load(bytes(data, len, "data")?)?;
-                Ok(rtd_doc { notebook: Mutex::new(notebook) })
-            })
-        }
+        unsafe { out_handle(out, || Ok(rtd_doc::standalone(Notebook::load(bytes(data, len, "data")?)?))) }
     })
 }
 
@@ -90,21 +142,21 @@ pub unsafe extern "C" fn rtd_doc_load(data: *const u8, len: usize, out: *mut *mu
 ///
 /// \param doc the document
 /// \param out receives the bytes; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells()
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_save(doc: *const rtd_doc, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { read(doc, out, |notebook| Ok(notebook.save())) })
+    guard(|| unsafe { write_buf(out, handle(doc, "doc")?.read(Notebook::save)?) })
 }
 
-/// Saves the changes since some heads; behind a saved document they make a newer one.
+/// Saves the changes since some heads. Appended to a document that was saved at these heads, they make a newer one.
 ///
 /// \param doc the document
 /// \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0) means all changes
 /// \param len length of `heads` in bytes, a multiple of 32
 /// \param out receives the bytes, empty when nothing changed; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells(); RTD_E_ARG when `len` is no multiple of 32
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_save_since(
@@ -115,7 +167,8 @@ pub unsafe extern "C" fn rtd_doc_save_since(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        read(doc, out, |notebook| Ok(notebook.save_since(&heads_of(bytes(heads, len, "heads")?)?)))
+        let (doc, heads) = (handle(doc, "doc")?, heads_of(bytes(heads, len, "heads")?)?);
+        write_buf(out, doc.read(|notebook| notebook.save_since(&heads))?)
     })
 }
 
@@ -123,13 +176,14 @@ pub unsafe extern "C" fn rtd_doc_save_since(
 ///
 /// \param doc the document
 /// \param out receives the hashes; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells()
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_heads(doc: *const rtd_doc, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        read(doc, out, |notebook| Ok(notebook.heads().iter().flat_map(|head| head.0).collect()))
+        let heads = handle(doc, "doc")?.read(Notebook::heads)?;
+        write_buf(out, heads.iter().flat_map(|head| head.0).collect())
     })
 }
 
@@ -138,12 +192,15 @@ pub unsafe extern "C" fn rtd_doc_heads(doc: *const rtd_doc, out: *mut rtd_buf) -
 ///
 /// \param doc the document
 /// \param out receives the JSON; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_STATE (session); RTD_E_NOT_FOUND or RTD_E_CLOSED (room); RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_cells(doc: *const rtd_doc, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { read(doc, out, |notebook| Ok(cells_json(&notebook.cells()))) })
+    guard(|| unsafe {
+        let cells = handle(doc, "doc")?.read(Notebook::cells)?;
+        write_json(out, &Value::Array(cells.iter().map(Cell::to_json).collect()))
+    })
 }
 
 /// One cell, as in rtd_doc_cells().
@@ -152,7 +209,7 @@ pub unsafe extern "C" fn rtd_doc_cells(doc: *const rtd_doc, out: *mut rtd_buf) -
 /// \param cell_id id of the cell in UTF-8
 /// \param len its length in bytes
 /// \param out receives the JSON object; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells(); RTD_E_NOT_FOUND also when there is no such cell; RTD_E_UTF8
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_cell(
@@ -163,11 +220,9 @@ pub unsafe extern "C" fn rtd_doc_cell(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        read(doc, out, |notebook| {
-            let id = text(cell_id, len, "cell_id")?;
-            let missing = || Failure::new(rtd_code::RTD_E_NOT_FOUND, format!("Cell not found: {id}"));
-            Ok(notebook.cell(id).ok_or_else(missing)?.to_json().to_string().into_bytes())
-        })
+        let (doc, id) = (handle(doc, "doc")?, text(cell_id, len, "cell_id")?);
+        let missing = || Failure::new(rtd_code::RTD_E_NOT_FOUND, format!("Cell not found: {id}"));
+        write_json(out, &doc.read(|notebook| notebook.cell(id))?.ok_or_else(missing)?.to_json())
     })
 }
 
@@ -175,60 +230,22 @@ pub unsafe extern "C" fn rtd_doc_cell(
 ///
 /// \param doc the document
 /// \param out receives the JSON; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells()
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_metadata(doc: *const rtd_doc, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        read(doc, out, |notebook| Ok(serde_json::json!(notebook.metadata()).to_string().into_bytes()))
-    })
+    guard(|| unsafe { write_json(out, &json!(handle(doc, "doc")?.read(Notebook::metadata)?)) })
 }
 
-/// Applies operations as one change; if one of them fails, nothing changes. The operations are a JSON
-/// array of objects with the member `op`: insert_cell, delete_cell, move_cell, set_source,
-/// splice_source, set_cell_type, append_outputs, replace_output, splice_outputs, clear_outputs,
-/// set_execution_count, set_metadata. Their members:
-///
-/// - insert_cell: cell_id (new), cell_type, source, index (optional; the end when absent or past it)
-/// - delete_cell, clear_outputs: cell_id; clearing also takes the execution count away
-/// - move_cell: cell_id, index among the cells that remain
-/// - set_source: cell_id, source; only what differs is touched
-/// - splice_source: cell_id, index, delete, insert; text indices count Unicode code points
-/// - set_cell_type: cell_id, cell_type
-/// - append_outputs: cell_id, outputs (array of strings: elements of rtd_output_store())
-/// - replace_output: cell_id, index, output (string), expect (optional: the string that must be there now)
-/// - splice_outputs: cell_id, index, delete, outputs (array of strings), expect (optional: the array of the strings
-///   that must be there now); made for merging stream text: sessions report a splice at the end of the list as
-///   RTD_OUTPUT_JOINED, any other as RTD_EV_CLEARED and the outputs again
-/// - set_execution_count: cell_id, execution_count (number or null)
-/// - set_metadata: key, value (strings)
-///
-/// With "if_present": true an operation on a cell that does not exist is skipped instead of refused.
-///
-/// \param doc the document
-/// \param ops the JSON array in UTF-8
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_doc_edit(doc: *const rtd_doc, ops: *const u8, len: usize) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (doc, ops) = unsafe { (handle(doc, "doc")?, bytes(ops, len, "ops")?) };
-        lock_doc(doc)?.edit(&parse_ops(ops)?)?;
-        Ok(())
-    })
-}
-
-/// Makes a copy of a document as it was at some heads, under an identity of its own: edits in the copy and in the
-/// original are concurrent until one is merged into the other.
+/// Makes a standalone copy of a document as it was at some heads. Edits of the copy and of the original are concurrent
+/// until one is merged into the other with rtd_doc_merge().
 ///
 /// \param doc the document
 /// \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them; (NULL, 0): as it is now
 /// \param len length of `heads` in bytes, a multiple of 32
 /// \param out receives the copy, NULL on failure; release with rtd_doc_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND for heads it never had; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells(); RTD_E_NOT_FOUND also for heads that the document never had; RTD_E_ARG
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_fork(
@@ -240,24 +257,24 @@ pub unsafe extern "C" fn rtd_doc_fork(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
-                let notebook = lock_doc(handle(doc, "doc")?)?;
+            out_handle(out, || {
+                let doc = handle(doc, "doc")?;
                 let copy = match heads_of(bytes(heads, len, "heads")?)?.as_slice() {
-                    [] => notebook.fork(),
-                    heads => notebook.fork_at(heads)?,
+                    [] => doc.read(Notebook::fork)?,
+                    heads => doc.read(|notebook| notebook.fork_at(heads))??,
                 };
-                Ok(rtd_doc { notebook: Mutex::new(copy) })
+                Ok(rtd_doc::standalone(copy))
             })
         }
     })
 }
 
-/// Takes in what another copy of the same document did. Edits of a source merge by character; what both
-/// inserted is there twice.
+/// Merges the changes of another copy of the same document, as if the copy were a peer that was away. Edits of a source
+/// merge by character; what was inserted in both is there twice.
 ///
 /// \param doc the document
 /// \param other the other copy, not `doc` itself; it stays as it is
-/// \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_edit(), RTD_OK also when there is nothing new; RTD_E_ARG when `other` is no copy of this document
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_merge(doc: *const rtd_doc, other: *const rtd_doc) -> rtd_result {
@@ -267,10 +284,11 @@ pub unsafe extern "C" fn rtd_doc_merge(doc: *const rtd_doc, other: *const rtd_do
         if std::ptr::eq(doc, other) {
             return Err(Failure::new(rtd_code::RTD_E_ARG, "a document cannot be merged into itself"));
         }
-        // Copied, so that two threads that merge two documents into each other do not wait for ever.
-        let other = lock_doc(other)?.fork();
-        lock_doc(doc)?.merge(&other)?;
-        Ok(())
+        if let (Source::Session(_) | Source::Room(..), Source::Standalone(_)) = (&doc.0, &other.0) {
+            return doc.merge(&*other.lock()?);
+        }
+        // Merged from a copy, so that no two locks are held: two threads may merge two documents into each other.
+        doc.merge(&other.read(Notebook::fork)?)
     })
 }
 
@@ -280,7 +298,7 @@ pub unsafe extern "C" fn rtd_doc_merge(doc: *const rtd_doc, other: *const rtd_do
 /// \param heads change hashes of 32 bytes each, as rtd_doc_heads() gives them
 /// \param len length of `heads` in bytes, a multiple of 32
 /// \param out receives 1 or 0
-/// \return RTD_OK; RTD_E_ARG; RTD_E_POISONED; RTD_E_NULL
+/// \return as rtd_doc_cells(); RTD_E_ARG
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_contains(
@@ -292,117 +310,26 @@ pub unsafe extern "C" fn rtd_doc_contains(
     guard(|| {
         // SAFETY: the caller's promise.
         let (doc, heads, out) =
-            unsafe { (handle(doc, "doc")?, bytes(heads, len, "heads")?, place(out, "out")?) };
-        let (heads, notebook) = (heads_of(heads)?, lock_doc(doc)?);
-        *out = i32::from(heads.iter().all(|head| notebook.has_change(head)));
+            unsafe { (handle(doc, "doc")?, bytes(heads, len, "heads")?, out_ptr(out, "out")?) };
+        let heads = heads_of(heads)?;
+        *out = i32::from(doc.read(|notebook| heads.iter().all(|head| notebook.has_change(head)))?);
         Ok(())
     })
 }
 
-/// Releases a document. NULL is fine.
+/// Releases a document that the caller owns: a standalone one, or the handle of a room's document (the room keeps
+/// its document). NULL is fine; that of a session is left alone.
 ///
 /// \param doc the document; not used afterwards
 /// \threads exclusive
 #[no_mangle]
 pub unsafe extern "C" fn rtd_doc_free(doc: *mut rtd_doc) {
     guard_value((), || {
-        if !doc.is_null() {
-            // SAFETY: made by `give`, freed once by the caller's promise.
-            drop(unsafe { Box::from_raw(doc) });
-        }
-    });
-}
-
-/// Makes the sync state for one connection.
-///
-/// \param out receives the handle, NULL on failure; release with rtd_sync_free()
-/// \return RTD_OK; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_sync_new(out: *mut *mut rtd_sync) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { give(out, || Ok(rtd_sync { sync: Mutex::new(PeerSync::new()) })) })
-}
-
-/// Makes the next sync message for the peer.
-///
-/// \param sync what is known of the peer
-/// \param doc the document
-/// \param out receives the message; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_AGAIN when there is nothing to say now; RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_sync_generate(
-    sync: *const rtd_sync,
-    doc: *const rtd_doc,
-    out: *mut rtd_buf,
-) -> rtd_result {
-    guard(|| {
         // SAFETY: the caller's promise.
-        let (sync, doc) = unsafe { (handle(sync, "sync")?, handle(doc, "doc")?) };
-        let message = lock_sync(sync)?.generate(&*lock_doc(doc)?);
-        let message = message.ok_or_else(|| Failure::new(rtd_code::RTD_E_AGAIN, "nothing to say"))?;
-        // SAFETY: the caller's promise.
-        unsafe { fill(out, message) }
-    })
-}
-
-/// Applies a sync message of the peer.
-///
-/// \param sync what is known of the peer
-/// \param doc the document
-/// \param message the message
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_PROTOCOL when it does not decode (the document is unchanged); RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_sync_receive(
-    sync: *const rtd_sync,
-    doc: *const rtd_doc,
-    message: *const u8,
-    len: usize,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (sync, doc) = unsafe { (handle(sync, "sync")?, handle(doc, "doc")?) };
-        // SAFETY: the caller's promise.
-        let message = unsafe { bytes(message, len, "message")? };
-        lock_sync(sync)?.receive(&mut *lock_doc(doc)?, message)?;
-        Ok(())
-    })
-}
-
-/// Whether both copies are equal as far as the messages tell: the peer's heads are ours, and it knows.
-///
-/// \param sync what is known of the peer
-/// \param doc the document
-/// \param out receives 1 or 0
-/// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_sync_converged(
-    sync: *const rtd_sync,
-    doc: *const rtd_doc,
-    out: *mut i32,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (sync, doc, out) = unsafe { (handle(sync, "sync")?, handle(doc, "doc")?, place(out, "out")?) };
-        *out = i32::from(lock_sync(sync)?.converged(&*lock_doc(doc)?));
-        Ok(())
-    })
-}
-
-/// Releases a sync state. NULL is fine.
-///
-/// \param sync the sync state; not used afterwards
-/// \threads exclusive
-#[no_mangle]
-pub unsafe extern "C" fn rtd_sync_free(sync: *mut rtd_sync) {
-    guard_value((), || {
-        if !sync.is_null() {
-            // SAFETY: made by `give`, freed once by the caller's promise.
-            drop(unsafe { Box::from_raw(sync) });
+        let borrowed = matches!(unsafe { doc.as_ref() }, Some(rtd_doc(Source::Session(_))));
+        if !borrowed {
+            // SAFETY: the caller's promise.
+            drop(unsafe { take_handle(doc) });
         }
     });
 }
@@ -411,23 +338,4 @@ pub unsafe extern "C" fn rtd_sync_free(sync: *mut rtd_sync) {
 fn heads_of(bytes: &[u8]) -> Result<Vec<ChangeHash>, Failure> {
     let hashes: Result<Vec<ChangeHash>, _> = bytes.chunks(32).map(ChangeHash::try_from).collect();
     hashes.map_err(|_| Failure::new(rtd_code::RTD_E_ARG, "heads: not a multiple of 32 bytes"))
-}
-
-/// Cells as JSON.
-pub(super) fn cells_json(cells: &[crate::notebook::Cell]) -> Vec<u8> {
-    Value::Array(cells.iter().map(crate::notebook::Cell::to_json).collect()).to_string().into_bytes()
-}
-
-/// # Safety
-/// As the exports that call it.
-unsafe fn read(
-    doc: *const rtd_doc,
-    out: *mut rtd_buf,
-    read: impl FnOnce(&Notebook) -> Result<Vec<u8>, Failure>,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    let doc = unsafe { handle(doc, "doc")? };
-    let bytes = read(&*lock_doc(doc)?)?;
-    // SAFETY: the caller's promise.
-    unsafe { fill(out, bytes) }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::guard::{guard, guard_value, last_error, place};
+use super::guard::{guard, guard_value, last_error, out_ptr};
 use super::rtd_result;
 use crate::code::rtd_code::{self, *};
 
@@ -19,10 +19,10 @@ use crate::code::rtd_code::{self, *};
 pub unsafe extern "C" fn rtd_last_error(buf: *mut c_char, cap: usize, len: *mut usize) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
-        let len = unsafe { place(len, "len")? };
+        let len = unsafe { out_ptr(len, "len")? };
         if cap > 0 {
             // SAFETY: the caller's promise; checked for NULL.
-            unsafe { place(buf, "buf")? };
+            unsafe { out_ptr(buf, "buf")? };
         }
         let text = last_error();
         *len = text.len();

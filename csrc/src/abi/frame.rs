@@ -1,7 +1,7 @@
 //! Frames: the pure codec.
 
-use super::buf::{fill, rtd_buf};
-use super::guard::{bytes, give, guard, guard_value, handle, Failure};
+use super::buf::{rtd_buf, write_buf};
+use super::guard::{bytes, guard, guard_value, handle, out_handle, take_handle, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
 use crate::wire::frame::{self, Decoder};
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn rtd_frame_encode(
         let mut frame = Vec::new();
         frame::append(&mut frame, kind, payload)?;
         // SAFETY: the caller's promise.
-        unsafe { fill(out, frame) }
+        unsafe { write_buf(out, frame) }
     })
 }
 
@@ -80,7 +80,7 @@ fn bad_type(error: &FrameError) -> Failure {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_decoder_new(limit: usize, out: *mut *mut rtd_decoder) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { give(out, || Ok(rtd_decoder { decoder: Mutex::new(Decoder::new(limit)) })) })
+    guard(|| unsafe { out_handle(out, || Ok(rtd_decoder { decoder: Mutex::new(Decoder::new(limit)) })) })
 }
 
 /// Feeds bytes of the stream, in any portions.
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn rtd_decoder_next(decoder: *const rtd_decoder, out: *mut
         let frame = decoder.decoder.lock().unwrap_or_else(PoisonError::into_inner).next_frame()?;
         let frame = frame.ok_or_else(|| Failure::new(rtd_code::RTD_E_AGAIN, "more bytes are needed"))?;
         // SAFETY: the caller's promise.
-        unsafe { fill(out, frame) }
+        unsafe { write_buf(out, frame) }
     })
 }
 
@@ -143,10 +143,6 @@ pub unsafe extern "C" fn rtd_decoder_finish(decoder: *const rtd_decoder) -> rtd_
 /// \threads exclusive
 #[no_mangle]
 pub unsafe extern "C" fn rtd_decoder_free(decoder: *mut rtd_decoder) {
-    guard_value((), || {
-        if !decoder.is_null() {
-            // SAFETY: made by `give`, freed once by the caller's promise.
-            drop(unsafe { Box::from_raw(decoder) });
-        }
-    });
+    // SAFETY: the caller's promise.
+    guard_value((), || drop(unsafe { take_handle(decoder) }));
 }

@@ -1,4 +1,4 @@
-//! The only way into the library: arguments checked, panics caught, the error text kept.
+//! Storey 4, what every export uses: it checks arguments, catches panics and keeps the error text.
 
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 fn set_last_error(text: &str) {
-    // A thread that is being torn down has nobody left to read the text.
+    // While a thread is torn down its storage is gone, and nothing can read the text any more.
     let _torn_down = LAST.try_with(|last| {
         let mut last = last.borrow_mut();
         last.clear();
@@ -32,7 +32,7 @@ pub fn last_error() -> String {
     LAST.try_with(|last| last.borrow().clone()).unwrap_or_default()
 }
 
-/// A failure on its way to the caller.
+/// A result code and the text for `rtd_last_error`.
 pub struct Failure {
     code: rtd_code,
     text: String,
@@ -44,10 +44,8 @@ impl Failure {
     }
 }
 
-pub type Outcome = Result<(), Failure>;
-
 /// Runs the body of an export.
-pub fn guard(body: impl FnOnce() -> Outcome) -> rtd_result {
+pub fn guard(body: impl FnOnce() -> Result<(), Failure>) -> rtd_result {
     let failure = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return rtd_code::RTD_OK as rtd_result,
         Ok(Err(failure)) => failure,
@@ -68,7 +66,7 @@ pub fn guard_value<T>(fallback: T, body: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Bytes the caller lends: `(NULL, 0)` is empty, `(NULL, n)` an error.
+/// Bytes borrowed from the caller: `(NULL, 0)` is empty, `(NULL, n)` an error.
 ///
 /// # Safety
 /// `data` must be readable for `len` bytes while the result lives.
@@ -83,7 +81,7 @@ pub unsafe fn bytes<'a>(data: *const u8, len: usize, name: &str) -> Result<&'a [
     Ok(unsafe { std::slice::from_raw_parts(data, len) })
 }
 
-/// Text the caller lends, in UTF-8.
+/// UTF-8 text borrowed from the caller.
 ///
 /// # Safety
 /// As [`bytes`].
@@ -93,7 +91,7 @@ pub unsafe fn text<'a>(data: *const std::ffi::c_char, len: usize, name: &str) ->
     std::str::from_utf8(bytes).map_err(|error| Failure::new(rtd_code::RTD_E_UTF8, format!("{name}: {error}")))
 }
 
-/// A handle the caller lends.
+/// A handle that the caller passes in.
 ///
 /// # Safety
 /// `handle` must be NULL or a live handle of this type.
@@ -102,25 +100,37 @@ pub unsafe fn handle<'a, T>(handle: *const T, name: &str) -> Result<&'a T, Failu
     unsafe { handle.as_ref() }.ok_or_else(|| null(name))
 }
 
-/// A place for a result.
-///
-/// # Safety
-/// `place` must be NULL or writable.
-pub unsafe fn place<'a, T>(place: *mut T, name: &str) -> Result<&'a mut T, Failure> {
-    // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
-    unsafe { place.as_mut() }.ok_or_else(|| null(name))
-}
-
-/// Gives a new handle to the caller.
+/// Where the caller wants a result.
 ///
 /// # Safety
 /// `out` must be NULL or writable.
-pub unsafe fn give<T>(out: *mut *mut T, make: impl FnOnce() -> Result<T, Failure>) -> Outcome {
+pub unsafe fn out_ptr<'a, T>(out: *mut T, name: &str) -> Result<&'a mut T, Failure> {
+    // SAFETY: NULL is checked by as_mut; the caller vouches for the rest.
+    unsafe { out.as_mut() }.ok_or_else(|| null(name))
+}
+
+/// Makes a handle that the caller owns; NULL on failure.
+///
+/// # Safety
+/// `out` must be NULL or writable.
+pub unsafe fn out_handle<T>(
+    out: *mut *mut T,
+    make: impl FnOnce() -> Result<T, Failure>,
+) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
-    let out = unsafe { place(out, "out")? };
+    let out = unsafe { out_ptr(out, "out")? };
     *out = std::ptr::null_mut();
     *out = Box::into_raw(Box::new(make()?));
     Ok(())
+}
+
+/// Takes a handle back from the caller, who owned it; `None` for NULL.
+///
+/// # Safety
+/// `handle` must be NULL or made by [`out_handle`], and is not used again.
+pub unsafe fn take_handle<T>(handle: *mut T) -> Option<Box<T>> {
+    // SAFETY: as promised by the caller.
+    (!handle.is_null()).then(|| unsafe { Box::from_raw(handle) })
 }
 
 /// Milliseconds of the C ABI: negative means no limit.
@@ -229,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_lends_is_checked() {
+    fn what_the_caller_passes_is_checked() {
         // SAFETY: NULL, or memory that lives.
         unsafe {
             assert!(bytes(std::ptr::null(), 0, "x").is_ok_and(<[u8]>::is_empty));
@@ -244,9 +254,9 @@ mod tests {
             let wrong = text(c"\xff".as_ptr(), 1, "x").err().unwrap();
             assert_eq!(wrong.code as i32, rtd_code::RTD_E_UTF8 as i32);
             assert!(handle(std::ptr::null::<u8>(), "x").is_err());
-            assert!(place(std::ptr::null_mut::<u8>(), "x").is_err());
+            assert!(out_ptr(std::ptr::null_mut::<u8>(), "x").is_err());
             let mut out = std::ptr::without_provenance_mut::<u8>(1);
-            let made = give(&raw mut out, || Err(Failure::new(rtd_code::RTD_E_STATE, "no")));
+            let made = out_handle(&raw mut out, || Err(Failure::new(rtd_code::RTD_E_STATE, "no")));
             assert!(made.is_err() && out.is_null(), "a handle that was not made is NULL");
         }
     }

@@ -1,16 +1,14 @@
-//! Rooms on a listening socket.
+//! Storey 4, rooms on a listening socket and their peers.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::buf::{fill, rtd_buf};
-use super::doc::cells_json;
-use super::event::{check_event, dispatch, rtd_event, rtd_event_fn, rtd_wakeup_fn, Lent, Userdata};
-use super::guard::{bytes, duration, give, guard, guard_value, handle, millis, text, Failure, Outcome};
+use super::guard::{bytes, guard, guard_value, handle, millis, out_handle, take_handle, text, Failure};
+use super::queue::rtd_queue;
 use super::rtd_result;
-use super::session::waited;
 use crate::code::rtd_code;
 use crate::drive::{Host, HostOptions};
 use crate::notebook::parse_ops;
@@ -18,8 +16,8 @@ use crate::notebook::parse_ops;
 /// Rooms on one socket. Documents, sync, order and fan-out are the library's work; requests of peers
 /// become events, and what they mean is the host program's.
 pub struct rtd_host {
-    pub(super) host: Host,
-    lent: Lent,
+    pub(super) host: Arc<Host>,
+    queue: rtd_queue,
 }
 
 /// Options of rtd_host_open(). Fill with rtd_host_options_init(), then change what you want.
@@ -87,9 +85,10 @@ pub unsafe extern "C" fn rtd_host_open(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let path = Path::new(text(socket_path, len, "socket_path")?);
-                Ok(rtd_host { host: Host::open(path, read_options(options)?)?, lent: Lent::default() })
+                let host = Arc::new(Host::open(path, read_options(options)?)?);
+                Ok(rtd_host { queue: rtd_queue::new(host.clone()), host })
             })
         }
     })
@@ -141,181 +140,29 @@ pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
     guard_value((), || {
-        if host.is_null() {
-            return;
-        }
-        // SAFETY: made by `give`, freed once by the caller's promise.
-        let host = unsafe { Box::from_raw(host) };
-        if !host.host.in_own_process() {
-            // Its locks and its thread belong to the parent.
-            std::mem::forget(host);
+        // SAFETY: the caller's promise.
+        if let Some(host) = unsafe { take_handle(host) } {
+            if !host.host.in_own_process() {
+                // Its locks and its thread belong to the parent.
+                std::mem::forget(host);
+            }
         }
     });
 }
 
-/// A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
-/// close it. It lives until rtd_host_free().
+/// The queue of a host's events.
 ///
 /// \param host the host
-/// \return the descriptor; -1 for NULL and in a forked child
+/// \return the queue, borrowed from the host: always the same, valid until rtd_host_free(), never freed by itself;
+///   NULL for NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_host_fd(host: *const rtd_host) -> i32 {
+pub unsafe extern "C" fn rtd_host_queue(host: *const rtd_host) -> *mut rtd_queue {
     // SAFETY: the caller's promise.
-    guard_value(-1, || {
-        unsafe { host.as_ref() }.filter(|host| host.host.in_own_process()).map_or(-1, |host| host.host.fd())
+    guard_value(std::ptr::null_mut(), || match unsafe { host.as_ref() } {
+        Some(host) => std::ptr::from_ref(&host.queue).cast_mut(),
+        None => std::ptr::null_mut(),
     })
-}
-
-/// Takes the next event. Never blocks.
-///
-/// \param host the host
-/// \param event struct_size set by the caller; receives the event
-/// \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
-///   child; RTD_E_VERSION; RTD_E_NULL
-/// \threads one consumer at a time
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_next_event(host: *const rtd_host, event: *mut rtd_event) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let host = unsafe { handle(host, "host")? };
-        // SAFETY: the caller's promise.
-        unsafe {
-            check_event(event)?;
-            host.lent.next(host.host.next_event(), event)
-        }
-    })
-}
-
-/// Waits until an event waits. Does not take it.
-///
-/// \param host the host
-/// \param timeout_ms milliseconds; negative: no limit
-/// \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_host_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
-///   forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_wait(host: *const rtd_host, timeout_ms: i64) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| waited(host.wait(duration(timeout_ms))?)) })
-}
-
-/// Ends one rtd_host_wait(), the present or the next one. Never lost. Makes no event and does not touch the
-/// descriptor: a program that polls wakes itself by other means.
-///
-/// \param host the host
-/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_wake(host: *const rtd_host) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.wake()?)) })
-}
-
-/// Delivers waiting events to a function, on the calling thread. Does not wait.
-///
-/// \param host the host
-/// \param fn called with `userdata` and the event, which lives until it returns
-/// \param userdata passed through
-/// \param max most events to deliver
-/// \param delivered receives their number, 0 when none waits
-/// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads one consumer at a time
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_dispatch(
-    host: *const rtd_host,
-    r#fn: rtd_event_fn,
-    userdata: *mut c_void,
-    max: usize,
-    delivered: *mut usize,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let host = unsafe { handle(host, "host")? };
-        // SAFETY: the caller's promise.
-        unsafe { dispatch(&host.lent, || host.host.next_event(), r#fn, userdata, max, delivered) }
-    })
-}
-
-/// Sets a function that is called, from any thread, when events wait; NULL clears it. As
-/// rtd_session_set_wakeup().
-///
-/// \param host the host
-/// \param fn the function, or NULL
-/// \param userdata passed through
-/// \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
-///   cleared or the host freed; may be NULL. On failure it is not called
-/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_set_wakeup(
-    host: *const rtd_host,
-    r#fn: rtd_wakeup_fn,
-    userdata: *mut c_void,
-    finalizer: rtd_wakeup_fn,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            if !host.in_own_process() {
-                // Nothing is taken over, so the finalizer does not run.
-                return Err(Failure::new(rtd_code::RTD_E_STATE, "the host belongs to the parent process"));
-            }
-            Ok(host.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer))?)
-        })
-    })
-}
-
-/// Disconnects the peers that wait for a room which will not be opened.
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_refuse_room(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.refuse_room(text(notebook_id, len, "notebook_id")?)?)) })
-}
-
-/// Closes a room and disconnects its peers. Its journal keeps the document.
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_close_room(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
-}
-
-/// Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
-/// (RTD_EV_ROOM_WANTED).
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_evict_room(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.evict_room(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
 /// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
@@ -436,91 +283,6 @@ pub unsafe extern "C" fn rtd_host_respond(
     })
 }
 
-/// The cells of a room, as in rtd_doc_cells().
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param len its length in bytes
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_cells(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    len: usize,
-    out: *mut rtd_buf,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| fill(out, cells_json(&host.cells(text(notebook_id, len, "notebook_id")?)?)))
-    })
-}
-
-/// One cell of a room, as in rtd_doc_cells().
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param id_len its length in bytes
-/// \param cell_id id of the cell in UTF-8
-/// \param cell_len its length in bytes
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_host_cells(); RTD_E_NOT_FOUND also for the cell
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_cell(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    id_len: usize,
-    cell_id: *const c_char,
-    cell_len: usize,
-    out: *mut rtd_buf,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            let cell =
-                host.cell(text(notebook_id, id_len, "notebook_id")?, text(cell_id, cell_len, "cell_id")?)?;
-            fill(out, cell.to_json().to_string().into_bytes())
-        })
-    })
-}
-
-/// The strings of a room's metadata, as a JSON object.
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param len its length in bytes
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_host_cells()
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_metadata(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    len: usize,
-    out: *mut rtd_buf,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| {
-            fill(out, host.metadata(text(notebook_id, len, "notebook_id")?)?.to_string().into_bytes())
-        })
-    })
-}
-
-/// The open rooms, as a JSON array of objects with the members notebook_id and peers.
-///
-/// \param host the host
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_rooms(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| fill(out, host.rooms()?.to_string().into_bytes())) })
-}
-
 /// Disconnects one peer.
 ///
 /// \param host the host
@@ -535,7 +297,10 @@ pub unsafe extern "C" fn rtd_host_disconnect(host: *const rtd_host, peer: u64) -
 
 /// # Safety
 /// `host` must be NULL or live.
-pub(super) unsafe fn with(host: *const rtd_host, call: impl FnOnce(&Host) -> Outcome) -> Outcome {
+pub(super) unsafe fn with(
+    host: *const rtd_host,
+    call: impl FnOnce(&Host) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
     call(&unsafe { handle(host, "host")? }.host)
 }

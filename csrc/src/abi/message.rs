@@ -1,6 +1,6 @@
 //! JSON messages of protocol 2: checked and rewritten.
 
-use super::buf::{fill, rtd_buf};
+use super::buf::{rtd_buf, write_buf};
 use super::guard::{bytes, guard, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
@@ -68,6 +68,6 @@ pub unsafe extern "C" fn rtd_message_check(
             _ => return Err(Failure::new(rtd_code::RTD_E_ARG, "unknown kind of message")),
         };
         // SAFETY: the caller's promise.
-        unsafe { fill(out, canonical) }
+        unsafe { write_buf(out, canonical) }
     })
 }

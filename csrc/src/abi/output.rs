@@ -1,7 +1,7 @@
 //! Outputs: from nbformat to an element of the document and back.
 
 use super::blobs::rtd_blobs;
-use super::buf::{fill, rtd_buf};
+use super::buf::{rtd_buf, write_buf};
 use super::guard::{bytes, guard, handle, text, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
@@ -33,7 +33,7 @@ pub unsafe extern "C" fn rtd_output_store(
         }
         let element = outputs::manifest::store(&output, &blobs.store)?;
         // SAFETY: the caller's promise.
-        unsafe { fill(out, element.into_bytes()) }
+        unsafe { write_buf(out, element.into_bytes()) }
     })
 }
 
@@ -57,6 +57,6 @@ pub unsafe extern "C" fn rtd_output_resolve(
         let (blobs, element) = unsafe { (blobs.as_ref(), text(element.cast(), len, "element")?) };
         let output = outputs::resolve(element, blobs.map(|blobs| &blobs.store))?;
         // SAFETY: the caller's promise.
-        unsafe { fill(out, output.to_string().into_bytes()) }
+        unsafe { write_buf(out, output.to_string().into_bytes()) }
     })
 }

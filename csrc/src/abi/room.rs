@@ -1,11 +1,11 @@
-//! Opening the rooms of a host, and copies of their documents.
+//! Storey 4, the rooms of a host: opening and closing them, and their documents.
 
 use std::ffi::c_char;
 use std::path::Path;
-use std::sync::Mutex;
 
-use super::doc::{lock_doc, rtd_doc};
-use super::guard::{give, guard, handle, text, Outcome};
+use super::buf::{rtd_buf, write_json};
+use super::doc::rtd_doc;
+use super::guard::{guard, handle, out_handle, text, Failure};
 use super::host::{rtd_host, with};
 use super::rtd_result;
 use crate::drive::{DriveError, Host};
@@ -22,7 +22,7 @@ unsafe fn open(
     notebook_id: Text,
     journal_path: Text,
     way: fn(&Host, &str, Option<&Path>) -> Result<(), DriveError>,
-) -> Outcome {
+) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
     unsafe {
         with(host, |host| {
@@ -96,17 +96,82 @@ pub unsafe extern "C" fn rtd_host_admit(
     guard(|| unsafe { with(host, |host| Ok(host.admit(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
-/// Makes a copy of a room's document. It goes its own way (rtd_doc_edit(), rtd_doc_fork(), rtd_doc_merge()); what was
-/// done in it comes back by rtd_host_merge().
+/// Disconnects the peers that wait for a room which will not be opened.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param len its length in bytes
-/// \param out receives the copy, NULL on failure; release with rtd_doc_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_host_fork(
+pub unsafe extern "C" fn rtd_host_refuse_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.refuse_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
+/// Closes a room and disconnects its peers. Its journal keeps the document.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_close_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
+/// Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
+/// (RTD_EV_ROOM_WANTED).
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8
+/// \param len its length in bytes
+/// \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_evict_room(
+    host: *const rtd_host,
+    notebook_id: *const c_char,
+    len: usize,
+) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| Ok(host.evict_room(text(notebook_id, len, "notebook_id")?)?)) })
+}
+
+/// The open rooms, as a JSON array of objects with the members notebook_id and peers.
+///
+/// \param host the host
+/// \param out receives the JSON; release with rtd_buf_free()
+/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_rooms(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { with(host, |host| write_json(out, &host.rooms()?)) })
+}
+
+/// Makes a handle for the document of a room: to read it, to change it, to copy it, and to merge a copy. It stands for
+/// whatever room of this id is open when it is used.
+///
+/// \param host the host
+/// \param notebook_id id of the room in UTF-8; it need not be open yet
+/// \param len its length in bytes
+/// \param out receives the handle, NULL on failure; release with rtd_doc_free(), before or after the host. A call of it
+///   counts as a call of the host
+/// \return RTD_OK; RTD_E_UTF8; RTD_E_NULL
+/// \threads any
+#[no_mangle]
+pub unsafe extern "C" fn rtd_host_doc(
     host: *const rtd_host,
     notebook_id: *const c_char,
     len: usize,
@@ -115,37 +180,10 @@ pub unsafe extern "C" fn rtd_host_fork(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let host = handle(host, "host")?;
-                let copy = host.host.fork(text(notebook_id, len, "notebook_id")?)?;
-                Ok(rtd_doc { notebook: Mutex::new(copy) })
+                Ok(rtd_doc::of_room(&host.host, text(notebook_id, len, "notebook_id")?))
             })
         }
-    })
-}
-
-/// Takes what a copy did meanwhile into the room's document and tells the peers, as if the copy were a peer that was
-/// away: edits of a source merge by character.
-///
-/// \param host the host
-/// \param notebook_id id of the room in UTF-8
-/// \param id_len its length in bytes
-/// \param doc a copy made by rtd_host_fork() of this room, or by rtd_doc_fork() of such a copy; it stays as it is
-/// \return RTD_OK, also when there is nothing new; RTD_E_ARG when it is no copy of this document; RTD_E_NOT_FOUND;
-///   RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_host_merge(
-    host: *const rtd_host,
-    notebook_id: *const c_char,
-    id_len: usize,
-    doc: *const rtd_doc,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (host, id) = unsafe { (handle(host, "host")?, text(notebook_id, id_len, "notebook_id")?) };
-        // SAFETY: the caller's promise.
-        let doc = unsafe { handle(doc, "doc")? };
-        Ok(host.host.merge(id, &*lock_doc(doc)?)?)
     })
 }

@@ -1,23 +1,22 @@
-//! A client of one room.
+//! Storey 4, a client of one room: its connection, requests and executions.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::buf::{fill, rtd_buf};
-use super::doc::cells_json;
-use super::event::{check_event, dispatch, rtd_event, rtd_event_fn, rtd_wakeup_fn, Lent, Userdata};
-use super::guard::{
-    bytes, duration, give, guard, guard_value, handle, millis, place, text, Failure, Outcome,
-};
+use super::buf::{rtd_buf, write_json};
+use super::doc::rtd_doc;
+use super::guard::{bytes, guard, guard_value, handle, millis, out_handle, take_handle, text, Failure};
+use super::queue::rtd_queue;
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::drive::{Session, SessionOptions, Waited};
-use crate::notebook::{parse_ops, Op};
+use crate::drive::{Session, SessionOptions};
 
 /// A client of one room: a replica of its document, requests, executions, events.
 pub struct rtd_session {
-    session: Session,
-    lent: Lent,
+    session: Arc<Session>,
+    queue: rtd_queue,
+    doc: rtd_doc,
 }
 
 /// Options of rtd_session_open(). Fill with rtd_session_options_init(), then change what you want.
@@ -81,7 +80,7 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
 /// \param out receives the handle, NULL on failure; release with rtd_session_free()
 /// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
 ///   (blocks so long, where the system makes callers wait in line); RTD_E_AGAIN when a signal came meanwhile and had a
-///   handler: call again, or give up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+///   handler: call again, or out_handle up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_open(
@@ -95,11 +94,12 @@ pub unsafe extern "C" fn rtd_session_open(
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe {
-            give(out, || {
+            out_handle(out, || {
                 let path = PathBuf::from(text(socket_path, path_len, "socket_path")?);
                 let id = text(notebook_id, id_len, "notebook_id")?;
-                let options = read_options(options)?;
-                Ok(rtd_session { session: Session::open(&path, id, options)?, lent: Lent::default() })
+                let session = Arc::new(Session::open(&path, id, read_options(options)?)?);
+                let queue = rtd_queue::new(session.clone());
+                Ok(rtd_session { queue, doc: rtd_doc::of_session(Arc::clone(&session)), session })
             })
         }
     })
@@ -155,143 +155,44 @@ pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_r
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
     guard_value((), || {
-        if session.is_null() {
-            return;
-        }
-        // SAFETY: made by `give`, freed once by the caller's promise.
-        let session = unsafe { Box::from_raw(session) };
-        if !session.session.in_own_process() {
-            // Its locks and its thread belong to the parent.
-            std::mem::forget(session);
+        // SAFETY: the caller's promise.
+        if let Some(session) = unsafe { take_handle(session) } {
+            if !session.session.in_own_process() {
+                // Its locks and its thread belong to the parent.
+                std::mem::forget(session);
+            }
         }
     });
 }
 
-/// A descriptor that is readable exactly while an event, or the end, waits. Poll it; never read or
-/// close it. It lives until rtd_session_free().
+/// The queue of a session's events.
 ///
 /// \param session the session
-/// \return the descriptor; -1 for NULL and in a forked child
+/// \return the queue, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
+///   itself; NULL for NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_session_fd(session: *const rtd_session) -> i32 {
+pub unsafe extern "C" fn rtd_session_queue(session: *const rtd_session) -> *mut rtd_queue {
     // SAFETY: the caller's promise.
-    guard_value(-1, || {
-        unsafe { session.as_ref() }
-            .filter(|session| session.session.in_own_process())
-            .map_or(-1, |session| session.session.fd())
+    guard_value(std::ptr::null_mut(), || match unsafe { session.as_ref() } {
+        Some(session) => std::ptr::from_ref(&session.queue).cast_mut(),
+        None => std::ptr::null_mut(),
     })
 }
 
-/// Takes the next event. Never blocks on the daemon; reads a blob file when an output lies in one.
+/// The session's replica of the document. Reading it takes no I/O, and is possible after the end of the connection
+/// too; a change is sent at once.
 ///
 /// \param session the session
-/// \param event struct_size set by the caller; receives the event
-/// \return RTD_OK; RTD_E_AGAIN when none waits; RTD_E_CLOSED after RTD_EV_CLOSED was taken; RTD_E_STATE in a forked
-///   child; RTD_E_VERSION; RTD_E_NULL
-/// \threads one consumer at a time
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_next_event(
-    session: *const rtd_session,
-    event: *mut rtd_event,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let session = unsafe { handle(session, "session")? };
-        // SAFETY: the caller's promise.
-        unsafe {
-            check_event(event)?;
-            session.lent.next(session.session.next_event(), event)
-        }
-    })
-}
-
-/// Waits until an event waits. Does not take it.
-///
-/// \param session the session
-/// \param timeout_ms milliseconds; negative: no limit
-/// \return RTD_OK; RTD_E_TIMEOUT; RTD_E_AGAIN when rtd_session_wake() ended the wait; RTD_E_CLOSED; RTD_E_STATE in a
-///   forked child; RTD_E_NULL
+/// \return the document, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
+///   itself; NULL for NULL
 /// \threads any
 #[no_mangle]
-pub unsafe extern "C" fn rtd_session_wait(session: *const rtd_session, timeout_ms: i64) -> rtd_result {
+pub unsafe extern "C" fn rtd_session_doc(session: *const rtd_session) -> *mut rtd_doc {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| waited(session.wait(duration(timeout_ms))?)) })
-}
-
-/// The result of a wait as a result code.
-pub(super) fn waited(waited: Waited) -> Result<(), Failure> {
-    match waited {
-        Waited::Event => Ok(()),
-        Waited::TimedOut => Err(Failure::new(rtd_code::RTD_E_TIMEOUT, "no event came in time")),
-        Waited::Woken => Err(Failure::new(rtd_code::RTD_E_AGAIN, "woken")),
-        Waited::Closed => Err(Failure::new(rtd_code::RTD_E_CLOSED, "Channel closed")),
-    }
-}
-
-/// Ends one rtd_session_wait(), the present or the next one. Never lost. Makes no event and does not touch the
-/// descriptor: a program that polls wakes itself by other means.
-///
-/// \param session the session
-/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_wake(session: *const rtd_session) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.wake()?)) })
-}
-
-/// Delivers waiting events to a function, on the calling thread. Does not wait.
-///
-/// \param session the session
-/// \param fn called with `userdata` and the event, which lives until it returns
-/// \param userdata passed through
-/// \param max most events to deliver
-/// \param delivered receives their number, 0 when none waits
-/// \return RTD_OK; RTD_E_CLOSED when RTD_EV_CLOSED was delivered before; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads one consumer at a time
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_dispatch(
-    session: *const rtd_session,
-    r#fn: rtd_event_fn,
-    userdata: *mut c_void,
-    max: usize,
-    delivered: *mut usize,
-) -> rtd_result {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let session = unsafe { handle(session, "session")? };
-        // SAFETY: the caller's promise.
-        unsafe { dispatch(&session.lent, || session.session.next_event(), r#fn, userdata, max, delivered) }
-    })
-}
-
-/// Sets a function that is called, from any thread, when events wait; NULL clears it. Calls may
-/// coalesce: take events until none waits. Called at once when events wait already.
-///
-/// \param session the session
-/// \param fn the function, or NULL
-/// \param userdata passed through
-/// \param finalizer called once with `userdata`, on any thread, after the last call of `fn`: when it is replaced,
-///   cleared or the session freed; may be NULL. On failure it is not called
-/// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_set_wakeup(
-    session: *const rtd_session,
-    r#fn: rtd_wakeup_fn,
-    userdata: *mut c_void,
-    finalizer: rtd_wakeup_fn,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| {
-            if !session.in_own_process() {
-                // Nothing is taken over, so the finalizer does not run.
-                return Err(Failure::new(rtd_code::RTD_E_STATE, "the session belongs to the parent process"));
-            }
-            Ok(session.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer))?)
-        })
+    guard_value(std::ptr::null_mut(), || match unsafe { session.as_ref() } {
+        Some(session) => std::ptr::from_ref(&session.doc).cast_mut(),
+        None => std::ptr::null_mut(),
     })
 }
 
@@ -378,157 +279,6 @@ pub unsafe extern "C" fn rtd_session_sync(
     guard(|| unsafe { with(session, |session| Ok(session.sync(token, millis(timeout_ms))?)) })
 }
 
-/// Inserts a cell with its source, as one change.
-///
-/// \param session the session
-/// \param cell_type "code", "markdown" or "raw"; any text is stored
-/// \param type_len its length in bytes
-/// \param source the source in UTF-8
-/// \param source_len its length in bytes
-/// \param index place in the notebook; negative or past the end: at the end
-/// \param cell_id receives the new id, "cell-" and a random UUID; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_AGAIN while the daemon leaves more than
-///   256 MiB unread; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_create_cell(
-    session: *const rtd_session,
-    cell_type: *const c_char,
-    type_len: usize,
-    source: *const c_char,
-    source_len: usize,
-    index: i64,
-    cell_id: *mut rtd_buf,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| {
-            place(cell_id, "cell_id")?;
-            let id = format!("cell-{}", uuid::Uuid::new_v4());
-            let (cell_type, source) =
-                (text(cell_type, type_len, "cell_type")?, text(source, source_len, "source")?);
-            session.edit(&[Op::insert_cell(&id, cell_type, source, usize::try_from(index).ok())])?;
-            fill(cell_id, id.into_bytes())
-        })
-    })
-}
-
-/// Sets the source of a cell by a minimal edit, so that concurrent edits merge.
-///
-/// \param session the session
-/// \param cell_id id of the cell in UTF-8
-/// \param id_len its length in bytes
-/// \param source the new source in UTF-8
-/// \param source_len its length in bytes
-/// \return as rtd_session_create_cell(); RTD_E_NOT_FOUND for an unknown cell
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_set_source(
-    session: *const rtd_session,
-    cell_id: *const c_char,
-    id_len: usize,
-    source: *const c_char,
-    source_len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| {
-            let cell_id = text(cell_id, id_len, "cell_id")?.to_owned();
-            let source = text(source, source_len, "source")?.to_owned();
-            Ok(session.edit(&[Op::SetSource { cell_id, source }])?)
-        })
-    })
-}
-
-/// Deletes a cell. One that runs goes on running.
-///
-/// \param session the session
-/// \param cell_id id of the cell in UTF-8
-/// \param len its length in bytes
-/// \return as rtd_session_set_source()
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_delete_cell(
-    session: *const rtd_session,
-    cell_id: *const c_char,
-    len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| {
-            let cell_id = text(cell_id, len, "cell_id")?.to_owned();
-            Ok(session.edit(&[Op::DeleteCell { cell_id }])?)
-        })
-    })
-}
-
-/// Applies operations as one change and sends it at once; if one of them fails, nothing changes.
-///
-/// \param session the session
-/// \param ops JSON array as in rtd_doc_edit()
-/// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND for an unknown cell; RTD_E_ARG for a bad operation; else as
-///   rtd_session_create_cell()
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_edit(
-    session: *const rtd_session,
-    ops: *const u8,
-    len: usize,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.edit(&parse_ops(bytes(ops, len, "ops")?)?)?)) })
-}
-
-/// The cells of the replica, as in rtd_doc_cells(), local edits included. No I/O. After the end of the
-/// connection: as they were last.
-///
-/// \param session the session
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_POISONED; RTD_E_NULL
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_cells(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| fill(out, cells_json(&session.cells()?))) })
-}
-
-/// One cell of the replica, as in rtd_doc_cells(). No I/O.
-///
-/// \param session the session
-/// \param cell_id id of the cell in UTF-8
-/// \param len its length in bytes
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_session_cells(); RTD_E_NOT_FOUND; RTD_E_UTF8
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_cell(
-    session: *const rtd_session,
-    cell_id: *const c_char,
-    len: usize,
-    out: *mut rtd_buf,
-) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| {
-            let cell = session.cell(text(cell_id, len, "cell_id")?)?;
-            fill(out, cell.to_json().to_string().into_bytes())
-        })
-    })
-}
-
-/// The strings of the document's metadata, as a JSON object. No I/O.
-///
-/// \param session the session
-/// \param out receives the JSON; release with rtd_buf_free()
-/// \return as rtd_session_cells()
-/// \threads any
-#[no_mangle]
-pub unsafe extern "C" fn rtd_session_metadata(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| fill(out, session.metadata()?.to_string().into_bytes())) })
-}
-
 /// What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
 /// "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
 /// kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
@@ -542,12 +292,15 @@ pub unsafe extern "C" fn rtd_session_metadata(session: *const rtd_session, out: 
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_info(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| fill(out, session.info()?.to_string().into_bytes())) })
+    guard(|| unsafe { with(session, |session| write_json(out, &session.info()?)) })
 }
 
 /// # Safety
 /// `session` must be NULL or live.
-unsafe fn with(session: *const rtd_session, call: impl FnOnce(&Session) -> Outcome) -> Outcome {
+unsafe fn with(
+    session: *const rtd_session,
+    call: impl FnOnce(&Session) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
     call(&unsafe { handle(session, "session")? }.session)
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::path::Path;
 
-use super::buf::{fill, rtd_buf};
+use super::buf::{rtd_buf, write_json};
 use super::guard::{bytes, guard, text};
 use super::host::{object, rtd_host, with};
 use super::rtd_result;
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn rtd_host_open_settings(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_settings(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| fill(out, host.settings()?.to_string().into_bytes())) })
+    guard(|| unsafe { with(host, |host| write_json(out, &host.settings()?)) })
 }
 
 /// Changes the settings and tells the peers. Members that are not given, or not different, stay as they are; an

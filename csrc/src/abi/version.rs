@@ -11,7 +11,7 @@ pub enum rtd_abi {
     /// Changes when something is removed or means something else.
     RTD_ABI_MAJOR = 0,
     /// Changes when something is added.
-    RTD_ABI_MINOR = 2,
+    RTD_ABI_MINOR = 3,
 }
 
 /// What `rtd_has` knows.

@@ -9,11 +9,11 @@ use serde_json::{json, Map, Value};
 
 use super::queue::{Waited, Wakeup};
 use super::reactor::ReactorUse;
-use super::room::{Room, RoomState};
+use super::room::Room;
 use super::shared::HostShared;
 use super::{lock, DriveError};
 use crate::connection::{Event, Millis};
-use crate::notebook::{Cell, Op};
+use crate::notebook::{Cell, Notebook, Op};
 use crate::wire::v2::PoolState;
 use crate::wire::Message;
 
@@ -272,7 +272,7 @@ impl Host {
     /// # Errors
     /// `NotFound`; `Poisoned`.
     pub fn cells(&self, id: &str) -> Result<Vec<Cell>, DriveError> {
-        self.read(id, |state| Ok(state.document.cells()))
+        self.read(id, |notebook| Ok(notebook.cells()))
     }
 
     /// One cell of a room.
@@ -280,8 +280,8 @@ impl Host {
     /// # Errors
     /// `NotFound` for the room or the cell; `Poisoned`.
     pub fn cell(&self, id: &str, cell_id: &str) -> Result<Cell, DriveError> {
-        self.read(id, |state| {
-            let cell = state.document.cell(cell_id);
+        self.read(id, |notebook| {
+            let cell = notebook.cell(cell_id);
             cell.ok_or_else(|| DriveError::NotFound(format!("Cell not found: {cell_id}")))
         })
     }
@@ -291,7 +291,7 @@ impl Host {
     /// # Errors
     /// `NotFound`; `Poisoned`.
     pub fn metadata(&self, id: &str) -> Result<Value, DriveError> {
-        self.read(id, |state| Ok(json!(state.document.metadata())))
+        self.read(id, |notebook| Ok(json!(notebook.metadata())))
     }
 
     /// All rooms: id, number of peers.
@@ -316,14 +316,18 @@ impl Host {
         Ok(())
     }
 
-    fn read<T>(
+    /// Reads the document of a room under its lock.
+    ///
+    /// # Errors
+    /// `NotFound`; `Poisoned`; those of `read`.
+    pub fn read<T>(
         &self,
         id: &str,
-        read: impl FnOnce(&RoomState) -> Result<T, DriveError>,
+        read: impl FnOnce(&Notebook) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         self.check_open()?;
         let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, _| read(state))
+        self.shared.step(&room, |state, _| read(&state.document))
     }
 
     fn check_process(&self) -> Result<(), DriveError> {

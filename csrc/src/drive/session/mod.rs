@@ -275,6 +275,19 @@ impl Session {
         })
     }
 
+    /// Merges a copy of the document, as if the copy were a peer that was away, and sends the changes at once.
+    ///
+    /// # Errors
+    /// `Argument` when it is no copy of this document; else as [`Session::edit`].
+    pub fn merge(&self, copy: &Notebook) -> Result<(), DriveError> {
+        self.with_live(|_, core| {
+            if core.notebook.merge(copy)? {
+                core.changes_wait = true;
+            }
+            Ok(())
+        })
+    }
+
     /// The cells in document order.
     ///
     /// # Errors
@@ -386,7 +399,11 @@ impl Session {
         })
     }
 
-    fn read<T>(&self, call: impl FnOnce(&Notebook) -> Result<T, DriveError>) -> Result<T, DriveError> {
+    /// Reads the replica under its lock.
+    ///
+    /// # Errors
+    /// `State` before the first synchronisation and in a forked child; `Poisoned`; those of `call`.
+    pub fn read<T>(&self, call: impl FnOnce(&Notebook) -> Result<T, DriveError>) -> Result<T, DriveError> {
         self.with(|_, core| {
             if !core.client.is_ready() && !core.is_over() {
                 return Err(DriveError::State("Not connected".into()));
