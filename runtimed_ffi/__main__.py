@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["daemon"]:
         # Everything behind it belongs to the daemon's own parser.
-        return daemon_main(arguments[1:])
+        return daemon_main(arguments[1:], "runtimed-ffi daemon")
     parser = _parser("runtimed-ffi")
     options = parser.parse_args(arguments)
     wanted = [print_it for name, (print_it, _) in _FLAGS.items() if getattr(options, name)]
@@ -60,18 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def daemon_main(argv: Sequence[str] | None = None) -> int:
+def daemon_main(argv: Sequence[str] | None = None, program: str = "runtimed") -> int:
     """The console script ``runtimed``: takes the reference daemon's command line."""
-    from .daemon import cli
+    from runtimed_ffi.cli.main import main as run_command
 
-    arguments = cli.parse(sys.argv[1:] if argv is None else argv)
-    paths = cli.paths_of(arguments)
-    if arguments.command == "run":
-        return cli.run(paths, arguments)
-    # What only the other commands need must not make a daemon start later.
-    from runtimed_ffi import cli as commands
-
-    return commands.perform(paths, arguments)
+    return run_command(argv, program)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 
 from runtimed_ffi._binding.filelock import acquire
+from runtimed_ffi._binding.permissions import Unsafe, make_base
 from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi.cli.observe import Observation, holders, is_ours, observe
-from runtimed_ffi.daemon import cli
-from runtimed_ffi.daemon.permissions import Unsafe
-from runtimed_ffi.daemon.state import make_base
+from runtimed_ffi.cli.parser import parse, run_options
 from runtimed_ffi.errors import ConnectError
 from runtimed_ffi.places import Layout, daemon_command, is_locked
 
@@ -28,7 +27,7 @@ KILL_SECONDS = 5.0
 
 def start(paths: Layout, arguments: argparse.Namespace) -> int:
     """Start a daemon in the background unless one runs."""
-    return _start(paths, cli.run_options(arguments))
+    return _start(paths, run_options(arguments))
 
 
 def _start(paths: Layout, options: Sequence[str]) -> int:
@@ -75,7 +74,7 @@ def restart(paths: Layout, arguments: argparse.Namespace) -> int:
     stopped = stop(paths, limit=arguments.timeout, force=arguments.force)
     if stopped != 0:
         return stopped
-    options = cli.run_options(cli.parse(["run", *map(str, before), *cli.run_options(arguments)]))
+    options = run_options(parse(["run", *map(str, before), *run_options(arguments)]))
     return _start(paths, options)
 
 

@@ -11,7 +11,7 @@ import plistlib
 import sys
 from collections.abc import Sequence
 
-from runtimed_ffi.daemon import cli
+from runtimed_ffi.cli.parser import run_options
 from runtimed_ffi.places import Layout, daemon_command
 
 LABEL = "io.github.runtimed-ffi"
@@ -20,7 +20,7 @@ LABEL = "io.github.runtimed-ffi"
 
 def show(paths: Layout, arguments: argparse.Namespace) -> int:
     """Print the service file that ``unit systemd`` or ``unit launchd`` asks for."""
-    command = daemon_command(*cli.run_options(arguments))
+    command = daemon_command(*run_options(arguments))
     if arguments.idle_timeout is None:
         # Who has a service manager start it wants it to be there.
         command += ["--idle-timeout", "0"]

@@ -7,12 +7,11 @@ unless its docstring says so.
 =================  ===================================================
 module             noun
 =================  ===================================================
-``cli``            the command line and its options
 ``main``           the entry point: from options to an exit status
 ``options``        how a daemon is to run
 ``service``        the life of the process: lock, socket, signals, end
 ``state``          the directory with the files of the daemon
-``permissions``    whose files these are
+``approval``       the approval of what a notebook file lists
 ``limits``         descriptors and peers
 ``logging_setup``  the log
 ``report``         what the daemon tells about itself

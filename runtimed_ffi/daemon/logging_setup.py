@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-FORMATS = ("text", "json")
 FIELDS = ("room", "peer", "kernel")
 """Members of a record in the JSON form, beside time, level, logger and message; absent when they do not apply.
 ``kernel`` is the process id."""

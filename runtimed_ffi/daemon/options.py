@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from runtimed_ffi.daemon.limits import MAX_PEERS
 from runtimed_ffi.places import Layout
 
+__all__ = ["EVICTION_DELAY", "LOG_FORMATS", "LOG_LEVELS", "MAX_PEERS", "DaemonOptions"]
+
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
 EVICTION_DELAY = 3600.0
 """Seconds an empty room keeps its kernel (the reference: 30)."""
 
@@ -25,7 +29,7 @@ class DaemonOptions:
     log_level: str | None = None
     """``trace``, ``debug``, ``info``, ``warn`` or ``error``; ``None``: what ``RUST_LOG`` says."""
     log_format: str = "text"
-    """One of ``logging_setup.FORMATS``."""
+    """One of `LOG_FORMATS`."""
     idle_timeout: float | None = None
     """Seconds without peers and work after which it ends; ``None``: never."""
     eviction_delay: float | None = EVICTION_DELAY

@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from runtimed_ffi._binding.permissions import make_base, make_private
 from runtimed_ffi.daemon.files import atomic
 from runtimed_ffi.daemon.kernels import kernel_directory
-from runtimed_ffi.daemon.permissions import check_own, check_shared_directory, make_private
 from runtimed_ffi.daemon.ports import Json
 from runtimed_ffi.places import Layout, read_info
 
@@ -29,19 +29,6 @@ class AlreadyRunning(Exception):
         self.info = info
         pid, endpoint = info.get("pid", 0), info.get("endpoint", "unknown")
         super().__init__(f"another daemon is running (pid {pid}, endpoint {endpoint})")
-
-
-def make_base(paths: Layout) -> None:
-    """Make the directory of the daemon, and see that nobody else can change what is in it.
-
-    The first thing a daemon does, before it opens its log.  Raises ``Unsafe`` or ``OSError``.
-    """
-    directories = {paths.base, os.path.dirname(paths.socket)}
-    for directory in directories:
-        os.makedirs(directory, 0o700, exist_ok=True)
-        check_shared_directory(directory)
-    for path in (paths.lock, paths.log, paths.socket, *paths.info_files):
-        check_own(path)
 
 
 def _description(environ: Mapping[str, str], workspace: str) -> str | None:

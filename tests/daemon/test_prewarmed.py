@@ -17,7 +17,7 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
-from runtimed_ffi.daemon import cli  # noqa: E402
+from runtimed_ffi.cli import parser  # noqa: E402
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.kernels import kernel as kernel_module  # noqa: E402
 from runtimed_ffi.daemon.kernels import prewarmed  # noqa: E402
@@ -456,10 +456,10 @@ def test_startup_files_of_the_user_run_where_the_kernel_is(tmp_path: Path) -> No
 
 
 def test_who_gets_a_pool() -> None:
-    assert cli._default_kernel_pool("", private=False) == 1
-    assert cli._default_kernel_pool("", private=True) == 0
-    assert cli._default_kernel_pool("3", private=True) == 3
-    assert cli._default_kernel_pool("many", private=False) == 1
+    assert parser.default_kernel_pool("", private=False) == 1
+    assert parser.default_kernel_pool("", private=True) == 0
+    assert parser.default_kernel_pool("3", private=True) == 3
+    assert parser.default_kernel_pool("many", private=False) == 1
 
 
 @pytest.mark.kernel

@@ -1,4 +1,4 @@
-"""Directory, lock and daemon.json (protocol 2, sections 1.2 to 1.5), and the command line around them."""
+"""Directory, lock and daemon.json (protocol 2, sections 1.2 to 1.5)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from runtimed_ffi.__main__ import daemon_main
-from runtimed_ffi.daemon import cli
 from runtimed_ffi.daemon.state import AlreadyRunning, State
 from runtimed_ffi.places import is_locked, layout, read_info
 
@@ -102,20 +100,6 @@ def test_daemon_json_as_compatible_readers_know_it(tmp_path: Path, monkeypatch: 
     dev.close()
 
 
-def test_lasting_options_are_those_of_the_next_start(tmp_path: Path) -> None:
-    line = ["stop", "--socket", "s", "--force", "--timeout", "1", "--max-peers", "7", "--ready-fd", "3", "--dev"]
-    options = cli.run_options(cli.parse(line))
-    assert options == ["--socket", os.path.abspath("s"), "--dev", "--max-peers", "7"]
-    assert cli.run_options(cli.parse([*options, "--max-peers", "8"])) == [*options[:-1], "8"], "the last one wins"
-
-
-@pytest.mark.parametrize("line", [["unit"], ["start", "systemd"], ["nothing"], ["unit", "upstart"]])
-def test_wrong_usage(line: list[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.parse(line)
-    assert end.value.code == 2
-
-
 def test_information_of_another_process_stays(tmp_path: Path) -> None:
     paths = layout({}, base=str(tmp_path))
     state = State(paths)
@@ -124,18 +108,3 @@ def test_information_of_another_process_stays(tmp_path: Path) -> None:
     assert read_info(paths.info) == {"pid": 1}
     Path(paths.info).write_text("[")
     assert read_info(paths.info) == {}
-
-
-def test_reference_command_line() -> None:
-    line = ["run", "--socket", "/s", "--cache-dir", "/c", "--blob-store-dir", "/b"]
-    arguments = cli.parse([*line, "--uv-pool-size", "1", "--conda-pool-size", "0"])
-    assert (arguments.command, arguments.socket, arguments.uv_pool_size) == ("run", "/s", 1)
-    assert cli.parse([]).command == "run"
-    assert cli.parse(["--log-level", "warn", "status", "--dev"]).command == "status"
-
-
-def test_status_and_stop_without_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert daemon_main(["status", "--base-dir", str(tmp_path)]) == 3
-    assert daemon_main(["stop", "--base-dir", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"not running\nsocket: {tmp_path}/runtimed.sock\nnot running\n"
-    assert os.listdir(tmp_path) == []
