@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -10,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ctools import npm_ci, require
+from ctools import ROOT, npm_ci, require
 
 from runtimed_ffi.testing.wire import Json
 
@@ -19,18 +20,19 @@ LIMIT = 60.0
 """Seconds until an answer that does not come is a failure."""
 
 
-def install(cache: Path) -> Path:
+def install() -> Path:
     """The directory with the program and its package, made on first use; skips where Node or the registry is missing.
 
     The directory is named by the lock file, so that another version is another directory.
     """
     require("node")
-    place = cache / "automerge-js"
+    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()[:16]
+    place = ROOT / "build" / f"automerge-js-{lock}"
     if not (place / "node_modules" / "@automerge").is_dir():
         place.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, place)
-        npm_ci(place, "--cache", str(cache / "npm"))
+        npm_ci(place, "--cache", str(place / "npm"))
     shutil.copy(HERE / "peer.mjs", place)
     return place
 

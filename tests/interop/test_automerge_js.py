@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "v2" / "files" / "notebook-docs"
 
 
 @pytest.fixture(scope="module")
-def js(request: pytest.FixtureRequest) -> Iterator[JavaScript]:
-    lock = hashlib.sha256((automerge_js.HERE / "package-lock.json").read_bytes()).hexdigest()[:16]
-    cache = request.config.cache
-    assert cache is not None
-    with JavaScript(automerge_js.install(cache.mkdir(f"automerge-js-{lock}"))) as program:
+def js() -> Iterator[JavaScript]:
+    with JavaScript(automerge_js.install()) as program:
         yield program
 
 
