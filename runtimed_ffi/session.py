@@ -111,7 +111,8 @@ class Session(DocumentAccess):
         Raises:
             ConnectError: nobody accepts (`Failed to connect: <OS error>`), or the daemon could not be started.
             TimeoutError_: the daemon accepts but does not answer within 10 seconds.
-            DisconnectedError, ProtocolError: it hung up, or does not speak the protocol.
+            DisconnectedError, ProtocolError: it hung up (twice, if a daemon may be started), or does not speak the
+                protocol.
         """
         inherited = self._connection
         if inherited is not None:
@@ -124,7 +125,8 @@ class Session(DocumentAccess):
             may_start = not location.given if self._autostart is None else self._autostart
             try:
                 new = self._open(location.path)
-            except errors.ConnectError:
+            except (errors.ConnectError, errors.DisconnectedError):
+                # A daemon that is being killed loses its connections before its socket: to hang up is to be absent.
                 if not may_start:
                     raise
                 ensure_running(location.path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 import runtimed_ffi
 
-from .tools import LIMIT, finish, python
+from .tools import LIMIT, Thread, finish, python
 
 RACER = """
     import sys
@@ -116,6 +118,34 @@ def test_a_killed_daemon_is_started_again(cache: str) -> None:
     session.connect()
     assert [cell.source for cell in session.get_cells()] == ["kept"]
     session.disconnect()
+    until_ended(cache)
+
+
+def test_a_daemon_that_hangs_up_before_it_answers_is_replaced(cache: str) -> None:
+    """As a daemon does that is killed while a session connects; only where a daemon may be started."""
+    os.makedirs(cache, mode=0o700)
+
+    def hang_up() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.join(cache, "runtimed.sock"))
+            listener.listen()
+            listening.set()
+            connection, _ = listener.accept()
+        connection.close()
+
+    for autostart in (False, None):
+        listening = threading.Event()
+        dying = Thread(hang_up)
+        assert listening.wait(LIMIT)
+        session = runtimed_ffi.Session("replaced", autostart=autostart)
+        if autostart is False:
+            with pytest.raises(runtimed_ffi.DisconnectedError):
+                session.connect()
+            os.unlink(os.path.join(cache, "runtimed.sock"))
+        else:
+            session.connect()
+            session.disconnect()
+        dying.get()
     until_ended(cache)
 
 
