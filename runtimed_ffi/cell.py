@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtimed_ffi._client.format import quoted
+from runtimed_ffi._format import quoted
 
 _SHOWN = 30
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtimed_ffi._client.format import quoted
+from runtimed_ffi._format import quoted
 
 
 class Output:

@@ -11,8 +11,8 @@ from typing import Any
 
 from runtimed_ffi import errors
 from runtimed_ffi._binding.events import Done, Event, EventKind
-from runtimed_ffi._client.format import seconds_text
 from runtimed_ffi._client.output_list import OutputList
+from runtimed_ffi._format import seconds_text
 from runtimed_ffi.output import Output
 from runtimed_ffi.result import ExecutionResult
 

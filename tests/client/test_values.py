@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import runtimed_ffi
 from runtimed_ffi import Cell, ExecutionResult, Output
 from runtimed_ffi._client import arguments
-from runtimed_ffi._client.format import quoted, seconds_text
+from runtimed_ffi._format import quoted, seconds_text
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "python-api-seed.json").read_text("utf-8"))
 

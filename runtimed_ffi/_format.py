@@ -1,6 +1,6 @@
 """Texts that must look as the `runtimed` package prints them: quoted strings and numbers of seconds.
 
-Storey 6 (client); imports nothing of the package. Source: python-api, sections 1.3 and 1.6.
+Storey 5 (values); imports nothing of the package. Source: python-api, sections 1.3 and 1.6.
 """
 
 import unicodedata
