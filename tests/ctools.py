@@ -58,4 +58,4 @@ def flags(*options):
 def declarations(text):
     """The slice of the header that other hosts read, without comments."""
     text = text.split("/* rtd-cdef-begin */")[1].split("/* rtd-cdef-end */")[0]
-    return re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    return re.sub(r"//[^\n]*", "", text)

@@ -8,13 +8,13 @@ from pathlib import Path
 from runtimed_ffi._binding.ffi import last_error, lib, result_name
 
 _HEADER = Path(__file__).parents[2] / "csrc" / "include" / "runtimed_ffi.h"
-_FUNCTION = re.compile(r"/\*\*((?:(?!\*/).)*?)\*/\s*rtd_result (rtd_\w+)\(", re.DOTALL)
+_FUNCTION = re.compile(r"((?:^ *///.*\n)+)rtd_result (rtd_\w+)\(", re.MULTILINE)
 
 
 def _read() -> dict[str, set[int]]:
     texts = {}
     for comment, name in _FUNCTION.findall(_HEADER.read_text()):
-        words = " ".join(line.strip(" *") for line in comment.splitlines())
+        words = " ".join(line.strip(" /") for line in comment.splitlines())
         texts[name] = re.split(r"\\threads|\\param", words.partition(r"\return")[2])[0]
 
     def codes(name: str) -> set[int]:

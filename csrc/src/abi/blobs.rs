@@ -1,4 +1,4 @@
-//! The blob store on disk.
+//! Storey 4, the blob store on disk.
 
 use std::ffi::c_char;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub struct rtd_blobs {
     pub(super) store: BlobStore,
 }
 
-/// Opens a blob store, creating the directory with mode 0700 when it is not there.
+/// Opens a blob store. Creates the directory with mode 0700 if it does not exist.
 ///
 /// \param dir the directory in UTF-8
 /// \param len its length in bytes
@@ -79,8 +79,8 @@ pub unsafe extern "C" fn rtd_blobs_put(
 /// \param hash 64 hexadecimal digits
 /// \param len their number
 /// \param out receives the bytes; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_NOT_FOUND, also when `hash` is none; RTD_E_CORRUPT when the content does not have this hash; RTD_E_IO;
-///   RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND, also when `hash` is not a hash; RTD_E_CORRUPT when the content does not have this
+///   hash; RTD_E_IO; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_blobs_get(
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn rtd_blobs_get(
     })
 }
 
-/// Releases a store handle. NULL is fine; the files stay.
+/// Releases the handle of a store; the files stay. NULL is fine.
 ///
 /// \param blobs the store; not used afterwards
 /// \threads exclusive

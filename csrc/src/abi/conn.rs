@@ -1,5 +1,5 @@
-//! Connections without sockets: bytes in, events out, bytes out. For hosts with an I/O loop of their
-//! own, for tests and fuzzers.
+//! Storey 4, connections without sockets: bytes in, events and bytes out. For programs with an I/O loop of their own,
+//! for tests and fuzzers.
 
 use std::ffi::c_char;
 use std::sync::{Mutex, MutexGuard};
@@ -27,13 +27,13 @@ enum Side {
     },
 }
 
-/// One connection, client or server side.
+/// One connection, client or server side, without I/O.
 pub struct rtd_conn {
     side: Mutex<Side>,
     event: BorrowedEvent,
 }
 
-/// Makes the client side of a notebook connection; its handshake is in the output at once.
+/// Makes the client side of a notebook connection. rtd_conn_output() returns its handshake at once.
 ///
 /// \param notebook_id id of the room in UTF-8
 /// \param len its length in bytes
@@ -76,13 +76,13 @@ pub unsafe extern "C" fn rtd_conn_server(out: *mut *mut rtd_conn) -> rtd_result 
     })
 }
 
-/// Feeds bytes of the stream, in any portions.
+/// Adds bytes that the peer sent, in portions of any size.
 ///
 /// \param conn the connection
 /// \param data the bytes; copied
 /// \param len their number
 /// \return RTD_OK; RTD_E_POISONED; RTD_E_NULL
-/// \threads any, one call at a time counts: bytes must come in order
+/// \threads any; the order of the calls is the order of the bytes
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8, len: usize) -> rtd_result {
     guard(|| {
@@ -96,10 +96,10 @@ pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8
     })
 }
 
-/// The stream ended: tells whether it ended between two frames. The connection is over.
+/// Reports the end of the stream, and returns whether it came between two frames. The connection is over.
 ///
 /// \param conn the connection
-/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_POISONED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG after a length over the limit; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
@@ -321,7 +321,7 @@ pub unsafe extern "C" fn rtd_conn_respond(
     })
 }
 
-/// Server side: queues a broadcast behind the changes made so far.
+/// Server side: queues a broadcast after the changes made so far.
 ///
 /// \param conn the connection
 /// \param json the broadcast, a JSON object
@@ -348,9 +348,9 @@ pub unsafe extern "C" fn rtd_conn_broadcast(
     })
 }
 
-/// Takes the bytes to send now, changes of the document included. Call after every step: bytes fed and events
-/// taken, a request, an answer, a change of the document. On the client side acknowledgements wait for 20
-/// milliseconds of quiet; call it once more so long after the last bytes came.
+/// Takes the bytes to send now, changes of the document included. Call it after every step: bytes added and events
+/// taken, a request, an answer, a change of the document. On the client side, acknowledgements wait for 20
+/// milliseconds without new bytes: call it once more 20 milliseconds after the last bytes.
 ///
 /// \param conn the connection
 /// \param doc the document, a standalone one; on the server side NULL until the room is known

@@ -1,4 +1,4 @@
-//! The text of the last failure on this thread, and names of codes.
+//! Storey 4, the text of the last failure on this thread, and the names of codes.
 
 use std::ffi::c_char;
 
@@ -6,9 +6,8 @@ use super::guard::{guard, guard_value, last_error, out_ptr};
 use super::rtd_result;
 use crate::code::rtd_code::{self, *};
 
-/// Copies the text of the last failure on this thread: UTF-8, with a final NUL where `cap` has room
-/// for one. Every failing call sets it and no succeeding call touches it, so read it right after the
-/// failure and on the same thread.
+/// Copies the text of the last failure on this thread: UTF-8, with a final NUL if `cap` has room for it. Each call that
+/// fails sets it, and no call that succeeds changes it: read it right after the failure, on the same thread.
 ///
 /// \param buf where to write at most `cap` bytes; may be NULL when `cap` is 0
 /// \param cap size of `buf` in bytes

@@ -1,4 +1,4 @@
-//! Events as C sees them.
+//! Storey 4, events as C sees them.
 
 use std::ffi::c_char;
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +8,12 @@ use crate::code::rtd_code;
 use crate::connection::Event;
 
 /// One event of a session, a host or a connection. Set `struct_size` to `sizeof(rtd_event)` before the call. The
-/// pointers are borrowed: they end with the next call of next_event, dispatch or free on that handle,
-/// and in a function called by dispatch, when it returns. None of the texts is terminated. Members that
-/// the kind does not mention are zero, empty, or -1 for `number`.
+/// pointers are borrowed: they are valid until the next event is taken from the same queue or connection, until that is
+/// freed, and in an `rtd_event_fn` until it returns. The texts are not terminated. Members that the kind does not
+/// mention are zero, empty, or -1 for `number`.
 #[repr(C)]
 pub struct rtd_event {
-    /// Size of this struct as the caller knows it.
+    /// sizeof(rtd_event), as the program was compiled.
     pub struct_size: u32,
     /// One of `rtd_event_kind`.
     pub kind: i32,
@@ -21,7 +21,7 @@ pub struct rtd_event {
     pub code: i32,
     /// Zero.
     pub reserved: i32,
-    /// Position on this queue: 1, 2, 3, ... without a gap; 0 from rtd_conn_next_event().
+    /// Position in this queue: 1, 2, 3, ... without a gap; 0 from rtd_conn_next_event().
     pub seq: u64,
     /// Session: the token of the call that this event belongs to, 0 for none. Host: the token to answer.
     pub token: u64,

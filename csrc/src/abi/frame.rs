@@ -1,4 +1,4 @@
-//! Frames: the pure codec.
+//! Storey 4, frames: the pure codec.
 
 use super::buf::{rtd_buf, write_buf};
 use super::guard::{bytes, guard, guard_value, handle, out_handle, take_handle, Failure};
@@ -32,7 +32,7 @@ pub enum rtd_frame_limit {
     RTD_LIMIT_DATA = 104857600,
 }
 
-/// Splits a byte stream into frames. Not a thread, not a socket: bytes in, frames out.
+/// Splits a byte stream into frames, without I/O.
 pub struct rtd_decoder {
     decoder: Mutex<Decoder>,
 }
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn rtd_decoder_new(limit: usize, out: *mut *mut rtd_decode
     guard(|| unsafe { out_handle(out, || Ok(rtd_decoder { decoder: Mutex::new(Decoder::new(limit)) })) })
 }
 
-/// Feeds bytes of the stream, in any portions.
+/// Adds bytes of the stream, in portions of any size.
 ///
 /// \param decoder the decoder
 /// \param data the bytes; copied
@@ -123,10 +123,10 @@ pub unsafe extern "C" fn rtd_decoder_next(decoder: *const rtd_decoder, out: *mut
     })
 }
 
-/// The stream ended: tells whether it ended between two frames.
+/// Reports the end of the stream, and returns whether it came between two frames.
 ///
 /// \param decoder the decoder
-/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG behind a length over the limit; RTD_E_NULL
+/// \return RTD_OK; RTD_E_PROTOCOL inside a frame; RTD_E_TOO_BIG after a length over the limit; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_decoder_finish(decoder: *const rtd_decoder) -> rtd_result {

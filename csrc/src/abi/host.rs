@@ -13,36 +13,36 @@ use crate::code::rtd_code;
 use crate::drive::{Host, HostOptions};
 use crate::notebook::parse_ops;
 
-/// Rooms on one socket. Documents, sync, order and fan-out are the library's work; requests of peers
-/// become events, and what they mean is the host program's.
+/// Rooms on one socket. The library keeps the documents, synchronizes the peers and keeps everything in order; requests
+/// of peers become events, and the program decides what they mean.
 pub struct rtd_host {
     pub(super) host: Arc<Host>,
     queue: rtd_queue,
 }
 
-/// Options of rtd_host_open(). Fill with rtd_host_options_init(), then change what you want.
+/// Options of rtd_host_open(). Call rtd_host_options_init() first, then set what you need.
 #[repr(C)]
 pub struct rtd_host_options {
-    /// sizeof(rtd_host_options) of the caller.
+    /// sizeof(rtd_host_options), as the program was compiled.
     pub struct_size: u32,
-    /// Connections at one time; further ones are closed at once. Default 1024.
+    /// Largest number of connections; the host closes further ones at once. Default 1024.
     pub max_peers: u32,
-    /// Milliseconds a connection has for its handshake; negative: no limit. Default 10000.
+    /// Milliseconds until a new connection must have sent its handshake; negative: no limit. Default 10000.
     pub handshake_timeout_ms: i64,
-    /// Bytes kept for a peer that does not read; beyond, it is disconnected. Also bytes of requests without an answer;
-    /// beyond, what it sends waits. Default 67108864.
+    /// Bytes of responses and broadcasts kept for a peer that does not read; with more, the host disconnects it. Also
+    /// bytes of requests of one peer without an answer; with more, the host stops reading from it. Default 67108864.
     pub peer_limit: u64,
-    /// JSON object whose members join the capabilities frame; NULL for none. The member `blobs`, a directory,
-    /// tells sessions where the blobs of rtd_output_store() lie, unless that is `blobs` beside the socket.
+    /// JSON object whose members are added to the capabilities frame; NULL for none. The member `blobs` names the
+    /// directory of the blobs of rtd_output_store() to sessions; needed unless it is `blobs` beside the socket.
     pub capabilities: *const u8,
     /// Length of `capabilities` in bytes.
     pub capabilities_len: usize,
 }
 
-/// Fills options with their defaults.
+/// Sets options to their defaults.
 ///
 /// \param options the options; NULL is ignored
-/// \param size sizeof(rtd_host_options) of the caller; another size is ignored
+/// \param size sizeof(rtd_host_options); with any other size nothing is set
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, size: usize) {
@@ -65,8 +65,8 @@ pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, s
     });
 }
 
-/// Listens on a socket (mode 0600). A socket file that nobody answers on is replaced; a live one, and a file that
-/// is no socket, are not.
+/// Listens on a socket (mode 0600). Replaces the socket file of a process that is gone, but neither that of a live one
+/// nor a file that is not a socket.
 ///
 /// \param socket_path path of the socket in UTF-8
 /// \param len its length in bytes, at most 107 on Linux
@@ -120,8 +120,8 @@ pub(super) fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Fail
         .map_err(|error| Failure::new(rtd_code::RTD_E_ARG, format!("{name}: not a JSON object: {error}")))
 }
 
-/// Stops listening, disconnects every peer, removes the socket file. RTD_EV_CLOSED is the last event.
-/// The handle stays valid. Idempotent.
+/// Stops listening, disconnects every peer and removes the socket file. RTD_EV_CLOSED is the last event. The handle
+/// stays valid. Idempotent.
 ///
 /// \param host the host
 /// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
@@ -132,8 +132,9 @@ pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     guard(|| unsafe { with(host, |host| Ok(host.close()?)) })
 }
 
-/// Closes and releases a host and drops events not taken. NULL is fine. Waits for the I/O thread when this was
-/// the last session or host, so not from a wakeup function. In a forked child nothing is touched.
+/// Closes and releases a host with its queue; events that were not taken are dropped. NULL is fine. Waits for the I/O
+/// thread to end if this was the last session or host, so do not call it from a wakeup function. Does nothing in a
+/// forked child.
 ///
 /// \param host the host; not used afterwards
 /// \threads exclusive
@@ -153,8 +154,7 @@ pub unsafe extern "C" fn rtd_host_free(host: *mut rtd_host) {
 /// The queue of a host's events.
 ///
 /// \param host the host
-/// \return the queue, borrowed from the host: always the same, valid until rtd_host_free(), never freed by itself;
-///   NULL for NULL
+/// \return the queue, borrowed: always the same, valid until rtd_host_free(); NULL for NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_queue(host: *const rtd_host) -> *mut rtd_queue {
@@ -165,19 +165,20 @@ pub unsafe extern "C" fn rtd_host_queue(host: *const rtd_host) -> *mut rtd_queue
     })
 }
 
-/// Changes a room's document and tells its peers: the operations as one change (all or nothing; outputs as
-/// rtd_output_store() makes them, or nbformat JSON), one sync message per peer, then the broadcasts. A broadcast
-/// never overtakes the change before it. Each peer gets this when it can take it; a slow one delays nobody.
+/// Changes a room's document and sends it to its peers: the operations as one change (all or nothing; outputs as
+/// rtd_output_store() returns them, or nbformat JSON), in one sync message per peer, then the broadcasts. A broadcast
+/// never overtakes the change before it. A slow peer delays no other peer.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param id_len its length in bytes
 /// \param ops JSON array as in rtd_doc_edit(); (NULL, 0) for none
 /// \param ops_len its length in bytes
-/// \param broadcasts JSON array of broadcasts (section 5.8), objects; (NULL, 0) for none
+/// \param broadcasts JSON array of broadcasts (section 5.8); (NULL, 0) for none
 /// \param broadcasts_len its length in bytes
 /// \param cause token of a request whose peer must get its response before these broadcasts; 0 for none
-/// \return RTD_OK; RTD_E_NOT_FOUND for the room or a cell; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND for the room or a cell; RTD_E_ARG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_UTF8;
+///   RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_publish(
@@ -211,9 +212,8 @@ pub unsafe extern "C" fn rtd_host_publish(
     })
 }
 
-/// Sends one broadcast to one peer, behind the changes and broadcasts made before it. For what only a newcomer needs,
-/// such as the present state of widgets (comm_sync). A peer of protocol version 1 has no broadcasts: nothing is sent
-/// to it.
+/// Sends one broadcast to one peer, after the changes and broadcasts before it: what only a new peer needs, such as the
+/// current state of widgets (comm_sync). A peer that speaks protocol version 1 has no broadcasts and gets nothing.
 ///
 /// \param host the host
 /// \param peer number of the connection, as in RTD_EV_PEER_JOINED
@@ -237,9 +237,9 @@ pub unsafe extern "C" fn rtd_host_send(
     })
 }
 
-/// Tells the state of the pools to all subscribers of it (section 11.2), unless it is what they know. A new
-/// subscriber gets the last one announced first; before any was, that the pools are well. A subscriber that
-/// does not read gets the newest state when it does, and nothing in between.
+/// Sends the state of the environment pools to its subscribers (section 11.2) if it differs from the last one. The host
+/// keeps it for new subscribers; before the first call they get a state without errors. A subscriber that does not read
+/// gets the newest state when it does, and nothing in between.
 ///
 /// \param host the host
 /// \param state JSON object with the members uv_error and conda_error, each null or a pool error (section 4.2)
@@ -258,15 +258,15 @@ pub unsafe extern "C" fn rtd_host_announce_pool_state(
     })
 }
 
-/// Answers a request event, now or later, in any order. Identifiers and the order in which the peer gets its
-/// answers are the library's work. Of a peer with 1024 requests without an answer, or more than `peer_limit` bytes of
-/// them, everything else waits; if it leaves meanwhile, RTD_EV_PEER_LEFT comes when they are answered.
+/// Answers a request event, now or later, in any order; the library adds the identifiers and sends the responses in the
+/// order of the requests. While a peer has 1024 requests without an answer, or more than `peer_limit` bytes of them, the
+/// host reads nothing more from it; if it leaves meanwhile, RTD_EV_PEER_LEFT follows their answers.
 ///
 /// \param host the host
 /// \param token token of the event
 /// \param json the response, a JSON object
 /// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND when it was answered or its peer has gone; RTD_E_ARG; RTD_E_CLOSED; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND when it was answered or its peer has left; RTD_E_ARG; RTD_E_CLOSED; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_respond(

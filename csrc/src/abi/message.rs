@@ -1,4 +1,4 @@
-//! JSON messages of protocol 2: checked and rewritten.
+//! Storey 4, JSON messages of protocol 2: checked and rewritten.
 
 use super::buf::{rtd_buf, write_buf};
 use super::guard::{bytes, guard, Failure};
@@ -35,14 +35,14 @@ pub enum rtd_message {
     RTD_MESSAGE_POOL_STATE = 9,
 }
 
-/// Checks a JSON message and writes it as the reference would: compact, members in its order,
-/// unknown members kept behind them.
+/// Checks a JSON message and writes it as nteract's `runtimed` would: compact, with the members in its order and
+/// unknown members after them.
 ///
 /// \param kind one of `rtd_message`
 /// \param json the message in UTF-8
 /// \param len its length in bytes
 /// \param out receives the canonical bytes; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_PROTOCOL when it is no such message; RTD_E_ARG for an unknown kind; RTD_E_NULL
+/// \return RTD_OK; RTD_E_PROTOCOL when it is not such a message; RTD_E_ARG for an unknown kind; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_message_check(

@@ -1,4 +1,4 @@
-//! Outputs: from nbformat to an element of the document and back.
+//! Storey 4, outputs: from nbformat to an element of the document and back.
 
 use super::blobs::rtd_blobs;
 use super::buf::{rtd_buf, write_buf};
@@ -7,14 +7,14 @@ use super::rtd_result;
 use crate::code::rtd_code;
 use crate::outputs;
 
-/// Makes the document's element of an output: its nbformat JSON when it is small (under 8192 bytes),
-/// else the hash of a manifest in the blob store (protocol 2, section 8).
+/// Converts an output to an element of a cell's `outputs`: its nbformat JSON when it is small (under 8192 bytes), else
+/// the hash of a manifest that is written to the blob store (protocol 2, section 8).
 ///
 /// \param blobs the store
 /// \param json one nbformat output, an object, in UTF-8
 /// \param len its length in bytes
 /// \param out receives the element; release with rtd_buf_free()
-/// \return RTD_OK; RTD_E_ARG when it is no JSON object; RTD_E_TOO_BIG; RTD_E_IO; RTD_E_NULL
+/// \return RTD_OK; RTD_E_ARG when it is not a JSON object; RTD_E_TOO_BIG; RTD_E_IO; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_output_store(
@@ -37,9 +37,9 @@ pub unsafe extern "C" fn rtd_output_store(
     })
 }
 
-/// Makes the nbformat output from a document's element.
+/// Converts an element of a cell's `outputs` back to an nbformat output.
 ///
-/// \param blobs the store; NULL when there is none (then only inline elements resolve)
+/// \param blobs the store; NULL when there is none: then only elements that are nbformat JSON can be converted
 /// \param element the element: nbformat JSON or the hash of a manifest
 /// \param len its length in bytes
 /// \param out receives one nbformat output as JSON; release with rtd_buf_free()

@@ -10,39 +10,39 @@ use super::host::{rtd_host, with};
 use super::rtd_result;
 use crate::drive::{DriveError, Host};
 
-/// A text as a caller gives it: where, and how many bytes.
+/// A text of the caller: pointer and length.
 type Text = (*const c_char, usize);
 
-/// Opens a room in one of two ways.
+/// Opens a room with one of the two functions of `Host`.
 ///
 /// # Safety
-/// `host` is null or a live host; what the texts point at is there and as long as they say.
+/// `host` must be NULL or live, and both texts readable for their length.
 unsafe fn open(
     host: *const rtd_host,
     notebook_id: Text,
     journal_path: Text,
-    way: fn(&Host, &str, Option<&Path>) -> Result<(), DriveError>,
+    open: fn(&Host, &str, Option<&Path>) -> Result<(), DriveError>,
 ) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
     unsafe {
         with(host, |host| {
             let id = text(notebook_id.0, notebook_id.1, "notebook_id")?;
             let path = text(journal_path.0, journal_path.1, "journal_path")?;
-            Ok(way(host, id, (!path.is_empty()).then(|| Path::new(path)))?)
+            Ok(open(host, id, (!path.is_empty()).then(|| Path::new(path)))?)
         })
     }
 }
 
-/// Opens a room and lets the peers in that wait for it. May be called before anybody asks. With a journal, the document is
-/// loaded from it and every change is appended to it before anybody gets an acknowledgement.
+/// Opens a room and admits the peers that wait for it. The room may be opened before a peer asks for it. With a journal,
+/// the document is loaded from it, and every change is appended to it before it is acknowledged.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param id_len its length in bytes
-/// \param journal_path file of the document in UTF-8; NULL: kept in memory only
+/// \param journal_path file of the document in UTF-8; NULL: in memory only
 /// \param path_len its length in bytes
-/// \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it is left as it is);
-///   RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers go on waiting
+/// \return RTD_OK; RTD_E_STATE when the room is open or in a forked child; RTD_E_CORRUPT when the file cannot be read (it
+///   stays as it is); RTD_E_IO; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL. After a failure the peers still wait
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_open_room(
@@ -56,14 +56,14 @@ pub unsafe extern "C" fn rtd_host_open_room(
     guard(|| unsafe { open(host, (notebook_id, id_len), (journal_path, path_len), Host::open_room) })
 }
 
-/// Opens a room like rtd_host_open_room(), but lets nobody in: the peers wait for rtd_host_admit(). What is published
-/// meanwhile is there before the first peer sees the document; the notebook of a file, for instance, because a client
-/// that finds an empty room may fill it by itself. rtd_host_close_room() gives it up again.
+/// Opens a room as rtd_host_open_room() does, but makes its peers wait for rtd_host_admit(). The first peer sees the
+/// document with everything that was published meanwhile, such as the content of a notebook file: a client may fill a
+/// room that it finds empty. rtd_host_close_room() abandons the room.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param id_len its length in bytes
-/// \param journal_path file of the document in UTF-8; NULL: kept in memory only
+/// \param journal_path file of the document in UTF-8; NULL: in memory only
 /// \param path_len its length in bytes
 /// \return as rtd_host_open_room()
 /// \threads any
@@ -79,12 +79,13 @@ pub unsafe extern "C" fn rtd_host_prepare_room(
     guard(|| unsafe { open(host, (notebook_id, id_len), (journal_path, path_len), Host::prepare_room) })
 }
 
-/// Lets the peers into a prepared room.
+/// Admits the peers of a prepared room.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND when no such room is prepared; RTD_E_STATE in a forked child; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND when no such room is prepared; RTD_E_STATE in a forked child; RTD_E_CLOSED;
+///   RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_admit(
@@ -96,12 +97,12 @@ pub unsafe extern "C" fn rtd_host_admit(
     guard(|| unsafe { with(host, |host| Ok(host.admit(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
-/// Disconnects the peers that wait for a room which will not be opened.
+/// Disconnects the peers that wait for a room, instead of opening it.
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param len its length in bytes
-/// \return RTD_OK; RTD_E_NOT_FOUND when nobody waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_NOT_FOUND when no peer waits for it; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_refuse_room(
@@ -130,13 +131,13 @@ pub unsafe extern "C" fn rtd_host_close_room(
     guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
 }
 
-/// Closes a room that nobody is in. A peer that comes at this moment is not turned away: it asks for the room anew
+/// Closes a room if no peer is in it. A peer that joins at this moment is not disconnected: it asks for the room again
 /// (RTD_EV_ROOM_WANTED).
 ///
 /// \param host the host
 /// \param notebook_id id of the room in UTF-8
 /// \param len its length in bytes
-/// \return RTD_OK; RTD_E_AGAIN when somebody is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_AGAIN when a peer is in it; RTD_E_NOT_FOUND; RTD_E_CLOSED; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_evict_room(
@@ -160,14 +161,13 @@ pub unsafe extern "C" fn rtd_host_rooms(host: *const rtd_host, out: *mut rtd_buf
     guard(|| unsafe { with(host, |host| write_json(out, &host.rooms()?)) })
 }
 
-/// Makes a handle for the document of a room: to read it, to change it, to copy it, and to merge a copy. It stands for
-/// whatever room of this id is open when it is used.
+/// Makes a handle for the document of a room: to read it, to change it, to copy it, and to merge a copy into it. The
+/// handle refers to the room by its id, so it also serves a room that is closed and opened again.
 ///
 /// \param host the host
-/// \param notebook_id id of the room in UTF-8; it need not be open yet
+/// \param notebook_id id of the room in UTF-8; the room need not be open yet
 /// \param len its length in bytes
-/// \param out receives the handle, NULL on failure; release with rtd_doc_free(), before or after the host. A call of it
-///   counts as a call of the host
+/// \param out receives the handle, NULL on failure; release with rtd_doc_free(), before or after the host
 /// \return RTD_OK; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]

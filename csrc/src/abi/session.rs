@@ -12,25 +12,25 @@ use super::rtd_result;
 use crate::code::rtd_code;
 use crate::drive::{Session, SessionOptions};
 
-/// A client of one room: a replica of its document, requests, executions, events.
+/// A client of one room: a replica of the document, requests, executions, and a queue of events.
 pub struct rtd_session {
     session: Arc<Session>,
     queue: rtd_queue,
     doc: rtd_doc,
 }
 
-/// Options of rtd_session_open(). Fill with rtd_session_options_init(), then change what you want.
+/// Options of rtd_session_open(). Call rtd_session_options_init() first, then set what you need.
 #[repr(C)]
 pub struct rtd_session_options {
-    /// sizeof(rtd_session_options) of the caller.
+    /// sizeof(rtd_session_options), as the program was compiled.
     pub struct_size: u32,
-    /// A sum of `rtd_session_flag`; default 0.
+    /// A sum of `rtd_session_flag`. Default 0.
     pub flags: u32,
     /// Milliseconds for handshake and first synchronisation; negative: no limit. Default 10000.
     pub connect_timeout_ms: i64,
-    /// Bytes of events kept for a host that does not take them, see RTD_EV_RESYNC; default 67108864.
+    /// Bytes of events kept until the program takes them, see RTD_EV_RESYNC. Default 67108864.
     pub queue_limit: u64,
-    /// Directory of blobs in UTF-8; NULL: what the daemon says, else `blobs` beside the socket.
+    /// Directory of blobs in UTF-8; NULL: the one that the daemon names, else `blobs` beside the socket.
     pub blobs_dir: *const c_char,
     /// Length of `blobs_dir` in bytes.
     pub blobs_dir_len: usize,
@@ -39,14 +39,14 @@ pub struct rtd_session_options {
 /// Flags of a session.
 #[repr(C)]
 pub enum rtd_session_flag {
-    /// RTD_EV_OUTPUT and RTD_EV_CLEARED also for cells that others run, with token 0.
+    /// Also report RTD_EV_OUTPUT and RTD_EV_CLEARED of cells that other peers run, with token 0.
     RTD_SESSION_WATCH_ALL = 1,
 }
 
-/// Fills options with their defaults.
+/// Sets options to their defaults.
 ///
 /// \param options the options; NULL is ignored
-/// \param size sizeof(rtd_session_options) of the caller; another size is ignored
+/// \param size sizeof(rtd_session_options); with any other size nothing is set
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_options, size: usize) {
@@ -69,8 +69,8 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
     });
 }
 
-/// Connects to a daemon and starts joining a room; the daemon makes one that is new. RTD_EV_READY follows, or
-/// RTD_EV_CLOSED. Until then only close, free, info and the functions of the queue are of use.
+/// Connects to a daemon and starts to join a room; the daemon creates the room if it is new. RTD_EV_READY follows, or
+/// RTD_EV_CLOSED. Before RTD_EV_READY, requests and the functions of the document return RTD_E_STATE.
 ///
 /// \param socket_path path of the daemon's socket in UTF-8
 /// \param path_len its length in bytes
@@ -78,9 +78,10 @@ pub unsafe extern "C" fn rtd_session_options_init(options: *mut rtd_session_opti
 /// \param id_len its length in bytes
 /// \param options NULL for the defaults
 /// \param out receives the handle, NULL on failure; release with rtd_session_free()
-/// \return RTD_OK; RTD_E_IO with the system's text when nobody listens; RTD_E_TIMEOUT when the daemon accepts nobody
-///   (blocks so long, where the system makes callers wait in line); RTD_E_AGAIN when a signal came meanwhile and had a
-///   handler: call again, or out_handle up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_IO with the system's text when no daemon listens; RTD_E_TIMEOUT when the daemon does not accept
+///   the connection in time (the call blocks for as long); RTD_E_AGAIN when a signal handler ran meanwhile: call again, or
+///   give up; RTD_E_TOO_BIG for an id that does not fit the handshake; RTD_E_ARG for unknown flags; RTD_E_VERSION;
+///   RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_open(
@@ -133,9 +134,9 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
     })
 }
 
-/// Leaves the room: everything under way ends with its terminal event at once. RTD_EV_CLOSED is the last one; it
-/// comes when the daemon has what was written here, or, with RTD_E_TIMEOUT, when it has taken nothing of it for
-/// 10 seconds. Does not wait for that. The handle stays valid. Idempotent.
+/// Leaves the room. Each pending request and execution gets its terminal event at once; RTD_EV_CLOSED is the last event:
+/// it follows when the daemon has read what this session wrote or, with RTD_E_TIMEOUT, has read nothing for 10 seconds.
+/// Does not wait for it. The handle stays valid. Idempotent.
 ///
 /// \param session the session
 /// \return RTD_OK; RTD_E_STATE in a forked child; RTD_E_NULL
@@ -146,9 +147,10 @@ pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_r
     guard(|| unsafe { with(session, |session| Ok(session.close()?)) })
 }
 
-/// Closes and releases a session and drops events not taken, and what was written and is not sent: close first and
-/// take events until RTD_EV_CLOSED where that matters. NULL is fine. Waits for the I/O thread when this was
-/// the last session or host, so not from a wakeup function. In a forked child nothing is touched.
+/// Closes and releases a session, with its queue and its document. Events that were not taken and bytes that were not
+/// sent are dropped: where they matter, close first and take events until RTD_EV_CLOSED. NULL is fine. Waits for the
+/// I/O thread to end if this was the last session or host, so do not call it from a wakeup function. Does nothing in a
+/// forked child.
 ///
 /// \param session the session; not used afterwards
 /// \threads exclusive
@@ -168,8 +170,7 @@ pub unsafe extern "C" fn rtd_session_free(session: *mut rtd_session) {
 /// The queue of a session's events.
 ///
 /// \param session the session
-/// \return the queue, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
-///   itself; NULL for NULL
+/// \return the queue, borrowed: always the same, valid until rtd_session_free(); NULL for NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_queue(session: *const rtd_session) -> *mut rtd_queue {
@@ -180,12 +181,11 @@ pub unsafe extern "C" fn rtd_session_queue(session: *const rtd_session) -> *mut 
     })
 }
 
-/// The session's replica of the document. Reading it takes no I/O, and is possible after the end of the connection
-/// too; a change is sent at once.
+/// The session's replica of the document. Reading it needs no I/O and works after the end of the connection too; a
+/// change is sent at once.
 ///
 /// \param session the session
-/// \return the document, borrowed from the session: always the same, valid until rtd_session_free(), never freed by
-///   itself; NULL for NULL
+/// \return the document, borrowed: always the same, valid until rtd_session_free(); NULL for NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_doc(session: *const rtd_session) -> *mut rtd_doc {
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn rtd_session_doc(session: *const rtd_session) -> *mut rt
     })
 }
 
-/// Turns events about outputs of cells that others run on or off (they carry token 0).
+/// Turns events about outputs of cells that other peers run on or off. They carry token 0.
 ///
 /// \param session the session
 /// \param on 0 or 1
@@ -208,15 +208,15 @@ pub unsafe extern "C" fn rtd_session_watch(session: *const rtd_session, on: i32)
     guard(|| unsafe { with(session, |session| Ok(session.watch(on != 0)?)) })
 }
 
-/// Sends a request (section 5.6), behind all local edits. It ends in exactly one RTD_EV_RESPONSE with this
-/// token. The daemon works on requests of one session in order.
+/// Sends a request (section 5.6), after all local edits. It ends in exactly one RTD_EV_RESPONSE with this token. The
+/// daemon handles the requests of one session in order.
 ///
 /// \param session the session
-/// \param token chosen by the caller; best below 2^53, not 0, and not that of another call under way
+/// \param token chosen by the caller: not 0, preferably below 2^53, and not the token of another pending call
 /// \param json the request, an object with the member `action`, in UTF-8
 /// \param len its length in bytes
 /// \param timeout_ms milliseconds until RTD_E_TIMEOUT; negative: no limit
-/// \return RTD_OK; RTD_E_ARG when it is no request; RTD_E_AGAIN with 1024 calls under way, or while the daemon leaves
+/// \return RTD_OK; RTD_E_ARG when it is not a request; RTD_E_AGAIN with 1024 calls pending, or while the daemon leaves
 ///   more than 256 MiB unread; RTD_E_STATE before RTD_EV_READY or in a forked child; RTD_E_PROTOCOL when the daemon
 ///   speaks protocol 1 only; RTD_E_TOO_BIG; RTD_E_CLOSED; RTD_E_POISONED; RTD_E_NULL
 /// \threads any
@@ -234,9 +234,9 @@ pub unsafe extern "C" fn rtd_session_request(
     })
 }
 
-/// Executes a code cell of the shared document as it stands now, local edits included. Events with
-/// this token follow: RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT and RTD_EV_CLEARED as they happen, and at the
-/// end exactly one RTD_EV_DONE. A cell that does not exist, or that cannot run, ends in RTD_DONE_REFUSED.
+/// Executes a code cell of the shared document as it is now, local edits included. Events with this token follow:
+/// RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT and RTD_EV_CLEARED as they happen, and exactly one RTD_EV_DONE at the
+/// end. A cell that does not exist or cannot run ends in RTD_DONE_REFUSED.
 ///
 /// \param session the session
 /// \param token as for rtd_session_request()
@@ -261,8 +261,8 @@ pub unsafe extern "C" fn rtd_session_execute(
     })
 }
 
-/// Asks for one RTD_EV_SYNCED with this token, once the daemon has every local change and this replica
-/// every change the daemon announced.
+/// Asks for one RTD_EV_SYNCED with this token. It comes when the daemon has every local change and the replica has every
+/// change that the daemon announced.
 ///
 /// \param session the session
 /// \param token as for rtd_session_request()
@@ -279,11 +279,11 @@ pub unsafe extern "C" fn rtd_session_sync(
     guard(|| unsafe { with(session, |session| Ok(session.sync(token, millis(timeout_ms))?)) })
 }
 
-/// What is known of the connection, as a JSON object with the members notebook_id, state ("connecting",
-/// "ready", "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object),
-/// kernel_status (text, null before the first broadcast of it), executing (cell id or null), queued (array of
-/// cell ids), queue_bytes (bytes of events that wait), unsent (whether the daemon may not have
-/// everything yet that was written here), blobs_dir. No I/O.
+/// The state of the connection, as a JSON object with the members notebook_id, state ("connecting", "ready",
+/// "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object), kernel_status
+/// (text, null before its first broadcast), executing (cell id or null), queued (array of cell ids), queue_bytes
+/// (bytes of events that wait), unsent (whether the daemon may lack something that this session wrote), blobs_dir.
+/// No I/O.
 ///
 /// \param session the session
 /// \param out receives the JSON; release with rtd_buf_free()

@@ -1,20 +1,20 @@
-//! Which library this is.
+//! Storey 4, which library this is.
 
 use std::ffi::c_char;
 
 use super::guard::{guard_value, text};
 
-/// Version of the C ABI this header describes. A library with the same major and at least this
-/// minor number fits.
+/// Version of the C ABI that this header describes. A library with the same major and at least this minor number fits;
+/// while the major number is 0, the minor number has to be the same.
 #[repr(C)]
 pub enum rtd_abi {
-    /// Changes when something is removed or means something else.
+    /// Changes when something is removed or changes its meaning.
     RTD_ABI_MAJOR = 0,
-    /// Changes when something is added.
+    /// Changes when something is added; while the major number is 0, also when something is removed.
     RTD_ABI_MINOR = 3,
 }
 
-/// What `rtd_has` knows.
+/// The features that `rtd_has` knows.
 const FEATURES: &[&str] = &["protocol-2", "session", "host", "journal", "blobs", "conn"];
 
 /// The ABI version of the loaded library.
@@ -39,7 +39,7 @@ pub extern "C" fn rtd_version() -> *const c_char {
 ///
 /// \param feature name in UTF-8
 /// \param len its length in bytes
-/// \return 1 or 0; 0 for names it never heard of
+/// \return 1 or 0; 0 for unknown names
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_has(feature: *const c_char, len: usize) -> i32 {
