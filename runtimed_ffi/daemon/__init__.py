@@ -14,13 +14,13 @@ module             noun
 ``approval``       the approval of what a notebook file lists
 ``limits``         descriptors and peers
 ``logging_setup``  the log
-``report``         what the daemon tells about itself
-``dispatch``       events of the host, handed to whom they concern
+``report``         what a status request can ask about the daemon
+``dispatch``       hands the events of the host to their handlers
 ``reply``          the answer to one request
 ``tasks``          tasks that run beside the events of the loop
 ``lazy_import``    importing libraries late
 ``processes``      the end of a child process, and its last words
-``ports``          what these modules need from each other
+``ports``          the types that these modules share
 =================  ===================================================
 
 ================  =============================================

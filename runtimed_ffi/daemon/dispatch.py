@@ -1,4 +1,4 @@
-"""The events of the host, each handed to whom it concerns.
+"""Hands the events of the host to the modules that handle them.
 
 Storey: daemon (7).
 """
@@ -13,7 +13,6 @@ from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
 from runtimed_ffi.daemon.channels.pool_requests import PoolRequests
 from runtimed_ffi.daemon.channels.settings import Settings
 from runtimed_ffi.daemon.limits import Limits
-from runtimed_ffi.daemon.ports import HostEvent
 from runtimed_ffi.daemon.rooms.requests import NotebookRequests
 from runtimed_ffi.daemon.rooms.rooms import Rooms
 from runtimed_ffi.host import ChannelKind, EventKind
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """Hands each event of the host to whom it concerns.  Never raises: one bad event costs its sender only."""
+    """Calls the handler of each event of the host.  Never raises: a bad event affects only its sender."""
 
     def __init__(
         self,
@@ -42,7 +41,8 @@ class Dispatch:
         self._settings = settings
         self._limits = limits
 
-    def __call__(self, event: HostEvent) -> None:
+    def __call__(self, event: hosting.Event) -> None:
+        """Handle one event."""
         logging_setup.about(room=event.id, peer=event.peer)
         try:
             if event.kind == EventKind.REQUEST:
@@ -63,7 +63,7 @@ class Dispatch:
         except Exception:
             log.exception("an event of kind %d failed", event.kind)
 
-    def _request(self, event: HostEvent) -> None:
+    def _request(self, event: hosting.Event) -> None:
         if event.code == ChannelKind.NOTEBOOK:
             self._notebook.handle(event.id, event.token, event.peer, event.payload)
         elif event.code == ChannelKind.POOL:

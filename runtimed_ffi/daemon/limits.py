@@ -40,10 +40,9 @@ def raise_descriptor_limit() -> int:
 class Limits:
     """The bounds of this process.
 
-    Parameters
-    ----------
-    max_peers:
-        Connections wanted; at most half of the descriptors are given to peers, the other half is for kernels.
+    Args:
+        max_peers: Connections wanted; at most half of the descriptors are given to peers, the other half is for
+            kernels.
     """
 
     def __init__(self, max_peers: int = MAX_PEERS) -> None:

@@ -56,6 +56,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as one JSON object."""
         moment = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
         members: dict[str, Any] = {
             "time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -81,7 +82,7 @@ def open_log(path: str, level: str | None, form: str = "text") -> None:
     finally:
         os.umask(mask)
     handlers: list[logging.Handler] = [to_file]
-    # Who starts the daemon in the background sends its standard error to the log: each line belongs there once.
+    # A daemon in the background has the log as its standard error: each line belongs there once.
     if not os.path.samestat(os.stat(path), os.fstat(2)):
         handlers.append(logging.StreamHandler(sys.stderr))
     formatter: logging.Formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")

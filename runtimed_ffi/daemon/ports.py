@@ -11,32 +11,8 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 Json = dict[str, Any]
 
-RTD_E_ARG = -4
 RTD_E_IO = -8
-RTD_E_NOT_FOUND = -10
-RTD_E_CORRUPT = -15
-"""Result codes the daemon tells apart; the numbers of ``runtimed_ffi.h`` (``enum rtd_code``, never renumbered)."""
-
-
-class HostEvent(Protocol):
-    """The members of ``_events.Event`` that the daemon reads."""
-
-    @property
-    def kind(self) -> int: ...
-    @property
-    def code(self) -> int: ...
-    @property
-    def token(self) -> int: ...
-    @property
-    def peer(self) -> int: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
-    @property
-    def text(self) -> str: ...
+"""The code of an event about a file that cannot be written at present (``enum rtd_code``, never renumbered)."""
 
 
 class Message(NamedTuple):
@@ -63,7 +39,7 @@ class Launching(NamedTuple):
 
 
 class KernelListener(Protocol):
-    """Who hears what a kernel says.  Called on the loop, never from within a method of the kernel."""
+    """Receives the messages of a kernel.  Called on the loop, never from within a method of the kernel."""
 
     def on_messages(self, kernel: KernelPort, batch: Sequence[Message]) -> None:
         """All messages that were readable at one moment, iopub first."""
@@ -73,7 +49,7 @@ class KernelListener(Protocol):
 
 
 class LaunchListener(KernelListener, Protocol):
-    """Who has asked for a kernel, and will hear what it says."""
+    """Receives the progress of a launch, and then the messages of the kernel."""
 
     def on_progress(self, launching: Launching) -> None:
         """The launch has been resolved, or its environment is being made.  Not after the launch has ended."""
@@ -116,7 +92,7 @@ class KernelPort(Protocol):
 
 
 class KernelGone(Exception):
-    """The kernel ended while somebody waited for its reply."""
+    """The kernel ended while a request waited for its reply."""
 
 
 class LaunchError(Exception):
@@ -146,7 +122,8 @@ class SettingsView(Protocol):
 class Timer(Protocol):
     """What ``loop.call_later`` returns."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Do not call it any more."""
 
 
 CallLater = Callable[[float, Callable[[], None]], Timer]

@@ -25,7 +25,7 @@ def watch_process(process: subprocess.Popen[Any], on_exit: Callable[[int | None]
     loop = asyncio.get_running_loop()
 
     def reap() -> None:
-        # The dead leader still holds its number here, so the group cannot be anybody else's.
+        # The dead leader still holds its number here, so the group cannot be another one.
         kill_group(process.pid)
         on_exit(process.wait())
 
@@ -64,13 +64,13 @@ def _wait(process: subprocess.Popen[Any], loop: asyncio.AbstractEventLoop, reap:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()
-    with contextlib.suppress(RuntimeError):  # The loop has been closed: nobody is left to be told.
+    with contextlib.suppress(RuntimeError):  # The loop has been closed: nothing is left to notify.
         loop.call_soon_threadsafe(reap)
 
 
 def kill_group(pid: int) -> None:
     """Kill what is left of a process group, if anything."""
-    with contextlib.suppress(OSError):  # Nobody left in it.
+    with contextlib.suppress(OSError):  # The group is empty.
         os.killpg(pid, signal.SIGKILL)
 
 
@@ -127,6 +127,7 @@ class StderrTail:
         self._data = b""
 
     def close(self) -> None:
+        """Stop reading.  Idempotent."""
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)

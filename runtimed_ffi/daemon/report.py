@@ -1,7 +1,7 @@
-"""What the daemon tells about itself when it is asked: memory, descriptors, rooms, kernels.
+"""What a ``status`` request can ask about the daemon: memory, descriptors, rooms, kernels.
 
 Storey: daemon (7).  It travels as the member ``daemon`` of the answer to a ``status`` request that has the member
-``"details": true``; who does not know the members ignores them (protocol 2, section 14.4).
+``"details": true``; clients that do not know the members ignore them (protocol 2, section 14.4).
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 class Report:
     """Collects the facts.  On the loop's thread; what asks the system runs on another.
 
-    Parameters
-    ----------
-    facts:
-        What does not change while the daemon runs: the members of ``daemon.json``, paths, version.
+    Args:
+        facts: What does not change while the daemon runs: the members of ``daemon.json``, paths, version.
     """
 
     def __init__(self, host: Host, rooms: Rooms, limits: Limits, facts: Json) -> None:
@@ -66,7 +64,7 @@ class Report:
 
 def _measure(pids: Sequence[int]) -> tuple[dict[int, int], int | None]:
     """Resident memory of processes, as far as they are there, and the open descriptors of the first, this one."""
-    # Imported late: nobody needs it before somebody asks.
+    # Imported late: most daemons never need it.
     import psutil
 
     memory = {}

@@ -1,7 +1,8 @@
 """The life of the daemon process: lock, socket, readiness, signals, idle time, end.
 
 Storey: daemon (7).  Source: protocol 2, sections 1.5 and 4.3; what the reference gets wrong there (13.6) is done right:
-``daemon.json`` follows the bound socket, signals end the daemon cleanly, the first shutdown request does.
+``daemon.json`` is written after the socket is bound, signals end the daemon cleanly, and so does the first shutdown
+request.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ class Service:
         self._launched: weakref.WeakSet[KernelPort] = weakref.WeakSet()
 
     def stop(self, reason: str) -> None:
-        """End the daemon soon, in order.  Idempotent."""
+        """Begin the orderly end of the daemon.  Idempotent."""
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(reason)
 
     def _on_signal(self, name: str) -> None:
-        """The first signal ends the daemon, and from the second on no kernel is given time to say goodbye."""
+        """End the daemon on the first signal; kill the kernels at once on every further one."""
         if self._stopping is not None and self._stopping.done():
             log.warning("%s again: kernels are killed", name)
             for kernel in list(self._launched):
@@ -83,7 +84,7 @@ class Service:
         self.stop(name)
 
     async def run(self) -> None:
-        """Live until somebody stops it.
+        """Run until ``stop`` is called.
 
         Raises ``AlreadyRunning`` if the lock is taken and the host's error if the socket cannot be bound; nothing is
         left behind then.
@@ -123,7 +124,7 @@ class Service:
             settings.on_change(lambda _: pools.settings_changed())
             inline = InlineEnvironments(self._paths.environments, removals)
             launcher = Launcher(self._start_kernel, pools, inline, settings, trust.key_path(os.environ))
-            # Notebook files are the user's, not ours: a new one gets the mode his own programs would give it.
+            # Notebook files are the user's: a new one gets the mode that other programs would give it.
             rooms = Rooms(
                 host,
                 blobs,
@@ -205,7 +206,7 @@ class Service:
             return None
 
     def _facts(self) -> Json:
-        """What :class:`Report` tells beside ``daemon.json``."""
+        """What :class:`Report` adds to ``daemon.json``."""
         paths = self._paths
         return {
             "socket": paths.socket,
@@ -216,7 +217,7 @@ class Service:
         }
 
     async def _start_kernel(self, plan: LaunchPlan, listener: KernelListener) -> KernelPort:
-        # What the kernel starts to watch now carries this mapping, and later the process as well.
+        # Tasks and watches that the kernel starts inherit this mapping; its process id is added below.
         fields = logging_setup.about(**logging_setup.subject())
         kernel = await (await self._kernels()).launch(plan, listener)
         self._launched.add(kernel)
@@ -243,13 +244,13 @@ class Service:
         return self._prewarmed
 
     async def _warm_up(self) -> None:
-        """Have everything ready for the first launch that can be had before it."""
+        """Import what the first launch needs, and start kernels ahead."""
         kernels = await self._kernels()
         if self._options.kernel_pool_size:
             try:
                 kernels.open(default_plan(resolve(LaunchRequest("python", DEFAULT_SOURCE))))
             except Exception:
-                log.exception("no kernels are started ahead")
+                log.exception("kernels cannot be started ahead")
 
     def _kernel_pool(self) -> Json:
         if self._prewarmed is not None:
@@ -282,7 +283,7 @@ class Service:
             os.write(descriptor, b"ready\n")
             os.close(descriptor)
         except OSError as error:
-            log.warning("nobody listens on descriptor %d: %s", descriptor, error)
+            log.warning("descriptor %d cannot be written: %s", descriptor, error)
 
     def _watch_idleness(self, rooms: Rooms) -> None:
         limit = self._options.idle_timeout
@@ -295,18 +296,18 @@ class Service:
         if rest <= 0:
             self.stop(f"idle for {limit:g} seconds")
             return
-        # While somebody works, look often enough to know the end of the work to a tenth of the limit.
+        # While there is work, check often enough to notice its end within a tenth of the limit.
         delay = min(rest, limit / 10) if rooms.active else rest
         asyncio.get_running_loop().call_later(delay, self._watch_idleness, rooms)
 
 
 async def _prepare_environments(pools: PoolSet, inline: InlineEnvironments) -> None:
-    """Begin with what a daemon before has left, in the background."""
+    """Adopt or remove the environments of an earlier daemon, in the background."""
     try:
         await pools.start()
         await inline.prune()
     except Exception:
-        log.exception("the environments of an earlier daemon cannot be looked at")
+        log.exception("the environments of an earlier daemon cannot be read")
 
 
 def _import_kernels() -> None:

@@ -10,15 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
 from runtimed_ffi.daemon.environments.recipes import Made
-from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_NOT_FOUND, KernelGone, LaunchError, Message
-
-RTD_E_ARG = -4
-
-
-class HostError(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+from runtimed_ffi.daemon.ports import KernelGone, LaunchError, Message
+from runtimed_ffi.errors import ArgumentError, CellNotFoundError, CorruptError
 
 
 class FakeEvent(NamedTuple):
@@ -43,7 +36,9 @@ class FakeHost:
         self.refused: list[str] = []
         self.closed: list[str] = []
         self.entered: list[str] = []
-        """Rooms with peers whose events have not come yet."""
+        """Rooms that a peer enters at the moment of their eviction."""
+        self.waiting: list[str] = []
+        """Rooms with a peer whose event is still in the queue."""
         self.disconnected: list[int] = []
         self.corrupt: list[str] = []
         self.publications = 0
@@ -57,7 +52,7 @@ class FakeHost:
     def prepare_room(self, notebook_id: str, journal: str | None = None) -> None:
         if journal in self.corrupt:
             self.corrupt.remove(journal)
-            raise HostError(RTD_E_CORRUPT, "corrupt")
+            raise CorruptError("corrupt")
         self.prepared[notebook_id] = journal
         self.documents.setdefault(notebook_id, [])
 
@@ -80,7 +75,10 @@ class FakeHost:
         self.disconnected.append(peer)
 
     def rooms(self) -> list[dict[str, Any]]:
-        return [{"notebook_id": key, "peers": 0, "cells": len(cells)} for key, cells in self.documents.items()]
+        return [
+            {"notebook_id": key, "peers": self.waiting.count(key), "cells": len(cells)}
+            for key, cells in self.documents.items()
+        ]
 
     def metadata(self, notebook_id: str) -> dict[str, str]:
         return self.metadata_of.get(notebook_id, {})
@@ -92,7 +90,7 @@ class FakeHost:
         for cell in self.documents[notebook_id]:
             if cell["id"] == cell_id:
                 return json.loads(json.dumps(cell))
-        raise HostError(RTD_E_NOT_FOUND, f"Cell not found: {cell_id}")
+        raise CellNotFoundError(f"Cell not found: {cell_id}")
 
     def send(self, peer: int, broadcast: Any) -> None:
         self.log.append(("sent", dict(json.loads(json.dumps(broadcast)), peer=peer)))
@@ -105,7 +103,7 @@ class FakeHost:
     ) -> None:
         for op in ops:
             if op["op"] in self.refuse_ops:
-                raise HostError(-4, "refused " + op["op"])
+                raise ArgumentError("refused " + op["op"])
         self.publications += 1
         cells = json.loads(json.dumps(self.documents.setdefault(notebook_id, [])))
         for op in json.loads(json.dumps(list(ops))):
@@ -126,12 +124,12 @@ class FakeHost:
             cell["outputs"].extend(op["outputs"])
         elif op["op"] == "replace_output":
             if cell["outputs"][op["index"] :][:1] != [op["expect"]]:
-                raise HostError(RTD_E_ARG, "not what was expected")
+                raise ArgumentError("not what was expected")
             cell["outputs"][op["index"]] = op["output"]
         elif op["op"] == "splice_outputs":
             end = op["index"] + op["delete"]
             if cell["outputs"][op["index"] : end] != op["expect"]:
-                raise HostError(RTD_E_ARG, "not what was expected")
+                raise ArgumentError("not what was expected")
             cell["outputs"][op["index"] : end] = op["outputs"]
         elif op["op"] == "clear_outputs":
             cell["outputs"], cell["execution_count"] = [], None

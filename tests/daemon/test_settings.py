@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import runtimed_ffi
+from runtimed_ffi._binding.ffi import lib
 from runtimed_ffi.daemon.channels.settings import Settings, Values
 from runtimed_ffi.daemon.channels.settings_file import SCHEMA
-from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.host import EventKind, Host
 
@@ -68,7 +68,7 @@ def test_the_host_reads_and_changes_settings_as_json(host, tmp_path):
     assert host.settings()["default_runtime"] == "python"
 
 
-def test_the_host_tells_the_pool_state(host, tmp_path):
+def test_the_host_announces_the_pool_state(host, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.settimeout(30)
         peer.connect(str(tmp_path / "h.sock"))
@@ -143,7 +143,7 @@ def test_an_edit_of_the_file_and_a_change_of_a_peer_both_stay(host, tmp_path, mi
     assert written(mirror)["uv"] == {"default_packages": ["six"]}
 
 
-def test_listeners_hear_of_each_change_once_and_disturb_nobody(host, tmp_path, mirror, caplog):
+def test_listeners_get_each_change_once_and_may_fail(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
     heard = []
     settings.on_change(lambda values: 1 / 0)
@@ -163,7 +163,7 @@ def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(hos
     settings.read_file()
     assert settings.values == Values()
     assert [record.levelno for record in caplog.records if "broken" in record.message] == [logging.ERROR]
-    assert mirror.read_text() == '{"theme": "dark",', "nobody writes over what a person is writing"
+    assert mirror.read_text() == '{"theme": "dark",', "the daemon does not write over what a person is writing"
     host.change_settings({"default_runtime": "deno"})
     settings.changed()
     assert written(mirror)["default_runtime"] == "deno"
@@ -178,7 +178,7 @@ def test_a_mended_file_counts_again(host, tmp_path, mirror):
     assert settings.values.theme == "dark"
 
 
-def test_a_file_that_somebody_is_writing_is_no_mistake(host, tmp_path, mirror, caplog):
+def test_a_file_that_is_being_written_is_not_reported(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
     caplog.set_level(logging.DEBUG, "runtimed_ffi")
     mirror.write_text("")
@@ -209,9 +209,9 @@ def test_settings_that_failed_are_served_again_unless_the_disk_is_full(host, tmp
     settings = opened(host, tmp_path)
     served = []
     monkeypatch.setattr(host, "open_settings", served.append)
-    settings.failed(RTD_E_IO, "no space")
+    settings.failed(lib.RTD_E_IO, "no space")
     assert "cannot be saved at present, free some space: no space" in caplog.text and not served
-    settings.failed(RTD_E_CORRUPT, "broken")
+    settings.failed(lib.RTD_E_CORRUPT, "broken")
     assert "the settings failed and are served again: broken" in caplog.text
     assert served == [str(tmp_path / "settings.automerge")]
 
@@ -281,7 +281,7 @@ def test_the_end_waits_for_a_watch_that_is_starting(host, tmp_path, mirror, monk
     asyncio.run(body())
 
 
-def test_two_peers_the_mirror_and_a_restart(tmp_path):
+def test_two_peers_the_file_and_a_restart(tmp_path):
     home = tmp_path / "d"
     mirror = home / "runt-notebook" / "settings.json"
     with runtimed_ffi.Daemon(home) as daemon:
@@ -294,7 +294,7 @@ def test_two_peers_the_mirror_and_a_restart(tmp_path):
             one.until(lambda members: members["uv"]["default_packages"] == ["six"])
             content = wait_for_file(mirror, lambda members: members["uv"]["default_packages"] == ["six"])
             assert content == {**one.read(), "$schema": "./settings.schema.json"}
-            # Somebody edits the file by hand, and the peers learn of it.
+            # A person edits the file, and the peers get the change.
             mirror.write_text(json.dumps({**content, "default_runtime": "deno"}))
             for peer in (one, two):
                 peer.until(lambda members: members["default_runtime"] == "deno")
@@ -304,7 +304,7 @@ def test_two_peers_the_mirror_and_a_restart(tmp_path):
         assert late.read() == wanted
 
 
-def test_garbage_on_the_settings_channel_disturbs_nobody_else(tmp_path):
+def test_garbage_on_the_settings_channel_affects_no_other_peer(tmp_path):
     with runtimed_ffi.Daemon() as daemon, SettingsPeer(daemon.socket_path, tmp_path) as peer:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as rude:
             rude.settimeout(30)

@@ -3,7 +3,7 @@
 Storey: daemon (7).  Source: protocol 2, section 8.5; HTTP itself, ranges and validators are ``aiohttp``'s.  Imported by
 ``blob_server`` when it is first needed.
 
-Content never changes under its name, so it may be cached for ever.  It was made by programs nobody has vetted, so it is
+Content never changes under its name, so it may be cached for ever.  It was made by arbitrary programs, so it is
 labelled for display only: no scripts, no guessing of types.
 """
 
@@ -32,7 +32,7 @@ REQUEST_LIMIT = 10.0
 """Seconds for a connection to send its request."""
 
 ANSWER_LIMIT = 300.0
-"""Seconds for a client to take its answer: 100 MiB at 350 kB/s.  Who is slower is disconnected."""
+"""Seconds for a client to take its answer: 100 MiB at 350 kB/s.  A slower client is disconnected."""
 
 _DECODING_LIMIT = 2
 """Blobs decoded at the same time, each held in memory."""
@@ -60,14 +60,10 @@ _IMMUTABLE = "public, max-age=31536000, immutable"
 class BlobPages:
     """The answers.  Everything on the loop's thread; files are read on others.
 
-    Parameters
-    ----------
-    directory:
-        The blob store (section 8.4).
-    prefix:
-        The path that cannot be guessed, as ``/<text>``.
-    plain_urls:
-        Whether paths without the prefix are served as well.
+    Args:
+        directory: The blob store (section 8.4).
+        prefix: The path that cannot be guessed, as ``/<text>``.
+        plain_urls: Whether paths without the prefix are served as well.
     """
 
     def __init__(self, directory: str, prefix: str, *, plain_urls: bool) -> None:
@@ -84,7 +80,7 @@ class BlobPages:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        # A page of a stranger whose name now means this machine (DNS rebinding) asks with its own name as host.
+        # A foreign page whose host name now resolves to this machine (DNS rebinding) sends its own name as host.
         if not _HOSTS.fullmatch(request.headers.get(hdrs.HOST, "localhost")):
             return _text(403, "Forbidden")
         if request.method == hdrs.METH_OPTIONS:

@@ -1,7 +1,7 @@
 """The blob channel: storing content by hash, and the port of the blob server.
 
 Storey: daemon (7).  Source: protocol 2, section 8.6.  Small contents are stored at once; large ones on a thread of
-their own, one after the other, so that hashing and writing 100 MiB holds nobody up.
+their own, one after the other, so that hashing and writing 100 MiB delays no other request.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ PENDING_LIMIT = 512 * 1024 * 1024
 class BlobRequests:
     """Answers the requests of the blob channel.  Everything on the loop's thread.
 
-    Parameters
-    ----------
-    address:
-        Where blobs are served, or ``None`` if they are not.
+    Args:
+        address: Where blobs are served, or ``None`` if they are not.
     """
 
     def __init__(self, host: Host, blobs: Blobs, address: BlobAddress | None) -> None:

@@ -1,7 +1,7 @@
 """The TCP port of the blob server: bound at the start, served from the first connection on.
 
-Storey: daemon (7).  Source: protocol 2, section 8.5.  Who reads blobs from disk, as clients on this machine do, never
-makes the daemon load an HTTP library: ``blob_pages`` and its ``aiohttp`` are imported when somebody connects.
+Storey: daemon (7).  Source: protocol 2, section 8.5.  Clients on this machine read blobs from disk and
+never make the daemon load an HTTP library: ``blob_pages`` and its ``aiohttp`` are imported at the first connection.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BACKLOG = 128
 
 
 class BlobAddress(NamedTuple):
-    """Where blobs are served, as ``daemon.json`` and the blob channel tell it."""
+    """Where blobs are served, for ``daemon.json`` and the blob channel."""
 
     port: int
     prefix: str
-    """A path that nobody can guess; blobs are below it."""
+    """A path that cannot be guessed; blobs are below it."""
 
     @property
     def members(self) -> dict[str, Any]:
@@ -37,12 +37,10 @@ class BlobAddress(NamedTuple):
 class BlobServer:
     """Serves the blob directory on IPv4 loopback.  Everything on the loop's thread.
 
-    Parameters
-    ----------
-    directory:
-        The blob store (section 8.4).
-    plain_urls:
-        Whether ``/blob/<hash>`` is served beside ``<prefix>/blob/<hash>``, for clients that know no prefix.
+    Args:
+        directory: The blob store (section 8.4).
+        plain_urls: Whether ``/blob/<hash>`` is served beside ``<prefix>/blob/<hash>``, for clients that know no
+            prefix.
 
     Raises ``OSError`` if the port cannot be had.
     """

@@ -31,16 +31,11 @@ ReadDocument = Callable[[bytes], list[Json]]
 class PoolRequests:
     """Answers the requests of the pool channel.
 
-    Parameters
-    ----------
-    read_document:
-        Reads the cells of a journal file (``host.read_document``).
-    stop:
-        Ends the daemon; called after the answer.
-    kernel_pool:
-        Numbers of the kernels that stand by; ours, beside those of the protocol.
-    details:
-        Collects what a ``status`` request with ``"details": true`` wants to know beyond the statistics.
+    Args:
+        read_document: Reads the cells of a journal file (``host.read_document``).
+        stop: Ends the daemon; called after the answer.
+        kernel_pool: Numbers of the prewarmed kernels, beside those of the protocol.
+        details: Collects what a ``status`` request with ``"details": true`` wants to know beyond the statistics.
     """
 
     def __init__(
@@ -64,7 +59,7 @@ class PoolRequests:
         self._inspections: dict[int, deque[tuple[Reply, str]]] = {}
 
     def handle(self, token: int, peer: int, payload: bytes) -> None:
-        """Answer one request.  What is not understood ends the connection, as the protocol has it.  Never raises."""
+        """Answer one request.  An unknown request ends the connection, as the protocol has it.  Never raises."""
         reply = Reply(self._host, token)
         try:
             request = json.loads(payload)
@@ -134,7 +129,7 @@ class PoolRequests:
             response["daemon"] = await details()
         except Exception:
             # The statistics are answered all the same.
-            log.exception("the state of the daemon cannot be told")
+            log.exception("the state of the daemon cannot be collected")
         return response
 
     def _list_rooms(self) -> list[Json]:
@@ -163,7 +158,7 @@ class PoolRequests:
         reply.send(response)
 
     def _inspect_later(self, peer: int, reply: Reply, notebook_id: str) -> None:
-        """A notebook may be large and a peer may ask for it a thousand times: off the loop, one at a time per peer."""
+        """Inspect off the loop, one at a time per peer: notebooks may be large, and requests many."""
         waiting = self._inspections.get(peer)
         if waiting is None:
             waiting = self._inspections[peer] = deque()
@@ -181,7 +176,7 @@ class PoolRequests:
                     log.exception("inspecting a notebook failed")
                     response = _error(str(error))
                 if not await loop.run_in_executor(None, reply.send, response):
-                    return  # It has gone; nobody waits for the others.
+                    return  # The peer has disconnected: drop the other requests.
         finally:
             del self._inspections[peer]
 
@@ -212,7 +207,7 @@ class PoolRequests:
         try:
             self._host.disconnect(peer)
         except Exception as error:
-            log.debug("a peer had gone already: %s", error)
+            log.debug("a peer has already disconnected: %s", error)
 
 
 def _read(path: str) -> bytes:

@@ -1,6 +1,6 @@
-"""The settings: the document that peers share, its JSON mirror, and what of it the daemon itself uses.
+"""The settings: the document that peers share, the JSON file that mirrors it, and what the daemon itself uses.
 
-Storey: daemon (7).  Source: protocol 2, section 11.1.  The document is the library's; its mirror is in
+Storey: daemon (7).  Source: protocol 2, section 11.1.  The document is the library's; the file is in
 ``settings_file``.  Everything on the loop's thread.
 """
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from runtimed_ffi.daemon.channels.settings_file import SettingsFile
 from runtimed_ffi.daemon.files.paths import set_aside
-from runtimed_ffi.daemon.ports import RTD_E_ARG, RTD_E_CORRUPT, RTD_E_IO, Json
+from runtimed_ffi.daemon.ports import RTD_E_IO, Json
+from runtimed_ffi.host import ArgumentError, CorruptError
 
 if TYPE_CHECKING:
     from runtimed_ffi.host import Host
@@ -49,12 +50,9 @@ class Values(NamedTuple):
 class Settings:
     """The settings of this daemon.
 
-    Parameters
-    ----------
-    document:
-        The file of the document (``settings.automerge``).
-    directory:
-        Where ``settings.json`` and its schema are.
+    Args:
+        document: The file of the document (``settings.automerge``).
+        directory: Where ``settings.json`` and its schema are.
     """
 
     def __init__(self, host: Host, document: str, directory: str) -> None:
@@ -67,7 +65,7 @@ class Settings:
 
     @property
     def values(self) -> Values:
-        """The settings at this moment.  Read-only: they change through the document and the mirror."""
+        """The settings at this moment.  Read-only: they change through the document and the file."""
         return self._values
 
     @property
@@ -77,14 +75,17 @@ class Settings:
 
     @property
     def default_python_env(self) -> str:
+        """``uv``, ``conda`` or another tool."""
         return self._values.default_python_env
 
     @property
     def uv_packages(self) -> tuple[str, ...]:
+        """Packages of every pooled uv environment."""
         return self._values.uv_packages
 
     @property
     def conda_packages(self) -> tuple[str, ...]:
+        """Packages of every pooled conda environment."""
         return self._values.conda_packages
 
     def on_change(self, listener: Callable[[Values], None]) -> None:
@@ -92,10 +93,10 @@ class Settings:
         self._listeners.append(listener)
 
     def open(self) -> None:
-        """Open the document and take over what people wrote into the mirror meanwhile.
+        """Open the document and take over what people wrote into the file meanwhile.
 
-        An unreadable document is set aside and reported; the mirror then brings the settings back.  Where no
-        document can be written they are in memory only, which is reported: no reason not to run cells.
+        An unreadable document is set aside and reported; the file then restores the settings.  Where no
+        document can be written they are in memory only, which is reported: cells can still run.
         """
         try:
             self._open_document()
@@ -105,27 +106,25 @@ class Settings:
         try:
             self._file.prepare()
         except OSError as error:
-            log.error("the mirror of the settings cannot be prepared: %s", error)
+            log.error("the settings file cannot be prepared: %s", error)
         self.read_file()
 
     def _open_document(self) -> None:
         try:
             self._host.open_settings(self._document)
-        except Exception as error:
-            if getattr(error, "code", None) != RTD_E_CORRUPT:
-                raise
+        except CorruptError as error:
             kept = set_aside(self._document)
             log.error("the settings in %s cannot be read (%s); kept as %s", self._document, error, kept)
             self._host.open_settings(self._document)
 
     def changed(self) -> None:
-        """Peers have changed the document: write the mirror and tell the listeners."""
+        """Peers have changed the document: write the file and call the listeners."""
         # An edit of the file that we have not seen yet must not be overwritten.
         self._take_edits()
         self._file.write(self._refresh())
 
     def read_file(self) -> None:
-        """The mirror may have changed: take over what people wrote.  The file itself is left as they made it."""
+        """The file may have changed: take over what people wrote.  The file itself is left as it is."""
         self._take_edits()
         self._refresh()
 
@@ -138,7 +137,7 @@ class Settings:
         self.open()
 
     def watch(self) -> None:
-        """Watch the mirror from now on.  Without a watch, which is reported, it is read at the next change only."""
+        """Watch the file from now on.  Without a watch, which is reported, it is read at the next change only."""
         loop = asyncio.get_running_loop()
         self._starting = loop.run_in_executor(None, self._file.start_watching, loop, self.read_file)
         self._starting.add_done_callback(self._watching)
@@ -148,7 +147,7 @@ class Settings:
             return
         if starting.exception() is not None:
             log.warning("%s is not watched: %s", self._file.path, starting.exception())
-        # Whatever happened between the first look and the start of the watch.
+        # Changes between the first read and the start of the watch.
         self.read_file()
 
     async def close(self) -> None:
@@ -164,11 +163,12 @@ class Settings:
         try:
             self._host.change_settings(edits)
             return
-        except Exception as error:
-            if getattr(error, "code", None) != RTD_E_ARG:
-                log.exception("the edits of %s cannot be used", self._file.path)
-                return
-        # One member that cannot be used is no reason to lose the others.
+        except ArgumentError:
+            pass
+        except Exception:
+            log.exception("the edits of %s cannot be used", self._file.path)
+            return
+        # A member that cannot be used must not cost the others.
         self._file.refused()
         for key, value in edits.items():
             try:

@@ -44,7 +44,7 @@ SCHEMA: Json = {
     },
     "additionalProperties": True,
 }
-"""JSON schema of the mirror; members that it does not name are kept."""
+"""JSON schema of the file; members that it does not name are kept."""
 
 
 class SettingsFile:
@@ -66,8 +66,8 @@ class SettingsFile:
     def edits(self) -> Json:
         """What people changed in the file since it was last read or written; everything the first time.
 
-        Members that were taken out are not told: they stay as they are.  A file that cannot be read or is broken is
-        reported once per content, and says nothing.
+        Members that were removed are not reported: they stay as they are.  A file that cannot be read or is broken is
+        reported once per content, and yields no edits.
         """
         try:
             data = _read(self.path)
@@ -86,7 +86,7 @@ class SettingsFile:
                 raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
             self._broken = True
-            # An editor that writes in place empties the file first; that is no mistake of anybody.
+            # An editor that writes in place empties the file first; that is not an error.
             log.log(
                 logging.ERROR if data else logging.DEBUG, "%s is broken and waits to be mended: %s", self.path, error
             )

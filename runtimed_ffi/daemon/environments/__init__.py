@@ -6,7 +6,7 @@ Storey: daemon (7).
 module            noun
 ================  =============================================
 ``plans``         what a request for a kernel means
-``requirements``  what a notebook wishes for
+``requirements``  the requirements of a notebook
 ``trust``         whether its dependencies were approved
 ``pools``         the pools of environments
 ``pool``          one pool at work
@@ -14,7 +14,7 @@ module            noun
 ``environment``   one environment of a pool
 ``recipes``       how pooled environments are made
 ``inline``        environments cached by content
-``leases``        directories of environments, and their owners
+``leases``        directories of environments, and who holds them
 ``removals``      environments that are being removed
 ``uv``            the program uv
 ``conda``         the programs that make conda environments

@@ -1,8 +1,8 @@
 """Environments for the dependencies of notebooks: made once per content, shared by the kernels that want the same.
 
-Storey: daemon (7).  Source: protocol 2, section 10.5.  The directory is named by a hash of what is in it, so who asks
-for the same gets the same.  It is made in its final place, because neither virtual nor conda environments can be moved;
-what makes it appear at once is its mark, written last (``leases``).  One daemon builds, the others wait for its lock; a
+Storey: daemon (7).  Source: protocol 2, section 10.5.  The directory is named by a hash of what is in it, so equal
+dependencies share it.  It is made in its final place, because neither virtual nor conda environments can be moved; it
+counts as complete once its marker is written (``leases``).  One daemon builds, the others wait for its lock; a
 directory that a crash left incomplete is made anew.
 """
 
@@ -24,7 +24,7 @@ from runtimed_ffi.daemon.environments.uv import Progress
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 14 * 86400.0
-"""Environments that nobody has used for so long are removed."""
+"""Environments that were not used for so long are removed."""
 
 KEEP_COUNT = 32
 """Environments kept at most; those longest unused go first."""
@@ -71,7 +71,7 @@ class InlineEnvironments:
     ) -> Lease:
         """The environment of this name, made if it is not there, held against removal until the lease is released.
 
-        The build goes on while anybody waits for it and is ended, and removed, with the last one who does.  Raises what
+        The build goes on while a launch waits for it; with the last one it is cancelled and removed.  Raises what
         ``make`` raises, and ``OSError``.
         """
         path = os.path.join(self._directories[kind], name)
@@ -111,7 +111,7 @@ class InlineEnvironments:
                 lease = leases.acquire(path, create=True)
             try:
                 if lease.read().get("state") == leases.READY and os.access(python, os.X_OK):
-                    return  # Made by somebody else meanwhile.
+                    return  # Another daemon has made it meanwhile.
                 lease.write(leases.BUILDING)
                 await clear(path)
                 await make(path, build.say)

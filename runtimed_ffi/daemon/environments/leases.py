@@ -1,8 +1,8 @@
-"""Directories of environments on disk, and who may touch them.
+"""Directories of environments on disk, and the leases that protect them.
 
 Storey: daemon (7).  Beside every environment ``<path>`` lies ``<path>.json``: a small file that says what state the
 environment is in, and whose lock (``flock``) says that a living daemon builds, keeps or uses it.  An environment
-without that file is not ours and is never touched; one whose file is locked belongs to somebody who lives.  A lock
+without that file is not ours and is never touched; one whose file is locked is in use by a living daemon.  A lock
 cannot be left behind by a crash; the state can, and tells the next daemon what to make of the directory.
 
 May be called from any thread.  ``inhabited`` takes long (up to seconds), the rest a few system calls.
@@ -27,11 +27,11 @@ _MARK_LIMIT = 1 << 20
 BUILDING = "building"
 """Incomplete."""
 READY = "ready"
-"""Complete, and nobody has used it."""
+"""Complete and unused."""
 USED = "used"
 """A kernel of the daemon that holds, or held, the lock runs in it."""
 GIVEN = "given"
-"""Handed over to a client (``take``), whose it is: never touched again unless it is given back."""
+"""Handed over to a client (``take``), which owns it: never touched again unless it is given back."""
 
 
 class Lease:
@@ -60,7 +60,7 @@ class Lease:
         self.write(**dict(self.read(), state=state))
 
     def share(self) -> None:
-        """Let others use the environment too; as long as anybody does, nobody can acquire it for himself."""
+        """Let other holders share the environment; as long as there is one, it cannot be acquired exclusively."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def touch(self) -> None:
@@ -74,7 +74,7 @@ class Lease:
             os.close(descriptor)
 
     def mark_incomplete(self) -> None:
-        """Say that it is incomplete from here on: whoever removes it may not come to the end of that."""
+        """Mark it as incomplete from here on: its removal may be cut short."""
         with contextlib.suppress(OSError):  # On a full disk the mark stays as it was.
             self.write(BUILDING)
 
@@ -84,9 +84,9 @@ class Lease:
 
 
 def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease | None:
-    """Hold an environment, alone or together with others, or ``None`` if that is not possible now.
+    """Acquire an environment, exclusively or shared, or return ``None`` if that is not possible now.
 
-    It is not when somebody else holds it, or when it has no mark and ``create`` is false.
+    It is not while it is held otherwise, or when it has no marker and ``create`` is false.
     """
     mark = path + MARK_SUFFIX
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
@@ -102,7 +102,7 @@ def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease |
         except BlockingIOError:
             os.close(descriptor)
             return None
-        # Whoever had it before may have removed the file between our opening and locking it.
+        # The previous holder may have removed the file between our opening and locking it.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(mark), os.fstat(descriptor)):
                 return Lease(path, descriptor)

@@ -23,7 +23,7 @@ from runtimed_ffi.daemon.ports import Json, LaunchError, SettingsView
 log = logging.getLogger(__name__)
 
 DEFAULT_SOURCE = "uv:prewarmed"
-"""What the default environment is reported as: the name clients of protocol 2 know for "no special wishes"."""
+"""What the default environment is reported as: the name clients of protocol 2 know for "no requirements"."""
 
 AUTOMATIC_SOURCES = ("auto", "prewarmed", "")
 """Environment sources that ask the daemon to choose (10.2)."""
@@ -41,7 +41,7 @@ _UUID = re.compile(
 
 
 class LaunchRequest(NamedTuple):
-    """What somebody asks for."""
+    """The launch that a peer asks for."""
 
     kernel_type: str
     env_source: str
@@ -57,7 +57,7 @@ class LaunchPlan(NamedTuple):
 
     kernel_type: str
     env_source: str
-    """Resolved: what peers are told."""
+    """Resolved: what peers see."""
     argv: list[str]
     """The command, with ``{connection_file}`` in the place of the connection file."""
     cwd: str
@@ -77,7 +77,7 @@ class Choice(NamedTuple):
 
     kernel_type: str
     env_source: str
-    """What peers are told."""
+    """What peers see."""
     cwd: str
     needs: str
     """``default`` (the pool of uv environments, or this interpreter), ``conda`` (the pool), ``inline``, ``project``,
@@ -129,7 +129,7 @@ PROJECT_SOURCES = tuple(dict.fromkeys(source for _, source in requirements.PROJE
 
 
 def _python_source(metadata: Json, directory: str | None, default: str) -> str:
-    """The environment of a Python kernel nobody named one for (10.2): dependencies, project file, default."""
+    """The environment of a Python kernel when none is named (10.2): dependencies, project file, default."""
     for kind in ("uv", "conda"):
         if requirements.dependencies(metadata, kind) is not None:
             return f"{kind}:inline"

@@ -43,15 +43,18 @@ class UvRecipe:
         self._settings = settings
 
     def ingredients(self) -> Json:
+        """See :class:`Recipe`."""
         packages = ["ipywidgets", *(checked(name) for name in self._settings.uv_packages)]
         return {"packages": packages, "interpreter": f"{sys.base_prefix} {sys.version}"}
 
     async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
+        """See :class:`Recipe`."""
         packages = ingredients["packages"]
         await uv.make(path, packages, progress=progress, background=background, defaults=uv.IMPATIENT)
         return self.made(path, {})
 
     def made(self, path: str, mark: Json) -> Made:
+        """See :class:`Recipe`."""
         return Made(uv.python_of(path), uv.kernel_variables(path))
 
 
@@ -62,13 +65,16 @@ class CondaRecipe:
         self._settings = settings
 
     def ingredients(self) -> Json:
+        """See :class:`Recipe`."""
         return {"packages": ["ipywidgets", *(checked(name) for name in self._settings.conda_packages)]}
 
     async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
+        """See :class:`Recipe`."""
         tool = conda.find()
         await conda.make(tool, path, ingredients["packages"], progress=progress, background=background)
         return Made(tool.python_of(path), tool.kernel_variables(path))
 
     def made(self, path: str, mark: Json) -> Made:
+        """See :class:`Recipe`."""
         tool = conda.find()
         return Made(tool.python_of(path), tool.kernel_variables(path))

@@ -17,7 +17,7 @@ from runtimed_ffi.daemon.tasks import Tasks
 log = logging.getLogger(__name__)
 
 CONCURRENT = 2
-"""Removals at once that nobody waits for; more wait, their environments marked as incomplete already."""
+"""Removals at once that no task waits for; more wait, their environments marked as incomplete already."""
 
 _LIMIT = 600.0
 """Seconds one may take."""

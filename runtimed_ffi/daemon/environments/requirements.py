@@ -1,4 +1,4 @@
-"""What a notebook wishes for: kernel type, dependencies, project; read from its metadata and its directory.
+"""The requirements of a notebook: kernel type, dependencies, project; read from its metadata and its directory.
 
 Storey: daemon (7).  Source: protocol 2, sections 7.4, 9.6, 10.2 and 10.5.  Nothing here starts or makes anything.
 Functions that take a path do blocking I/O; call them off the loop.
@@ -78,7 +78,7 @@ def of_file(path: str) -> Json:
 
 
 def of_document(metadata: Mapping[str, str]) -> Json | None:
-    """The metadata snapshot in the document of a room (7.4), or ``None`` if nobody has put one there."""
+    """The metadata snapshot in the document of a room (7.4), or ``None`` if there is none."""
     try:
         snapshot = json.loads(metadata["notebook_metadata"])
     except (KeyError, TypeError, ValueError, RecursionError):

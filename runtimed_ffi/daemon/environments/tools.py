@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from runtimed_ffi.daemon.processes import StderrTail, describe_exit, watch_process
 
 _BACKGROUND_NICENESS = 10
-"""What nobody waits for must not slow down what somebody does."""
+"""Work that no launch waits for must not slow down work that one does."""
 
 FINDING = threading.Lock()
 """Held while a wheel is asked where its program is: it asks ``sysconfig``, whose first use is not safe in threads."""

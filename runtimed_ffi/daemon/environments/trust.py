@@ -1,7 +1,7 @@
 """Whether the dependencies of a notebook were approved on this machine.
 
-Storey: daemon (7).  Source: protocol 2, section 9.6.  Whoever may write the key may approve; the key is shared with the
-reference's desktop application, so that what was approved there counts here.
+Storey: daemon (7).  Source: protocol 2, section 9.6.  A process that may write the key may approve.  The key
+is shared with the reference's desktop application, so that what was approved there counts here.
 """
 
 from __future__ import annotations

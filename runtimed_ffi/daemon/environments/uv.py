@@ -42,7 +42,7 @@ _DEFAULTS = {
     "NO_COLOR": "1",
 }
 IMPATIENT = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "1"}
-"""Defaults for who must know soon that there is no network, and tries again anyway."""
+"""Defaults for callers that must learn soon that there is no network, and try again anyway."""
 
 _FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
 
@@ -70,7 +70,7 @@ def find() -> str:
 
 
 def environment(environ: Mapping[str, str], defaults: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The environment variables for uv: those of the user, ours where he has none."""
+    """The environment variables for uv: those of the user, else ours."""
     variables = {**_DEFAULTS, **defaults, **environ}
     for name in _FOREIGN:
         variables.pop(name, None)
@@ -99,7 +99,7 @@ async def make(
 ) -> None:
     """Make a virtual environment for kernels in ``path``, which must not exist, with these packages.
 
-    ``python`` is a version specifier; the interpreter of the daemon is taken if it is ``None``.  ``progress`` hears
+    ``python`` is a version specifier; the interpreter of the daemon is taken if it is ``None``.  ``progress`` gets
     what is being done; ``defaults`` are further variables for uv.  A failure or cancellation leaves a partial directory
     behind, which is the caller's to remove.
 

@@ -35,8 +35,8 @@ class Base(NamedTuple):
     def settled(self, digest: str, contained: bool) -> Base:
         """The base in view of what the file is and whether the document has its heads.
 
-        After a crash in the middle it may be the earlier one; when nothing tells, it is: then what happened since is
-        merged twice, and nothing is lost.
+        After a crash in the middle it may be the earlier one; when that cannot be decided, it is the earlier one: then
+        what happened since is merged twice, and nothing is lost.
         """
         if self.earlier is None or (digest == self.digest and contained):
             return self._replace(earlier=None)

@@ -3,7 +3,7 @@
 Storey: daemon (7).  The file is a peer that was away: its change is made in a copy of the document as it was when file
 and document were last the same, and merged from there, so that texts merge by character.  Two things a merge cannot
 do are mended behind it: a cell that the file moves keeps what happened to it in the room, and a cell that the file
-drops stays if somebody has edited it in the room.  Pure functions over cells in the form of the document.
+drops stays if a peer has edited it in the room.  Pure functions over cells in the form of the document.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def change(base: Sequence[Json], file: Sequence[Cell], room: Sequence[Json], sto
 
 
 def exchange(room: Sequence[Json], file: Sequence[Cell], store: StoreOutputs) -> Change:
-    """The change when nobody knows what the file was: the file's cells for the room's; ``unite`` brings those back."""
+    """The change when it is unknown what the file was: the file's cells for the room's; ``unite`` brings those back."""
     hard: list[Json] = [{"op": "delete_cell", "cell_id": cell["id"]} for cell in room]
     hard += [_insert(cell, index) for index, cell in enumerate(file)]
     hard += [op for cell in file for op in _contents(cell.id, store(cell), cell.execution_count)]

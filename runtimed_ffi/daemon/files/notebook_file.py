@@ -1,7 +1,7 @@
 """The notebook file of one room: filling the room from it, merging what others do to it, saving.
 
 Storey: daemon (7).  Source: protocol 2, sections 7.3, 7.4 and 9.8; what the reference loses there (attachments, cell
-metadata, files nobody has loaded, changes of other programs) is kept.
+metadata, files that no room has loaded, changes of other programs) is kept.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class NotebookFile:
         past = room.fork(None if base is None else base.heads)
         try:
             known = past.cells()
-            # Without a base, the cells that are there still tell which cell of the file is which.
+            # Without a base, the cells that are there still identify those of the file.
             file = notebooks.parse(content.data, known)
             if base is None:
                 self._exchange(room, past, file)

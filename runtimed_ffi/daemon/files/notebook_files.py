@@ -28,10 +28,8 @@ WORKERS = 4
 class NotebookFiles:
     """The files.  Methods are for the loop's thread but for ``attach``.
 
-    Parameters
-    ----------
-    new_mode:
-        Mode of a notebook file that a save creates.
+    Args:
+        new_mode: Mode of a notebook file that a save creates.
     """
 
     def __init__(self, host: Host, blobs: Blobs, new_mode: int = 0o600) -> None:
@@ -43,7 +41,7 @@ class NotebookFiles:
         self._watcher = Watcher(self._on_change)
         self._files: dict[str, NotebookFile] = {}
         self._refreshing: dict[str, bool] = {}
-        """Rooms whose file is being looked at; true: it has changed again meanwhile."""
+        """Rooms whose file is being read; true: it has changed again meanwhile."""
 
     def run(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
         """Do something on a worker thread."""

@@ -1,7 +1,7 @@
 """Notebook files: what is in the bytes of an ``.ipynb``, and the bytes of a notebook.
 
 Storey: daemon (7).  Source: nbformat 4.5, protocol 2, sections 7.6 and 9.8.  Pure functions; what the document has no
-place for (metadata, attachments, members nobody knows) travels beside the cells and comes back when they are written.
+place for (metadata, attachments, unknown members) travels beside the cells and comes back when they are written.
 Imported late: ``nbformat`` takes as long as everything else before the first client can connect.
 """
 

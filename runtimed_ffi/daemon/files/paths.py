@@ -120,8 +120,8 @@ def replace(
 
     The bytes are written beside it and on disk before they take its name; a crash leaves the old file or the new one.
     A symbolic link stays one: what it points to is replaced.  The mode is kept; a new file gets ``new_mode``.
-    ``writer`` names who writes: what a crash of his has left beside the file is overwritten, and he never calls this
-    twice at a time.  ``ready`` is called when everything is written and only the name is missing.  Returns the file as
+    ``writer`` names the writer: what its crash has left beside the file is overwritten, and it never calls this twice
+    at a time.  ``ready`` is called when everything is written and only the name is missing.  Returns the file as
     it is then, without its bytes.
 
     Raises ``Changed`` if the file is not what was seen, and ``OSError``; nothing has happened then.

@@ -37,7 +37,7 @@ def merged(metadata: Json, snapshot: Json) -> Json:
     """A file's metadata with what the snapshot says; everything the snapshot does not speak of stays.
 
     ``kernelspec`` and ``language_info`` go if the snapshot has none, unless what is there cannot be read: then it was
-    never in a snapshot, and nobody has removed it.  A ``runt`` that says nothing but its version is not added to a file
+    never in a snapshot, and was not removed.  A ``runt`` with nothing but its version is not added to a file
     that has none.
     """
     result = dict(metadata)

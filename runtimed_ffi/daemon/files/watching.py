@@ -1,7 +1,7 @@
-"""Tells when a file is changed by somebody else.
+"""Notices when another program changes a file.
 
-Storey: daemon (7).  A thin use of ``watchdog``, which knows each system's way of being told.  Where a system cannot
-tell (no more inotify watches, a network file system), nothing is lost: a file is looked at before it is replaced.
+Storey: daemon (7).  A thin use of ``watchdog``, which knows how each system reports changes.  Where a system cannot
+(no more inotify watches, a network file system), nothing is lost: a file is looked at before it is replaced.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Watcher:
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
-        # Held while the observer is told something. It calls us with a lock of its own held, so `_on_event` never
+        # Held while the observer is called. It calls us with a lock of its own held, so `_on_event` never
         # takes this one: it reads `_watched`, which is replaced and never changed.
         self._lock = threading.Lock()
         self._observer: BaseObserver | None = None
@@ -45,7 +45,7 @@ class Watcher:
         self._closed = False
 
     def watch(self, owner: object, path: str) -> None:
-        """Tell when the file at ``path`` changes, appears or goes; a link's target is meant.  Never raises."""
+        """Watch for when the file at ``path`` changes, appears or goes; a link's target is meant.  Never raises."""
         directory, name = os.path.split(os.path.realpath(path))
         with self._lock:
             if self._closed:

@@ -1,7 +1,7 @@
 """One kernel process: start, readiness, requests, interrupt, end.
 
 Storey: daemon (7).  What runs the kernel is ``provisioned``; this module adds what a daemon must know at once: that
-the kernel is ready (a reply, and something heard on iopub, so that no output can be missed) and that it has ended
+the kernel is ready (a reply, and a message on iopub, so that no output can be missed) and that it has ended
 (with the exit code and the end of what it wrote to stderr).  No fixed pauses anywhere.
 """
 
@@ -29,18 +29,18 @@ START_LIMIT = 60.0
 """Seconds a kernel may take until it is ready."""
 
 HANDOVER_LIMIT = 10.0
-"""Seconds a kernel that stood by may take to become a room's; in them it runs the user's startup files."""
+"""Seconds a prewarmed kernel may take to be handed over; in them it runs the user's startup files."""
 
 _PROBE_INTERVAL = 0.05
-"""Seconds between kernel_info requests that are answered while nothing is heard on iopub: what is published before the
-subscription has reached the kernel is lost for ever, so the question is repeated until its echo is heard."""
+"""Seconds between kernel_info requests that are answered while nothing arrives on iopub: what is published before the
+subscription has reached the kernel is lost for ever, so the request is repeated until its status arrives there."""
 
 _PROBE_PATIENCE = (0.5, 8.0)
 """First and longest time, in seconds, until an unanswered request is repeated.  It normally waits in the socket until
-the kernel is there; what connects a remote one may have swallowed it."""
+the kernel is there; a tunnel to a remote one may have dropped it."""
 
 _ECHO_PATIENCE = 1.0
-"""Seconds of answers without an echo after which a kernel is taken for one that publishes nothing about kernel_info."""
+"""Seconds of answers without a status after which the kernel is assumed to publish nothing about kernel_info."""
 
 _LAST_WORDS = 0.25
 """Seconds to wait for the rest of what a dead kernel had sent, if its sockets outlive it (a forked child)."""
@@ -64,7 +64,7 @@ class Kernel:
         self._ended: asyncio.Task[None] | None = None
         self._replies: dict[str, asyncio.Future[Json]] = {}
         self._own: set[str] = set()
-        """Requests of the daemon itself; nobody hears what they cause."""
+        """Requests of the daemon itself; the listener does not get what they cause."""
         self._heard = False
         self._answered = asyncio.Event()
         self._proven: asyncio.Future[None] = self._loop.create_future()
@@ -89,12 +89,12 @@ class Kernel:
         self._sockets = KernelSockets(context, connection, self._provisioned.session, self._on_batch)
         await self._until_ready(self._sockets)
 
-    async def _until_ready(self, channels: KernelSockets) -> None:
+    async def _until_ready(self, sockets: KernelSockets) -> None:
         patience, longest = _PROBE_PATIENCE
         first_answer: float | None = None
         while True:
             self._answered.clear()
-            self._own.add(channels.send("shell", "kernel_info_request", {}))
+            self._own.add(sockets.send("shell", "kernel_info_request", {}))
             answered = self._loop.create_task(self._answered.wait())
             try:
                 if await self._is_proven({answered}, patience):
@@ -122,13 +122,13 @@ class Kernel:
         return self._proven.done()
 
     def _open_up(self) -> None:
-        """From here on the listener hears everything.  Raises ``LaunchError`` if the kernel has just ended."""
+        """From here on the listener gets every message.  Raises ``LaunchError`` if the kernel has just ended."""
         if self._exited.done():
             raise LaunchError(f"Failed to launch kernel: {self._death_reason()}")
         self._ready = True
 
     async def hand_over(self, plan: LaunchPlan, listener: KernelListener) -> None:
-        """Make a kernel that stood by (see ``main``) the one of a plan: in its directory, with its listener.
+        """Make a prewarmed kernel (see ``kernel_main``) the one of a plan: in its directory, with its listener.
 
         Raises ``LaunchError``, ``KernelGone`` or ``asyncio.TimeoutError``; the kernel is of no use then.
         """
@@ -146,6 +146,7 @@ class Kernel:
     # -- talk
 
     def execute(self, code: str) -> str:
+        """Send an ``execute_request`` and return its message id."""
         self._executed = self._send(
             "execute_request",
             {
@@ -155,16 +156,18 @@ class Kernel:
                 "user_expressions": {},
                 "allow_stdin": False,
                 # The queue is ours and one request is out at a time.  With True, ipykernel would also abort what
-                # arrives in the moment after an error, the next cell of somebody else for instance.
+                # arrives in the moment after an error, for instance the next cell of another peer.
                 "stop_on_error": False,
             },
         )
         return self._executed
 
     def fence(self) -> str:
+        """Send a ``kernel_info_request`` and return its message id."""
         return self._send("kernel_info_request", {})
 
     async def request(self, msg_type: str, content: Json, timeout: float) -> Json:
+        """Send a request on shell and wait for the content of its reply."""
         return await self._reply(self._send(msg_type, content), timeout)
 
     async def _reply(self, msg_id: str, timeout: float) -> Json:
@@ -176,6 +179,7 @@ class Kernel:
             self._replies.pop(msg_id, None)
 
     def send_comm(self, message: Json) -> None:
+        """Send a client's Jupyter message on shell."""
         if self._sockets is None or self._exited.done():
             raise KernelGone("the kernel has ended")
         header = dict(message["header"], session=self._provisioned.session.session)
@@ -191,6 +195,7 @@ class Kernel:
         self._sockets.send_message("shell", whole, buffers)
 
     def interrupt(self) -> None:
+        """Interrupt the kernel; harmless on an idle or dead one."""
         if self._exited.done() or self._sockets is None:
             return
         if self._provisioned.interrupted_by_message:
@@ -208,7 +213,7 @@ class Kernel:
             except asyncio.TimeoutError:
                 log.warning("the provisioner of a kernel does not deliver an interrupt")
             except Exception as error:
-                # The process may end at any moment; its death is told elsewhere.
+                # The process may end at any moment; ``_on_exit`` reports that.
                 log.warning("interrupting the kernel failed: %s", error)
             # The signal may have ended its cell, and the next may have begun and be unwanted too, before it is known
             # that it was sent.  One more for the same cell would meet whatever comes after it.
@@ -222,7 +227,7 @@ class Kernel:
 
     def _on_batch(self, batch: list[Message]) -> None:
         for message in batch:
-            # Whatever is heard on iopub proves that the subscription is in force.
+            # Any message on iopub proves that the subscription is in force.
             self._heard = self._heard or message.channel == "iopub"
             if message.channel == "shell":
                 self._answered.set()
@@ -240,18 +245,19 @@ class Kernel:
     # -- end
 
     def shutdown(self, deadline: float = 2.0) -> asyncio.Task[None]:
+        """End the kernel, by force after ``deadline`` seconds."""
         self._ending = True
         if self._ended is None:
             self._ended = self._loop.create_task(self._shut_down(deadline))
         return self._ended
 
     async def _shut_down(self, deadline: float) -> None:
-        provisioned, channels = self._provisioned, self._sockets
+        provisioned, sockets = self._provisioned, self._sockets
         try:
             if provisioned.begun and not self._exited.done():
                 provisioned.watch(self._on_exit)  # A start cancelled half-way has not come to it.
-                if channels is not None:
-                    channels.send("control", "shutdown_request", {"restart": False})
+                if sockets is not None:
+                    sockets.send("control", "shutdown_request", {"restart": False})
                     self.interrupt()
                     await asyncio.wait({self._exited}, timeout=deadline)
                 if not self._exited.done():
@@ -271,19 +277,19 @@ class Kernel:
             self._ended = self._loop.create_task(self._die())
 
     async def _die(self) -> None:
-        channels = self._sockets
-        assert channels is not None
+        sockets = self._sockets
+        assert sockets is not None
         # The kernel's last messages are still on their way through its sockets; the end of iopub comes behind them.
-        await asyncio.wait({channels.disconnected}, timeout=_LAST_WORDS)
+        await asyncio.wait({sockets.disconnected}, timeout=_LAST_WORDS)
         self._ending = False
-        channels.drain()
+        sockets.drain()
         self._ending = True
         reason = self._death_reason()
         await self._release()
         self._listener.on_death(self, reason)
 
     async def _release(self) -> None:
-        """Close everything, remove the files, end whoever waits for a reply."""
+        """Close everything, remove the files, fail the requests that wait for a reply."""
         for reply in list(self._replies.values()):
             if not reply.done():
                 reply.set_exception(KernelGone("the kernel has ended"))
@@ -311,6 +317,7 @@ class Kernel:
 
     @property
     def publishes_late(self) -> bool:
+        """Whether outputs may come behind both halves of the end of an execution."""
         return self.kernel_type == "deno"
 
     @property

@@ -103,12 +103,12 @@ def _end_processes(directories: list[str]) -> list[int]:
         try:
             if process.pid != os.getpid() and any(prefix in word for word in process.cmdline() for prefix in prefixes):
                 found.append(process)
-        except psutil.Error:  # Gone, or somebody else's.
+        except psutil.Error:  # Gone, or the process of another user.
             continue
     for process in found:
         log.warning("process %d is a kernel that has lost its daemon; it is ended", process.pid)
         try:
-            # is_running() compares start times: the number still belongs to whom it was read of.
+            # is_running() compares start times: the number still belongs to the same process.
             if process.is_running() and os.getpgid(process.pid) == process.pid:
                 os.killpg(process.pid, signal.SIGKILL)
             else:
@@ -117,7 +117,7 @@ def _end_processes(directories: list[str]) -> list[int]:
             log.warning("process %d cannot be ended: %s", process.pid, error)
     deadline = time.monotonic() + ORPHANS_END
     while any(_lives(process) for process in found) and time.monotonic() < deadline:
-        time.sleep(0.005)  # They are nobody's children here: there is nothing to wait on.
+        time.sleep(0.005)  # They are not our children: there is nothing to wait on.
     return [process.pid for process in found]
 
 

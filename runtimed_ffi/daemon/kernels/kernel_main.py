@@ -2,9 +2,9 @@
 
 Storey: daemon (7), but in the kernel's process and environment: imports ipykernel and nothing of this package.
 
-Its publishing socket does not drop what the daemon is slow to take: ZeroMQ lets a publisher drop messages for a
-subscriber that is 1,000 of them behind; a cell that prints quickly on a busy machine would lose outputs, and even the
-word that it has ended.
+Its publishing socket does not drop messages that the daemon is slow to read.  By default ZeroMQ drops messages for a
+subscriber that is 1,000 of them behind: a cell that prints quickly on a busy machine would lose outputs, and even its
+idle status.
 
 An interrupt that meets the kernel while it prepares a cell ends the cell: IPython reports it as an error of a callback,
 and runs the cell all the same.
@@ -12,7 +12,7 @@ and runs the cell all the same.
 It ends when its daemon has ended, with what it has started: at once where the system can tell (Linux, but PyPy has no
 way to ask), elsewhere it looks once a second, as every ipykernel does.
 
-With ``--prewarm`` as its last argument it starts, but does nothing yet that depends on where and for whom: what
+With ``--prewarm`` as its last argument it starts, but does nothing yet that depends on the notebook: what
 IPython does last in a start (matplotlib, extensions, startup files and lines of the user's profile) waits for the
 ``rtd_handover_request``, which names the working directory.  Nothing has been executed in it by then; so its history is
 empty, its counters are at one, and its random numbers were seeded from the system for it alone.
@@ -44,7 +44,7 @@ _NEEDED_SOON = ("IPython.core.completer", "IPython.extensions.storemagic", "ipyk
 
 def main() -> None:
     """Be ``python -m ipykernel_launcher``."""
-    # A script has its own directory in front; it is not the user's business.
+    # A script has its own directory in front; user code must not find it there.
     del sys.path[0]
     prewarmed = sys.argv[-1] == PREWARM
     if prewarmed:
@@ -84,7 +84,7 @@ def _send_any_text(app: Any) -> None:
                 return usual(message)
             except UnicodeEncodeError:
                 # Half of a surrogate pair has no UTF-8. The text would be lost, and the thread that publishes would
-                # forget who waits for it: each flush then takes its ten seconds.
+                # forget the flush that waits for it, which then takes its ten seconds.
                 return json.dumps(message, default=json_default).encode("ascii")
 
         self.session.pack = pack
@@ -113,7 +113,7 @@ def _interrupt_preparations(app: Any) -> None:
 
 
 class _Strict:
-    """In the place of the shell that IPython tells of the errors of callbacks: an interrupt is none of these."""
+    """Stands in for the shell that IPython reports errors of callbacks to: an interrupt is not one of these."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell

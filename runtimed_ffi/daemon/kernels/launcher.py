@@ -23,7 +23,7 @@ from runtimed_ffi.daemon.ports import KernelListener, KernelPort, LaunchError, L
 log = logging.getLogger(__name__)
 
 DEFAULT_PATIENCE = 20.0
-"""Seconds a kernel without special wishes waits for an environment of the pool before it starts in the daemon's own:
+"""Seconds a kernel without requirements waits for an environment of the pool before it starts in the daemon's own:
 early enough to be answered before clients give up (14.2, item 4)."""
 
 StartKernel = Callable[[LaunchPlan, KernelListener], Awaitable[KernelPort]]
@@ -32,12 +32,9 @@ StartKernel = Callable[[LaunchPlan, KernelListener], Awaitable[KernelPort]]
 class Launcher:
     """Starts kernels for rooms.
 
-    Parameters
-    ----------
-    start_kernel:
-        Starts a kernel from a plan.  It calls ``plan.on_end`` when the kernel has ended.
-    key_path:
-        The key of ``trust``.
+    Args:
+        start_kernel: Starts a kernel from a plan.  It calls ``plan.on_end`` when the kernel has ended.
+        key_path: The key of ``trust``.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class Launcher:
         return plans.automatic(notebook_id, self._settings, self._key_path)
 
     async def __call__(self, request: LaunchRequest, listener: LaunchListener) -> KernelPort:
-        """Start what is asked for.  The listener hears what is being done meanwhile.
+        """Start what is asked for.  The listener gets the progress.
 
         Raises ``LaunchError``.
         """
@@ -99,9 +96,9 @@ class Launcher:
         return await self._default(choice, progress)
 
     async def _default(self, choice: Choice, progress: uv.Progress) -> LaunchPlan:
-        """A kernel without special wishes: from the pool if there is one, else, or if it fails, in our own environment.
+        """A kernel without requirements: from the pool if there is one, else, or if it fails, in our own environment.
 
-        With packages in the settings there are special wishes, which our own environment cannot be expected to fulfil.
+        Packages in the settings are requirements that our own environment cannot be expected to meet.
         """
         if self._pools.target("uv") == 0:
             return plans.default_plan(choice)

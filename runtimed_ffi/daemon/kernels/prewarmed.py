@@ -1,13 +1,13 @@
-"""Kernels that stand by: started ahead of time, handed over when one is asked for.
+"""Prewarmed kernels: started ahead of time, handed over when one is asked for.
 
-Storey: daemon (7).  A kernel that stands by is a whole kernel in its own process that has executed nothing and belongs
-to nobody (``main``).  It is handed over once and to one room, which then has a kernel with a key, random
+Storey: daemon (7).  A prewarmed kernel is a whole kernel in its own process that has executed nothing and belongs to
+no room yet (``kernel_main``).  It is handed over once and to one room, which then has a kernel with a key, random
 numbers, a history and counters of its own; argv and environment variables are those it was started with, so only a
 launch that wants the same gets it.  Measured against forking a prepared process in docs/kernels.md.
 
 Bounds: ``size`` kernels that wait, together at most ``MEMORY_LIMIT``, none longer than ``MAX_AGE``.  What cannot be
 handed over (it has ended, its packages have changed on disk, it fails) is ended, and the launch starts a kernel as
-if there were no such pool.
+if there were no prewarmed one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runtimed_ffi.daemon.tasks import Tasks
 log = logging.getLogger(__name__)
 
 MAX_AGE = 3600.0
-"""Seconds a kernel stands by; then a younger one takes its place."""
+"""Seconds a kernel waits; then a younger one takes its place."""
 
 MEMORY_LIMIT = 512 << 20
 """Bytes of resident memory that all waiting kernels may take together; beyond, no more are started ahead."""
@@ -85,7 +85,7 @@ def _packages() -> tuple[int, ...]:
 
 
 class _Waiting:
-    """A kernel that waits, and its listener as long as nobody else is."""
+    """A kernel that waits, and its listener until it is handed over."""
 
     def __init__(self, of: Recipe, on_death: Callable[[_Waiting, str], None]) -> None:
         self.recipe = of
@@ -95,25 +95,20 @@ class _Waiting:
         self._on_death = on_death
 
     def on_messages(self, kernel: KernelPort, batch: Sequence[Message]) -> None:
-        """Nobody has asked for anything yet."""
+        """No room has sent a request yet."""
 
     def on_death(self, kernel: KernelPort, reason: str) -> None:
         self._on_death(self, reason)
 
 
 class PrewarmedKernels:
-    """The kernels that stand by, and every start of a kernel.  Everything on the loop's thread.
+    """The prewarmed kernels, and every start of a kernel.  Everything on the loop's thread.
 
-    Parameters
-    ----------
-    start:
-        Starts a kernel.
-    directory:
-        Where waiting kernels are; a launch names another one.
-    size:
-        How many may wait; 0 for none, ever.
-    quiet:
-        Whether the machine has nothing better to do.
+    Args:
+        start: Starts a kernel.
+        directory: Where waiting kernels are; a launch names another one.
+        size: How many may wait; 0 for none, ever.
+        quiet: Whether the machine is idle enough to start a kernel.
     """
 
     def __init__(self, start: Start, directory: str, size: int, quiet: Callable[[], bool] | None = None) -> None:
@@ -126,7 +121,7 @@ class PrewarmedKernels:
         """What the last launches wanted, the latest first: the next will want that, too."""
         self._waiting: list[_Waiting] = []
         self._filling: tuple[Recipe, asyncio.Task[None]] | None = None
-        self._claimed = False
+        self._awaited = False
         """Whether a launch waits for the kernel that is being started."""
         self._refill: asyncio.Task[None] | None = None
         self._launches = 0
@@ -137,7 +132,7 @@ class PrewarmedKernels:
         self._closed = False
 
     def open(self, plan: LaunchPlan) -> None:
-        """Begin, with kernels for this plan; at once, because who starts a daemon is about to want one."""
+        """Begin with kernels for this plan, at once: whatever starts a daemon is about to need a kernel."""
         first = recipe(plan)
         if first is not None:
             self._wanted.extend([first] * self._size)
@@ -152,7 +147,7 @@ class PrewarmedKernels:
     # -- launches
 
     async def launch(self, plan: LaunchPlan, listener: KernelListener) -> Kernel:
-        """A kernel for a plan: one that stood by, or the one being started ahead, or a new one.
+        """A kernel for a plan: a prewarmed one, or the one being prewarmed, or a new one.
 
         Raises ``LaunchError``.
         """
@@ -173,12 +168,12 @@ class PrewarmedKernels:
             return None
         self._wanted.appendleft(wanted)
         waiting = self._pop(wanted)
-        if waiting is None and self._filling is not None and self._filling[0] == wanted and not self._claimed:
-            self._claimed = True
+        if waiting is None and self._filling is not None and self._filling[0] == wanted and not self._awaited:
+            self._awaited = True
             try:
                 await asyncio.wait({self._filling[1]})
             finally:
-                self._claimed = False
+                self._awaited = False
             waiting = self._pop(wanted)
         if waiting is None or waiting.kernel is None:
             return None
@@ -186,7 +181,7 @@ class PrewarmedKernels:
         try:
             await kernel.hand_over(plan, listener)
         except (LaunchError, KernelGone, ConnectionError, asyncio.TimeoutError) as error:
-            log.warning("a kernel that stood by cannot be handed over: %s", str(error) or "it does not answer")
+            log.warning("a prewarmed kernel cannot be handed over: %s", str(error) or "it does not answer")
             self._end(kernel)
             return None
         except BaseException:
@@ -239,7 +234,7 @@ class PrewarmedKernels:
             self._refill = None
 
     async def _opportunity(self) -> None:
-        """Wait until nothing more urgent is to be done, but not for ever."""
+        """Wait until the machine and the launches are quiet, at most ``PATIENCE`` seconds."""
         end = self._loop.time() + PATIENCE
         await asyncio.sleep(SETTLE)
         while not self._quiet() and self._loop.time() < end:
@@ -285,7 +280,7 @@ class PrewarmedKernels:
 
     def _on_death(self, waiting: _Waiting, reason: str) -> None:
         if waiting in self._waiting:
-            log.warning("a kernel that stood by has ended: %s", reason)
+            log.warning("a prewarmed kernel has ended: %s", reason)
             self._forget(waiting)
             self._fill()
 
@@ -307,7 +302,7 @@ class PrewarmedKernels:
         self._endings.hold(kernel.shutdown(0.0))
 
     async def close(self, timeout: float) -> None:
-        """End every kernel that stands by or is being started ahead; wait up to ``timeout`` seconds for that."""
+        """End every kernel that waits or is being prewarmed; wait up to ``timeout`` seconds for that."""
         self._closed = True
         for task in (self._refill, self._filling and self._filling[1]):
             if task is not None:
@@ -324,7 +319,7 @@ def _memory(kernel: Kernel) -> int:
 
     try:
         return int(psutil.Process(kernel.process_id).memory_info().rss)
-    except psutil.Error:  # It has just ended, which is told elsewhere.
+    except psutil.Error:  # It has just ended, which its listener reports.
         return 0
 
 

@@ -3,7 +3,7 @@
 Storey: daemon (7).  Source: documentation of ``jupyter_client``, "Kernel provisioning".  A local kernel is a child of
 the daemon.  Any other provisioner talks to machines that may be slow, deaf or gone, and its code may block where it
 says that it does not: each such kernel gets a thread with a loop of its own, on which all calls of its provisioner run,
-and every answer has a deadline here.  A provisioner that hangs costs its own room time, and nobody else anything.
+and every answer has a deadline here.  A provisioner that hangs delays its own room only.
 """
 
 from __future__ import annotations
@@ -61,12 +61,9 @@ class _Manager(AsyncKernelManager):
 class Provisioned:
     """One kernel as its provisioner sees it.  Everything on the daemon's loop.
 
-    Parameters
-    ----------
-    plan:
-        What to start.
-    directory:
-        A private directory for the connection file and, with ``ipc``, the sockets.
+    Args:
+        plan: What to start.
+        directory: A private directory for the connection file and, with ``ipc``, the sockets.
     """
 
     def __init__(self, plan: LaunchPlan, directory: str) -> None:
@@ -122,11 +119,11 @@ class Provisioned:
         return session
 
     def connection(self) -> Json:
-        """Transport, address and ports.  Raises ``LaunchError`` if anybody on the network could use them."""
+        """Transport, address and ports.  Raises ``LaunchError`` if other machines or users could connect to them."""
         assert self._manager is not None
         info = dict(self._manager.get_connection_info())
         if info["transport"] != "ipc" and not info["key"]:
-            raise LaunchError("Failed to launch kernel: its provisioner set no key, so anybody could run code in it")
+            raise LaunchError("Failed to launch kernel: its provisioner set no key, so any user could run code in it")
         return info
 
     @property

@@ -21,7 +21,8 @@ from runtimed_ffi.daemon.ports import Json, Message
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 512
-"""Messages taken from one socket before the loop gets its turn; a kernel that never stops talking starves nobody."""
+"""Messages taken from one socket before the loop gets its turn; so that a busy kernel does not
+starve other work."""
 
 _RECONNECT_MS = 5
 """Pause between attempts to connect while the kernel has not bound its sockets yet (the default, 100, is lost time)."""
@@ -32,16 +33,11 @@ _DELIMITER = b"<IDS|MSG>"
 class KernelSockets:
     """Shell, control and iopub of a kernel.  Everything on the loop's thread.
 
-    Parameters
-    ----------
-    context:
-        The process's ZeroMQ context.
-    info:
-        Connection information as ``KernelManager.get_connection_info`` gives it.
-    session:
-        The session with the kernel's key.
-    on_batch:
-        Receives each batch, iopub messages first.
+    Args:
+        context: The process's ZeroMQ context.
+        info: Connection information as ``KernelManager.get_connection_info`` gives it.
+        session: The session with the kernel's key.
+        on_batch: Receives each batch, iopub messages first.
     """
 
     def __init__(

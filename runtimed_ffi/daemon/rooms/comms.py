@@ -1,11 +1,11 @@
-"""The widgets of a room: what the kernel says of them goes to every peer, and is kept for those who come later.
+"""The widgets of a room: kernel messages about them go to every peer, and the state is kept for peers that join later.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.8 and 5.13, and Jupyter messaging (comms).  ``comm_open`` makes an
 entry, an ``update`` merges its top-level state, ``comm_close`` removes it.  What clients send is not recorded: the
 kernel's answer is.
 
 At the bounds: a comm whose state would take the room beyond ``STATE_LIMIT`` is forgotten, all others stay, and what
-happens to it is still broadcast; only who joins later does not hear of it.  A single message beyond
+happens to it is still broadcast; peers that join later do not get it.  A single message beyond
 ``BROADCAST_LIMIT`` is not sent at all: it would cost every peer its connection.
 """
 
@@ -81,7 +81,7 @@ class Comms:
         return self._size
 
     def on_message(self, message: Message, publication: Publication) -> None:
-        """A ``comm_open``, ``comm_msg`` or ``comm_close`` of the kernel: record it and tell the peers."""
+        """A ``comm_open``, ``comm_msg`` or ``comm_close`` of the kernel: record it and broadcast it."""
         content = message.content
         size = json_size(content) + _BYTE_SIZE * sum(map(len, message.buffers))
         if size > BROADCAST_LIMIT:
@@ -107,7 +107,7 @@ class Comms:
             if data.get("method") == "update":
                 comm.update(as_dict(data.get("state")))
         if self._size + comm.size > STATE_LIMIT:
-            log.error("the state of widget %r is not kept for those who join later: it is too large", comm_id)
+            log.error("the state of widget %r is not kept for peers that join later: it is too large", comm_id)
             del self._open[comm_id]
             return
         self._size += comm.size
@@ -118,7 +118,7 @@ class Comms:
         self._size = 0
 
     def sync(self) -> Json | None:
-        """The broadcast that tells who has just joined of all that is open; ``None`` if nothing is (5.2, step 6)."""
+        """The message about all open widgets for a peer that joins; ``None`` if there are none (5.2, step 6)."""
         if not self._open:
             return None
         return {"event": "comm_sync", "comms": [comm.entry(comm_id) for comm_id, comm in self._open.items()]}

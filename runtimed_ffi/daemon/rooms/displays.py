@@ -2,7 +2,7 @@
 
 Storey: daemon (7).  Source: protocol 2, section 7.5, and Jupyter messaging (``update_display_data``).  Unlike the
 reference daemon all outputs with an id are updated, not only the first.  What a room had in its document when it was
-opened is found as well, once somebody asks for an id that is not known: there the id is in ``transient`` of a
+opened is found as well, at the first update of an unknown id: there the id is in ``transient`` of a
 ``display_data`` (an ``execute_result`` has none in the document and is not found again).
 """
 
@@ -42,12 +42,9 @@ class Display(NamedTuple):
 class Displays:
     """The outputs with display ids of one room.
 
-    Parameters
-    ----------
-    cells:
-        Reads the cells of the document.
-    blobs:
-        Reads the manifests of outputs that lie outside the document.
+    Args:
+        cells: Reads the cells of the document.
+        blobs: Reads the manifests of outputs that lie outside the document.
     """
 
     def __init__(self, cells: Callable[[], list[Json]], blobs: Blobs) -> None:
@@ -84,7 +81,7 @@ class Displays:
             self._keep(display_id, [display for display in displays if display.cell_id not in gone])
 
     def resync_positions(self, cell_id: str, elements: list[str]) -> None:
-        """Others have changed the outputs of the cell, which are these now: find those that are still there."""
+        """A peer has changed the outputs of the cell to ``elements``: find those that are still there."""
         places: dict[str, list[int]] = {}
         for index, element in enumerate(elements):
             places.setdefault(element, []).append(index)
@@ -108,7 +105,7 @@ class Displays:
             try:
                 output = self._describe(element)
             except Exception:
-                continue  # Unreadable, so nobody can keep its members; it stays as it is.
+                continue  # Unreadable, so its other members cannot be kept; it stays as it is.
             display_id = display_id_of(output)
             if display_id is not None:
                 self.add(display_id, Display.of(cell_id, index, element, output))

@@ -16,6 +16,7 @@ from typing import Callable
 from runtimed_ffi.daemon.ports import CallLater, Json, KernelPort, Message, Publish, Timer
 from runtimed_ffi.daemon.rooms.comms import COMM_MESSAGES, Comms
 from runtimed_ffi.daemon.rooms.outputs import Publication, as_dict, bundle, display_id_of, stream_text, to_nbformat
+from runtimed_ffi.daemon.rooms.run import Run
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 log = logging.getLogger(__name__)
@@ -33,79 +34,27 @@ REMEMBERED_CELLS = 1000
 """The last run of a cell is remembered after its end, so that what its threads still print finds it.  At so many cells
 those that have been deleted are looked for, and again whenever their number has doubled."""
 
-_REASON_LIMIT = 1000
-
 _STATUS = {
     **{name: name for name in ("starting", "idle", "busy", "restarting", "shutdown")},
     "terminating": "shutdown",
     "dead": "shutdown",
 }
-"""What a kernel says of itself, as peers are told (5.8)."""
+"""Kernel states and the status that peers get for them (5.8)."""
 
 
 class QueueFull(Exception):
     """So many executions wait that no other is taken."""
 
 
-class Run:
-    """One execution of a cell, from the request to its ``execution_done``."""
-
-    __slots__ = (
-        "code",
-        "fence_id",
-        "fence_idle",
-        "fence_reply",
-        "idle",
-        "interrupt_at_start",
-        "interrupted",
-        "interrupted_before",
-        "msg_id",
-        "peer",
-        "reply",
-        "started",
-        "target",
-    )
-
-    def __init__(self, target: OutputTarget, code: str, peer: int) -> None:
-        self.target = target
-        self.code = code
-        self.peer = peer
-        self.msg_id = ""
-        self.started = False
-        self.idle = False
-        self.reply: Json | None = None
-        self.interrupted = False
-        self.interrupted_before: Run | None = None
-        """The execution that had been told to stop when this one was asked for."""
-        self.interrupt_at_start = False
-        self.fence_id = ""
-        self.fence_reply = False
-        self.fence_idle = False
-
-    @property
-    def cell_id(self) -> str:
-        return self.target.cell_id
-
-    @property
-    def execution_id(self) -> str:
-        return self.target.execution_id
-
-
 class ExecutionQueue:
     """At most one execution at the kernel, the others in a line behind it.
 
-    Parameters
-    ----------
-    publish:
-        Receives each publication: (ops, broadcasts, cause).
-    writer:
-        The room's outputs.
-    comms:
-        The room's widgets.
-    new_id:
-        Makes execution ids.
-    call_later:
-        ``loop.call_later``; used only to find out about lost replies.
+    Args:
+        publish: Receives each publication: (ops, broadcasts, cause).
+        writer: The room's outputs.
+        comms: The room's widgets.
+        new_id: Makes execution ids.
+        call_later: ``loop.call_later``; used only to detect lost replies.
     """
 
     def __init__(
@@ -165,7 +114,7 @@ class ExecutionQueue:
     def submit_all(self, cells: Sequence[tuple[str, str]], peer: int, publication: Publication) -> list[Run]:
         """As ``submit``, for ids and codes of the cells of a document, which bounds them.
 
-        The queue is told once: it is as long as they are many.
+        The queue is broadcast once, because each broadcast is as long as the queue.
         """
         present = {run.cell_id: run for run in [*self._queue, *filter(None, [self._executing])]}
         before = len(self._queue)
@@ -183,12 +132,24 @@ class ExecutionQueue:
             self._start_next(publication)
         return runs
 
-    def interrupt(self) -> None:
-        """Interrupt the kernel.
+    # The life of an interrupt
+    #
+    # A SIGINT hits whatever the kernel does when it arrives. Between two cells it is lost, or costs the next cell. So
+    # three places keep track of which execution an interrupt is for:
+    #
+    # 1. Here, before it is sent. ``Run.interrupted`` marks the execution at the kernel: its KeyboardInterrupt, or its
+    #    missing reply, is then "interrupted" and no error (``Run.outcome``). If the kernel has not announced the start
+    #    yet, the signal would come too early: ``Run.interrupt_at_start`` sends it from ``_on_started``, unless the
+    #    kernel is busy with something else, which is interrupted at once. ``Run.interrupted_before`` of later requests
+    #    names the interrupted run, so that its error does not cancel them (``_stop_on_error``).
+    # 2. ``Kernel.interrupt``, while it is being delivered. A remote provisioner takes time; ``_interrupt_target`` is
+    #    the execution that was the last one when the interrupt was requested. Once it is delivered, it is sent again
+    #    only if another interrupt was requested meanwhile for a newer execution that is still the last one.
+    # 3. ``kernel_main``, when it arrives. IPython swallows a KeyboardInterrupt in the callbacks before a cell;
+    #    ``_interrupt_preparations`` lets it end the cell instead.
 
-        A signal that reaches the kernel before it has begun with the execution would be lost; then it is sent when
-        the kernel announces the start.  The queue is not touched.
-        """
+    def interrupt(self) -> None:
+        """Interrupt the kernel, now or when it begins with its execution.  The queue is not touched."""
         kernel, run = self._kernel, self._executing
         if kernel is None:
             return
@@ -270,7 +231,7 @@ class ExecutionQueue:
         elif kind == "status":
             self._on_status(message, run, publication)
         elif kind == "execute_input":
-            # Told once, however often a kernel says it.
+            # Broadcast once, however often the kernel repeats it.
             if run is not None and run is self._executing and not run.started:
                 self._on_started(run, content.get("execution_count"), publication)
         elif kind in COMM_MESSAGES:
@@ -283,7 +244,7 @@ class ExecutionQueue:
         self._writer.flush(publication)
         executing = self._executing
         if executing is not None and executing.fence_id and message.parent_id == executing.fence_id:
-            # The daemon's own question is nobody's business.
+            # The daemon's own request; peers do not see its status.
             executing.fence_idle = executing.fence_idle or state == "idle"
             self._settle(executing, publication)
             return
@@ -332,7 +293,7 @@ class ExecutionQueue:
             run = self._queue.popleft()
             self._executing = run
             try:
-                # First of all the request goes out: the kernel works while the room is being told.
+                # Send the request first: the kernel works while the room is notified.
                 run.msg_id = self._kernel.execute(run.code)
             except Exception as error:
                 log.exception("an execution could not be sent to the kernel")
@@ -352,15 +313,15 @@ class ExecutionQueue:
             self._writer.begin(run.target, publication)
 
     def _forget_deleted(self) -> None:
-        """Who makes a cell for each run and deletes it must not fill the memory with runs.  None is at the kernel."""
+        """Forget the runs of deleted cells: a client may create a cell for each run and delete it."""
         for cell_id in self._writer.forget_deleted(self._last_run):
             self._by_message.pop(self._last_run.pop(cell_id).msg_id, None)
         self._remembered = max(REMEMBERED_CELLS, 2 * len(self._last_run))
 
     def _stop_on_error(self, failed: Run, publication: Publication) -> None:
-        """What the peer of the failed run has queued behind it does not run; that of others does.
+        """Cancel what the same peer has queued behind the failed run; executions of other peers stay.
 
-        So does what was asked for after the run had been interrupted: who writes ``interrupt(); run(...)`` means it.
+        Executions requested after the run was interrupted are kept as well: ``interrupt(); run(...)`` means to run.
         """
         dropped = [run for run in self._queue if run.peer == failed.peer and run.interrupted_before is not failed]
         if dropped:
@@ -374,7 +335,7 @@ class ExecutionQueue:
             if run.reply is None or not run.idle:
                 return
             if self._kernel is not None and self._kernel.publishes_late:
-                # Its answer to a question comes behind what it still has to publish.
+                # Its answer to another request comes behind what it still has to publish.
                 run.fence_id = run.fence_id or self._kernel.fence()
                 return
         self._disarm()
@@ -383,13 +344,13 @@ class ExecutionQueue:
             self._stop_on_error(run, publication)
         self._executing = None
         self._write_pages(run, publication)
-        status, reason = _outcome(run)
+        status, reason = run.outcome()
         self._done(run, status, reason, publication)
         self._queue_changed(publication)
         self._start_next(publication)
 
     def _write_pages(self, run: Run, publication: Publication) -> None:
-        """What the shell reply says is to be shown.  Only now: the reply may have overtaken outputs on iopub."""
+        """Write the pages of the shell reply.  Only now: the reply may have overtaken outputs on iopub."""
         payloads = (run.reply or {}).get("payload")
         for payload in payloads if isinstance(payloads, list) else ():
             if as_dict(payload).get("source") == "page":
@@ -413,7 +374,7 @@ class ExecutionQueue:
         publication.broadcast("queue_changed", executing=self.executing, queued=self.queued)
 
     def _send_fence(self) -> None:
-        """One half of the end is missing: ask something else; when that is answered, the half is lost."""
+        """One half of the end is missing: send another request; once that is answered, the half is lost."""
         self._fence_timer = None
         run, kernel = self._executing, self._kernel
         if run is not None and kernel is not None and run.idle != (run.reply is not None):
@@ -427,18 +388,3 @@ class ExecutionQueue:
     def _send(self, publication: Publication) -> None:
         if publication:
             self._publish(publication.ops, publication.broadcasts, 0)
-
-
-def _outcome(run: Run) -> tuple[str, str]:
-    """Status and reason of an execution that has ended at the kernel."""
-    reply = run.reply
-    if reply is None:
-        status = "interrupted" if run.interrupted else "error"
-        return status, "the kernel went idle without a reply"
-    if reply.get("status") == "ok":
-        return "ok", ""
-    if reply.get("status") == "error":
-        name, value = str(reply.get("ename") or "error"), str(reply.get("evalue") or "")
-        reason = f"{name}: {value}"[:_REASON_LIMIT] if value else name
-        return ("interrupted" if run.interrupted and name == "KeyboardInterrupt" else "error"), reason
-    return ("interrupted" if run.interrupted else "cancelled"), "the kernel aborted the execution"

@@ -1,8 +1,8 @@
 """Requests of the peers of a room, and their answers.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.6, 5.7, 5.11 to 5.13.  Every request gets exactly one answer,
-whatever is in it.  Requests that wait (launch, completion, history, save) have a deadline and hold up nobody else.  The
-answer goes out first, then the broadcasts the request causes.
+whatever it contains.  Requests that wait (launch, completion, history, save) have a deadline and do not
+delay other requests.  The answer is sent first, then the broadcasts that the request causes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RequestError(Exception):
 
 
 class Call(NamedTuple):
-    """One request: who asks where, and what."""
+    """One request of a peer in a room."""
 
     room: Room
     reply: Reply
@@ -74,7 +74,7 @@ class Call(NamedTuple):
     def cells(self, cell_id: str | None = None) -> list[Json]:
         """The cells to execute: all, or the one of this id, as they were when the request came (5.9).
 
-        The host adds them to the request; edits it applied since then must not change what runs.
+        The host adds them to the request; edits that were applied since then must not change what runs.
         """
         cells = self.members.get("at_request")
         if not isinstance(cells, list):
@@ -174,8 +174,8 @@ class NotebookRequests:
     def _submit(self, call: Call, cell_id: str, code: str) -> None:
         _needs_kernel(call.room)
         publication = Publication()
-        # Whoever joins an execution under way has missed what it printed so far and takes it from the document. While
-        # it waits, what is there is of the run before.
+        # A peer that joins an execution under way has missed its outputs so far and reads them from the document. While
+        # the execution waits, the outputs there are those of the run before.
         joined = call.room.queue.executing == cell_id
         run = call.room.queue.submit(cell_id, code, call.peer, publication)
         response: Json = {"result": "cell_queued", "cell_id": cell_id, "execution_id": run.execution_id}

@@ -1,4 +1,4 @@
-"""One room: a notebook, who is in it, and the kernel it has.
+"""One room: a notebook, its peers, and its kernel.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.11, 5.12 and 10.4.  The document and the peers' connections are the
 host's; a room here adds the kernel and the execution queue.
@@ -57,7 +57,7 @@ class Room:
         self._launch: asyncio.Task[None] | None = None
         self._launch_waiters: list[LaunchDone] = []
         self._launch_cause = 0
-        self._starting_told = False
+        self._starting_sent = False
         self.endings = Tasks()
         """Kernels of this room that are still ending."""
         self.writer = OutputWriter(blobs, self.cells)
@@ -90,7 +90,7 @@ class Room:
     # -- peers
 
     def enter(self, peer: int) -> None:
-        """A peer has entered: it hears of the widgets that are open (5.2, step 6)."""
+        """A peer has entered: send it the widgets that are open (5.2, step 6)."""
         self.peers.add(peer)
         widgets = self.comms.sync()
         if widgets is None:
@@ -104,14 +104,14 @@ class Room:
     # -- document
 
     def publish(self, ops: Sequence[Json], broadcasts: Sequence[Json], cause: int = 0) -> None:
-        """Change the document and tell the peers; what cannot be published is left out, never the rest with it."""
+        """Change the document and notify the peers; only what cannot be published is left out."""
         try:
             self._host.publish(self.notebook_id, ops, broadcasts, cause)
             return
         except Exception as error:
             log.warning("room %r: a publication of %d changes was refused: %s", self.notebook_id, len(ops), error)
         refused = [op for op in ops if not self._publish_alone(str(op.get("op")), [op], [], cause)]
-        self._mend([op for op in refused if "expect" in op], cause)
+        self._rebase([op for op in refused if "expect" in op], cause)
         for broadcast in broadcasts:
             self._publish_alone(str(broadcast.get("event")), [], [broadcast], cause)
 
@@ -123,14 +123,16 @@ class Room:
             log.error("room %r: %s was refused: %s", self.notebook_id, what, error)
             return False
 
-    def _mend(self, refused: Sequence[Json], cause: int) -> None:
-        """Changes of outputs that are not where they were, because a peer has changed the list: find them again."""
+    def _rebase(self, refused: Sequence[Json], cause: int) -> None:
+        """Apply changes of outputs at their new places, after a peer has changed the list."""
         for cell_id in dict.fromkeys(op["cell_id"] for op in refused):
             try:
                 for op in refused:
-                    mended = self.writer.rebase(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
-                    if mended is not None:
-                        self._publish_alone("the mended change", [mended], [], cause)
+                    rebased = (
+                        self.writer.rebase(op, self.cell(cell_id)["outputs"]) if op["cell_id"] == cell_id else None
+                    )
+                    if rebased is not None:
+                        self._publish_alone("the rebased change", [rebased], [], cause)
                 self.writer.resync_positions(cell_id, self.cell(cell_id)["outputs"])
             except Exception as error:
                 log.error("room %r: the outputs of cell %r cannot be followed: %s", self.notebook_id, cell_id, error)
@@ -149,7 +151,7 @@ class Room:
         return self._host.cells(self.notebook_id)
 
     def metadata(self) -> Json | None:
-        """The metadata of the notebook as it is in the document, or ``None`` if nobody has put any there (7.4)."""
+        """The metadata of the notebook as it is in the document, or ``None`` if there is none (7.4)."""
         return requirements.of_document(self._host.metadata(self.notebook_id))
 
     # -- kernel
@@ -158,29 +160,30 @@ class Room:
         """Start a kernel, or join the launch that is under way.
 
         ``done`` is called once, with ``None`` if there is a kernel and else with the text of the error, before the
-        peers are told: it is where the response goes out.
+        broadcasts: it sends the response.
         """
         self._launch_waiters.append(done)
         if self._launch is None:
             self.launching = Launching(request.kernel_type, request.env_source)
             self._launch_cause = cause
-            self._starting_told = False
+            self._starting_sent = False
             if request.kernel_type in BUILT_IN_TYPES:
-                self._tell_starting()
+                self._send_starting()
             self._launch = self._loop.create_task(self._run_launch(request))
 
     def on_progress(self, launching: Launching) -> None:
+        """Broadcast the progress of the launch."""
         if self.launching is None:
             return
         self.launching = launching
-        self._tell_starting()
+        self._send_starting()
         if launching.text:
             self.publish([], [_status(launching.text)], self._launch_cause)
 
-    def _tell_starting(self) -> None:
-        """Once per launch; of a kernel type that may not exist only when it is known to."""
-        if not self._starting_told:
-            self._starting_told = True
+    def _send_starting(self) -> None:
+        """Broadcast it once per launch; for a kernel type that may not exist, only when it is known to."""
+        if not self._starting_sent:
+            self._starting_sent = True
             self.publish([], [_status("starting")], self._launch_cause)
 
     async def _run_launch(self, request: LaunchRequest) -> None:
@@ -194,7 +197,7 @@ class Room:
                 text = f"Failed to launch kernel: {error}"
             cause = self._end_launch(text)
             publication = Publication()
-            if self._starting_told:
+            if self._starting_sent:
                 publication.broadcasts.append(_status(f"error: {text}"))
             self.queue.detach("launch_failed", text, publication)
             self.send(publication, cause)
@@ -205,7 +208,7 @@ class Room:
         self.queue.attach(kernel)
 
     def _end_launch(self, failure: str | None) -> int:
-        """Forget the launch, tell who waits for it, and return the token that caused it."""
+        """Forget the launch, answer the requests that wait for it, and return the token that caused it."""
         waiters, self._launch_waiters = self._launch_waiters, []
         self._launch = self.launching = None
         cause, self._launch_cause = self._launch_cause, 0
@@ -217,18 +220,20 @@ class Room:
         return cause
 
     def on_messages(self, kernel: KernelPort, batch: Sequence[Message]) -> None:
+        """Handle the messages of the room's kernel; those of an earlier one are dropped."""
         if kernel is self.kernel:
             self.queue.on_messages(batch)
 
     def on_death(self, kernel: KernelPort, reason: str) -> None:
+        """End everything that waits for the kernel, with its reason."""
         if kernel is not self.kernel:
             return
         log.warning("room %r: %s", self.notebook_id, reason)
         self.kernel = None
         publication = Publication()
         if self.queue.busy:
-            # Makes waiting clients of the reference return with an error (14.2, item 7).  Sent only when somebody
-            # waits: they keep it and would take it for the end of a later execution.
+            # Makes waiting clients of the reference return with an error (14.2, item 7).  Sent only while executions
+            # wait: the clients keep it and would take it for the end of a later execution.
             publication.broadcast("kernel_error", error=reason)
         publication.broadcasts.append(_status(f"error: {reason}"))
         self.queue.detach("kernel_died", reason, publication)
@@ -239,7 +244,7 @@ class Room:
         self.queue.interrupt()
 
     def stop_kernel(self, reason: str, cause: int = 0) -> asyncio.Future[None] | None:
-        """Stop the kernel or the launch.  The peers are told at once; the future ends when the process is gone.
+        """Stop the kernel or the launch.  The peers are notified at once; the future ends when the process is gone.
 
         ``None`` if there was nothing to stop.
         """

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Callable, Optional
 from runtimed_ffi.daemon.environments.plans import LaunchRequest
 from runtimed_ffi.daemon.files import paths
 from runtimed_ffi.daemon.files.notebook_files import NotebookFiles
-from runtimed_ffi.daemon.ports import RTD_E_CORRUPT, RTD_E_IO
+from runtimed_ffi.daemon.ports import RTD_E_IO
 from runtimed_ffi.daemon.rooms.room import Launch, Room
 from runtimed_ffi.daemon.tasks import Tasks
+from runtimed_ffi.host import CorruptError
 
 if TYPE_CHECKING:
     from runtimed_ffi.blobs import Blobs
@@ -29,7 +30,7 @@ Automatic = Callable[[str], Optional[LaunchRequest]]
 
 EMPTY_LIMIT = 256
 """Empty rooms without a kernel that stay open until their time is over.  Each has a descriptor; what is in them is in
-their journals, so that only the next peer notices, who waits until they are loaded again."""
+their journals, so the only cost is that the next peer waits until they are loaded again."""
 
 _CLOSED = "the room was closed"
 
@@ -40,18 +41,12 @@ _INLINE_LOAD_LIMIT = 1 << 20
 class Rooms:
     """All rooms.
 
-    Parameters
-    ----------
-    directory:
-        Where the journals are (``notebook-docs``), or ``None`` to keep everything in memory.
-    launch:
-        Starts a kernel and reports to the listener.
-    automatic:
-        Which kernel a room gets by itself.
-    eviction_delay:
-        Seconds an empty room with a kernel that does not work stays, or ``None`` for ever.
-    new_mode:
-        Mode of a notebook file that a save creates.
+    Args:
+        directory: Where the journals are (``notebook-docs``), or ``None`` to keep everything in memory.
+        launch: Starts a kernel and reports to the listener.
+        automatic: Which kernel a room gets by itself.
+        eviction_delay: Seconds an empty room with a kernel that does not work stays, or ``None`` for ever.
+        new_mode: Mode of a notebook file that a save creates.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class Rooms:
         self._tasks = Tasks()
         self._files = NotebookFiles(host, blobs, new_mode)
         self._opening: dict[str, bool] = {}
-        """Rooms that a worker opens; true: somebody has asked for it again meanwhile."""
+        """Rooms that a worker opens; true: another peer has asked for the room meanwhile."""
         self._kept: dict[str, str] = {}
         """Journals that could not be read: what was done about it, by room."""
 
@@ -87,7 +82,7 @@ class Rooms:
 
     @property
     def active(self) -> bool:
-        """Whether somebody is in a room or a kernel works."""
+        """Whether a room has peers or a kernel works."""
         return any(room.peers or room.working for room in self._rooms.values())
 
     def journal(self, notebook_id: str) -> str | None:
@@ -98,7 +93,7 @@ class Rooms:
         return os.path.join(self._directory, name + ".automerge")
 
     def notes(self, notebook_id: str) -> list[str]:
-        """What is wrong with the files of a room, for people."""
+        """Problems with the files of a room, as texts for people."""
         notes = (self._kept.get(notebook_id), self._files.problem(notebook_id))
         return [note for note in notes if note is not None]
 
@@ -109,7 +104,7 @@ class Rooms:
     # -- events of the host
 
     def wanted(self, notebook_id: str) -> None:
-        """Somebody asks for a room that is not open: open it, from its journal and its notebook file if it has them."""
+        """A peer asks for a room that is not open: open it, from its journal and its notebook file if it has them."""
         if notebook_id in self._opening:
             self._opening[notebook_id] = True
             return
@@ -130,11 +125,11 @@ class Rooms:
         if opened:
             self._opened(notebook_id)
         if again and not any(entry["notebook_id"] == notebook_id for entry in self._host.rooms()):
-            # The first who asked were refused before the others came.
+            # The first peers were refused before the later ones asked.
             self.wanted(notebook_id)
 
     def _opened(self, notebook_id: str) -> None:
-        """Who asked for the room may have gone without entering; it is evicted like one that somebody has left."""
+        """The peer may have disconnected without entering: the room is evicted like one that its last peer left."""
         if notebook_id not in self._rooms:
             self._add(notebook_id)
             self._emptied(notebook_id)
@@ -167,8 +162,8 @@ class Rooms:
     def _prepare(self, notebook_id: str, journal: str | None) -> None:
         try:
             self._host.prepare_room(notebook_id, journal)
-        except Exception as error:
-            if journal is None or getattr(error, "code", None) != RTD_E_CORRUPT:
+        except CorruptError as error:
+            if journal is None:
                 raise
             note = f"{journal} could not be read ({error}); kept as {paths.set_aside(journal)}"
             self._kept[notebook_id] = note
@@ -176,7 +171,7 @@ class Rooms:
             self._host.prepare_room(notebook_id, journal)
 
     def joined(self, notebook_id: str, peer: int, count: int) -> None:
-        """A peer has entered; the first one of a room may bring a kernel with him (9.5)."""
+        """A peer has entered; for the first one of a room a kernel may start by itself (9.5)."""
         timer = self._evictions.pop(notebook_id, None)
         if timer is not None:
             timer.cancel()
@@ -230,7 +225,7 @@ class Rooms:
         self._evictions[notebook_id] = loop.call_later(self._eviction_delay, self._evict, notebook_id)
 
     def _evict(self, notebook_id: str) -> None:
-        # The room is there and empty: who enters or removes it takes the timer away.
+        # The room is there and empty: entering or removing it cancels the timer.
         del self._evictions[notebook_id]
         room = self._rooms[notebook_id]
         if room.working or self._entered(notebook_id):
@@ -244,14 +239,14 @@ class Rooms:
             log.warning("room %r cannot be closed: %s", notebook_id, error)
             evicted = True
         if not evicted:
-            # Somebody has come at this moment, and has heard that the kernel has gone.
+            # A peer has entered at this moment; it was notified that the kernel is gone.
             self._evict_later(notebook_id)
             return
         log.info("room %r is evicted", notebook_id)
         self._remove(notebook_id, _CLOSED)
 
     def _entered(self, notebook_id: str) -> bool:
-        """Whether a peer is in the room whose event has not reached us yet."""
+        """Whether the host has a peer in the room whose event is still queued."""
         return any(entry["notebook_id"] == notebook_id and entry["peers"] for entry in self._host.rooms())
 
     def _remove(self, notebook_id: str, reason: str) -> None:

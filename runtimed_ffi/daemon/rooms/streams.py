@@ -1,4 +1,4 @@
-"""Stream text of one name that goes on: pieces in the document, merged from time to time.
+"""Stream text of one name: pieces in the document, merged from time to time.
 
 Storey: daemon (7).  Source: nbformat (neighbouring stream outputs of one name are one output) and protocol 2, section
 7.5.  A piece is appended as an element of its own, which costs what the piece costs.  The elements of a run become
@@ -22,20 +22,16 @@ log = logging.getLogger(__name__)
 
 OUTPUT_LIMIT = 16 * 1024 * 1024
 """Characters of one stream output.  More text of the same name begins another output: as UTF-8 one must fit a blob
-(100 MiB) and a frame, and whoever shows a notebook must be able to load it."""
+(100 MiB) and a frame, and a program that shows the notebook must be able to load it."""
 
 
 class StreamRun:
     """Stream outputs of one name at the end of a cell's list, as long as they may go on.
 
-    Parameters
-    ----------
-    cell_id:
-        The cell.
-    name:
-        ``stdout`` or ``stderr``.
-    index:
-        Where the first element of the run stands in the list of outputs.
+    Args:
+        cell_id: The cell.
+        name: ``stdout`` or ``stderr``.
+        index: Where the first element of the run stands in the list of outputs.
     """
 
     __slots__ = ("_first", "cell_id", "elements", "index", "name", "size")
@@ -70,7 +66,7 @@ class StreamRun:
             self.merge(blobs, publication)
 
     def merge(self, blobs: Blobs, publication: Publication) -> None:
-        """Make one element of all.  If that cannot be stored the pieces stay: nothing is lost but their unity."""
+        """Make one element of all.  If that cannot be stored, the pieces stay."""
         if len(self.elements) < 2:
             return
         self._first = self.size
@@ -83,7 +79,7 @@ class StreamRun:
         self.elements = [element]
 
     def resync_positions(self, elements: list[str]) -> bool:
-        """Find the run, or what is left of it, at the end of a list that others have changed."""
+        """Find the run, or what is left of it, at the end of a list that a peer has changed."""
         for count in range(min(len(self.elements), len(elements)), 0, -1):
             if elements[-count:] == self.elements[-count:]:
                 self.index = len(elements) - count

@@ -1,11 +1,11 @@
-"""Who writes the outputs of a room's executions into the document.
+"""Writes the outputs of a room's executions into the document.
 
 Storey: daemon (7).  Source: protocol 2, sections 5.8 and 7.5.  Unlike the reference daemon this one honours
 ``clear_output``, merges stream text as nbformat does, and updates every output with a display id, not only the first.
 
-Positions are counted here, not asked for: the daemon is the only one who writes outputs while a cell runs.  If a peer
-does so all the same, the document refuses a change whose place is not what it was (``expect``), and :meth:`rebase`
-finds the place again.
+Positions are counted here, not read: normally only the daemon writes outputs while a cell runs.  If a peer does so
+too, the document refuses a change whose place no longer holds what it held (``expect``), and :meth:`rebase` finds the
+place again.
 """
 
 from __future__ import annotations
@@ -55,12 +55,9 @@ class OutputTarget:
 class OutputWriter:
     """Writes the outputs of a room's executions.
 
-    Parameters
-    ----------
-    blobs:
-        Turns nbformat outputs into document elements and back.
-    cells:
-        Reads the cells of the document; for outputs that were there before.
+    Args:
+        blobs: Turns nbformat outputs into document elements and back.
+        cells: Reads the cells of the document; for outputs that were there before.
     """
 
     def __init__(self, blobs: Blobs, cells: Callable[[], list[Json]]) -> None:
@@ -87,7 +84,7 @@ class OutputWriter:
             target.stream.merge(self._blobs, publication)
 
     def finish_all(self, publication: Publication) -> None:
-        """The kernel has ended: nothing more comes from anybody."""
+        """The kernel has ended: no further outputs come."""
         self.flush(publication)
         for target in self._targets.values():
             self.finish(target, publication)
@@ -107,7 +104,7 @@ class OutputWriter:
         return deleted
 
     def cleared(self, cell_id: str) -> None:
-        """Somebody emptied the outputs of the cell by a request."""
+        """A request of a peer emptied the outputs of the cell."""
         self._forget(cell_id)
 
     # -- outputs
@@ -140,10 +137,10 @@ class OutputWriter:
         target.count += 1
         if display_id is not None:
             self._displays.add(display_id, Display.of(target.cell_id, target.count - 1, element, output))
-        self._tell(target, output, element, publication)
+        self._broadcast(target, output, element, publication)
 
     def update_display(self, display_id: str, data: Json, metadata: Json, publication: Publication) -> None:
-        """Replace data and metadata of every output with this display id, and tell so even if there is none."""
+        """Replace data and metadata of every output with this display id, and broadcast it even if there is none."""
         self.flush(publication)
         elements: dict[str, str] = {}
         updated: list[Display] = []
@@ -158,7 +155,7 @@ class OutputWriter:
             self._displays.replace(display_id, updated)
         size = json_size([data, metadata])
         if size > BROADCAST_LIMIT:
-            # The document has it all the same.
+            # The document has it nevertheless.
             log.error("the update of display %r, %d bytes, was not broadcast: it is too large", display_id, size)
             return
         publication.broadcast("display_update", display_id=display_id, data=data, metadata=metadata)
@@ -170,32 +167,29 @@ class OutputWriter:
         if not wait:
             self._clear_if_pending(target, publication)
 
-    # -- when others have changed the outputs
+    # -- after a peer has changed the outputs
 
     def rebase(self, op: Json, elements: list[str]) -> Json | None:
         """A change that the document refused, for the outputs its cell really has; ``None`` if it is void.
 
-        Parameters
-        ----------
-        op:
-            ``replace_output`` or ``splice_outputs``, as this class makes them.
-        elements:
-            The outputs of the cell.
+        Args:
+            op: ``replace_output`` or ``splice_outputs``, as this class makes them.
+            elements: The outputs of the cell.
         """
         if op["op"] == "replace_output":
             if op["expect"] not in elements:
                 return None
             return {**op, "index": elements.index(op["expect"])}
-        # Who clears a list takes the first pieces of a run away, not the later ones.
+        # Clearing a list removes the first pieces of a run, not the later ones.
         expect: list[str] = op["expect"]
         for start in range(len(expect)):
             rest = expect[start:]
             for index in range(len(elements) - len(rest), -1, -1):
                 if elements[index : index + len(rest)] == rest:
-                    return self._mend_merge(op, index, rest)
+                    return self._rebase_merge(op, index, rest)
         return None
 
-    def _mend_merge(self, op: Json, index: int, rest: list[str]) -> Json | None:
+    def _rebase_merge(self, op: Json, index: int, rest: list[str]) -> Json | None:
         outputs = rest
         if len(rest) == len(op["expect"]):
             outputs = op["outputs"]
@@ -210,7 +204,7 @@ class OutputWriter:
         )
 
     def resync_positions(self, cell_id: str, elements: list[str]) -> None:
-        """The outputs of the cell are not what was written; these they are."""
+        """The outputs of the cell are ``elements``, not what was written."""
         self._displays.resync_positions(cell_id, elements)
         target = self._targets.get(cell_id)
         if target is None:
@@ -229,7 +223,7 @@ class OutputWriter:
         output = stream_output(name, text)
         element = self._element(output)
         target.stream.add(text, element, self._blobs, publication)
-        self._tell(target, output, element, publication)
+        self._broadcast(target, output, element, publication)
 
     def _end_stream(self, target: OutputTarget, publication: Publication) -> None:
         run, target.stream = target.stream, None
@@ -246,7 +240,7 @@ class OutputWriter:
         publication.clear_outputs(target.cell_id, target.execution_count)
         publication.broadcast("outputs_cleared", cell_id=target.cell_id)
 
-    def _tell(self, target: OutputTarget, output: Json, element: str, publication: Publication) -> None:
+    def _broadcast(self, target: OutputTarget, output: Json, element: str, publication: Publication) -> None:
         publication.broadcast(
             "output",
             cell_id=target.cell_id,
