@@ -48,7 +48,7 @@ class Command:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process ends soon: it gives back its lock a moment before, and nobody here is its parent."""
+    """Whether a process ends soon: it gives back its lock a moment before, and no process here is its parent."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:
@@ -96,7 +96,7 @@ def test_restart_starts_what_does_not_run(command: Command) -> None:
 
 
 @pytest.mark.kernel
-def test_status_tells_what_the_daemon_uses(command: Command) -> None:
+def test_status_reports_what_the_daemon_uses(command: Command) -> None:
     command("start")
     with runtimed_ffi.Session("here", socket_path=command.socket) as session:
         session.start_kernel()

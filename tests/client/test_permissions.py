@@ -23,7 +23,7 @@ def test_a_private_directory_is_made_and_accepted(tmp_path: Path) -> None:
     check_own(str(tmp_path / "missing"))
 
 
-def test_where_everybody_may_write_the_sticky_bit_decides(tmp_path: Path) -> None:
+def test_a_world_writable_directory_needs_the_sticky_bit(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(Unsafe, match=r"chmod o-w .*--base-dir"):
         check_shared_directory(str(tmp_path))
@@ -39,7 +39,7 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
         check_shared_directory(str(tmp_path / "f"))
 
 
-def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who the user is is the one thing a test cannot change without being root.
     me = os.geteuid()
     monkeypatch.setattr(permissions.os, "geteuid", lambda: me + 1)

@@ -15,7 +15,7 @@ from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
 from runtimed_ffi.daemon.channels.blob_server import BlobAddress
 
 from .fakes import FakeBlobs, FakeHost
-from .test_rooms import until
+from .stage import until
 
 
 class GatedBlobs(FakeBlobs):
@@ -58,7 +58,7 @@ def test_port_and_small_contents_are_answered_at_once() -> None:
     asyncio.run(body())
 
 
-def test_a_large_content_holds_nobody_up_and_is_stored_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_content_delays_no_request_and_is_stored_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     large = bytes(blob_requests.INLINE_LIMIT + 1)
     monkeypatch.setattr(blob_requests, "PENDING_LIMIT", 2 * len(large))
 

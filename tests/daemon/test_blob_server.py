@@ -284,7 +284,7 @@ def test_the_end_cuts_connections_and_gives_the_port_back(tmp_path: Path, monkey
     serving(tmp_path, body)
 
 
-def test_nothing_is_loaded_before_somebody_asks(tmp_path: Path) -> None:
+def test_nothing_is_loaded_before_the_first_request(tmp_path: Path) -> None:
     async def body(server: Server) -> None:
         assert server.server._opening is None
 

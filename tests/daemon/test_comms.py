@@ -1,4 +1,4 @@
-"""Widgets: what the kernel says of them is told to all, and kept for those who come later."""
+"""Widgets: messages of the kernel go to all peers, and the state is kept for peers that join later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtimed_ffi.daemon.rooms.comms import Comms
 from runtimed_ffi.daemon.rooms.outputs import Publication
 
 from .fakes import idle, iopub, reply, stream
-from .test_rooms import LAUNCH, Stage, staged, turn, until
+from .stage import LAUNCH, Stage, staged, turn, until
 
 MODEL = {"_model_module": "@jupyter-widgets/controls", "_model_name": "IntSliderModel", "value": 1}
 
@@ -34,14 +34,14 @@ def closed(comm_id: str) -> Message:
 
 
 def told(s: Stage, peer: int) -> list[Any]:
-    """What a peer hears who joins now."""
+    """What a peer that joins now gets."""
     s.host.log.clear()
     s.rooms.joined("nb", peer, peer)
     return [item["comms"] for kind, item in s.host.log if kind == "sent" and item["peer"] == peer]
 
 
 @staged
-async def test_who_joins_late_hears_of_what_is_open(s: Stage) -> None:
+async def test_a_peer_that_joins_late_gets_the_open_widgets(s: Stage) -> None:
     """protocol 2, sections 5.2 step 6, 5.8 and 5.13; golden widgets"""
     assert told(s, 3) == []
     await s.launch()
@@ -88,12 +88,12 @@ async def test_a_widget_too_large_to_keep_is_forgotten_and_no_other(s: Stage) ->
     assert [entry["comm_id"] for entry in told(s, 4)[0]] == ["large", "fourth"]
     s.host.log.clear()
     s.kernel.say(updated("small", text="more"))
-    assert len(s.host.take("comm")) == 1, "what is not kept is still told to who is there"
+    assert len(s.host.take("comm")) == 1, "what is not kept is still broadcast"
     assert s.rooms.get("nb").comms.size <= comms.STATE_LIMIT
 
 
 @staged
-async def test_a_message_beyond_a_frame_costs_nobody_his_connection(
+async def test_a_message_larger_than_a_frame_costs_no_connection(
     s: Stage,
 ) -> None:
     await s.launch()

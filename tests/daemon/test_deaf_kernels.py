@@ -1,4 +1,4 @@
-"""Requests that wait for a kernel which is dead, deaf or odd: each has an answer, and delays nobody."""
+"""Requests that wait for a kernel which is dead, deaf or odd: each has an answer and delays no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtimed_ffi.daemon.ports import KernelGone
 from runtimed_ffi.daemon.rooms import requests
 
 from .fakes import busy, idle, iopub, started
-from .test_rooms import LAUNCH, Stage, staged, turn, until
+from .stage import LAUNCH, Stage, staged, turn, until
 
 QUESTIONS: list[dict[str, Any]] = [
     {"action": "complete", "code": "pri", "cursor_pos": 3},
@@ -20,7 +20,7 @@ QUESTIONS: list[dict[str, Any]] = [
 
 
 @staged
-async def test_nobody_waits_for_who_asks_a_deaf_kernel(s: Stage) -> None:
+async def test_a_request_to_a_silent_kernel_delays_no_other(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1))
@@ -43,11 +43,11 @@ async def test_nobody_waits_for_who_asks_a_deaf_kernel(s: Stage) -> None:
     assert s.host.responses()[-1]["result"] == "kernel_shutting_down"
     s.requests.close()
     await turn()
-    assert len(s.host.responses()) == len(results) + 4, "who still waited has an answer as well"
+    assert len(s.host.responses()) == len(results) + 4, "requests that still waited are answered as well"
 
 
 @staged
-async def test_a_launch_that_hangs_delays_nobody(s: Stage) -> None:
+async def test_a_launch_that_hangs_delays_no_other_request(s: Stage) -> None:
     s.factory.gate.clear()
     s.ask(**LAUNCH)
     for question in QUESTIONS:
@@ -64,7 +64,7 @@ async def test_a_launch_that_hangs_delays_nobody(s: Stage) -> None:
 
 
 @staged
-async def test_who_asks_a_kernel_that_dies_is_told_at_once(s: Stage) -> None:
+async def test_a_request_to_a_dying_kernel_is_answered_at_once(s: Stage) -> None:
     await s.launch()
     for question in QUESTIONS:
         s.ask(**question)
@@ -106,7 +106,7 @@ async def test_odd_answers_lose_only_what_is_odd(s: Stage) -> None:
     assert [entry["source"] for entry in s.host.responses()[-1]["entries"]] == ["x", "5"]
 
 
-def test_an_answer_too_large_costs_not_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_too_large_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "BROADCAST_LIMIT", 1000)
 
     async def body() -> None:

@@ -18,7 +18,7 @@ EVENT = {"id": "nb", "peer": 7, "number": 2, "code": 5, "text": "why", "token": 
 
 
 def dispatch() -> tuple[Mock, Dispatch]:
-    """Everybody who may hear of something, and the dispatch to them."""
+    """All handlers, and the dispatch to them."""
     everybody = Mock()
     return everybody, Dispatch(*(getattr(everybody, part) for part in PARTS))
 
@@ -45,13 +45,13 @@ def request(channel: int) -> Event:
         (Event(99, **EVENT), []),
     ],
 )
-def test_each_event_goes_to_whom_it_concerns(event: Event, heard: list[Any]) -> None:
+def test_each_event_goes_to_its_handler(event: Event, heard: list[Any]) -> None:
     everybody, give = dispatch()
     contextvars.copy_context().run(give, event)
     assert everybody.mock_calls == heard
 
 
-def test_a_part_that_fails_costs_its_event_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_fails_affects_its_event_only(caplog: pytest.LogCaptureFixture) -> None:
     everybody, give = dispatch()
     everybody.rooms.left.side_effect = ValueError("a defect")
     for peer in (1, 2):

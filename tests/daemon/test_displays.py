@@ -9,7 +9,7 @@ from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started
-from .test_rooms import Stage, staged
+from .stage import Stage, staged
 
 
 class Manifests(FakeBlobs):

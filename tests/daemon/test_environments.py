@@ -195,7 +195,7 @@ def test_dependencies_start_a_kernel_by_themselves_only_if_trusted(folder: Path)
     assert launch(signed) is None, "a broken key trusts nobody"
 
 
-def test_unreadable_notebooks_wish_for_nothing(folder: Path) -> None:
+def test_unreadable_notebooks_have_no_requirements(folder: Path) -> None:
     path = folder / "n.ipynb"
     for content in (b"", b"\xff", b"[]", b'{"metadata": 5}', b"[" * 100_000):
         path.write_bytes(content)

@@ -144,7 +144,7 @@ def test_a_peer_that_never_reads_is_alone_with_that(daemon: runtimed_ffi.Daemon,
         assert len(session.get_cells()) == 1
 
 
-def test_a_peer_that_stops_in_the_middle_of_a_frame_is_alone_with_that(daemon: runtimed_ffi.Daemon) -> None:
+def test_a_peer_that_stops_in_a_frame_affects_no_other(daemon: runtimed_ffi.Daemon) -> None:
     with ExitStack() as stack:
         for start in (b"\0", POOL[:7], POOL + b"\0\0", BLOB + (100_000_000).to_bytes(4, "big") + b"x", NOTEBOOK[:-1]):
             stack.enter_context(_connect(daemon)).sendall(start)
@@ -152,7 +152,7 @@ def test_a_peer_that_stops_in_the_middle_of_a_frame_is_alone_with_that(daemon: r
 
 
 def test_two_thousand_connections(daemon: runtimed_ffi.Daemon) -> None:
-    """Those beyond the limit are closed at once; who was there before is served, and so is everybody afterwards."""
+    """Connections beyond the limit are closed at once; earlier ones are served, and later ones afterwards."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip(f"this process may have only {hard} descriptors")

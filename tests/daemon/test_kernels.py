@@ -137,9 +137,7 @@ async def test_interrupt(kernel: Kernel, ears: Ears, path: Path) -> None:
 
 
 @with_kernel
-async def test_each_cell_gets_its_own_interrupt_though_it_is_heard_late_that_the_last_was_sent(
-    kernel: Kernel, ears: Ears, path: Path
-) -> None:
+async def test_each_cell_gets_its_own_interrupt_when_delivery_is_slow(kernel: Kernel, ears: Ears, path: Path) -> None:
     send, heard = kernel._provisioned.interrupt, asyncio.Event()
 
     async def interrupt() -> None:
@@ -189,7 +187,7 @@ async def test_requests_with_a_deadline(kernel: Kernel, ears: Ears, path: Path) 
 
 
 @with_kernel
-async def test_death_tells_exit_code_and_last_words(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_death_reports_exit_code_and_stderr(kernel: Kernel, ears: Ears, path: Path) -> None:
     # What it published leaves the kernel by a thread of ZeroMQ, which dies with it: so it waits until that is here.
     gate = Gate(path / "gate")
     code = (
@@ -274,7 +272,7 @@ def test_a_kernel_that_ends_the_moment_it_is_ready_is_never_handed_out(
         monkeypatch.setattr(Kernel, "_until_ready", until_ready)
         with pytest.raises(LaunchError, match="Kernel died: killed by SIGKILL"):
             await start(plan(tmp_path), ears, str(tmp_path), context)
-        assert ears.deaths == [], "who gets no kernel hears of no death"
+        assert ears.deaths == [], "no death is reported for a kernel that was never handed out"
         context.destroy(linger=0)
 
     asyncio.run(asyncio.wait_for(body(), LIMIT))

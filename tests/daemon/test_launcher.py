@@ -1,4 +1,4 @@
-"""From a request to a kernel: which environment, who waits, what falls back, what is left.  Scripts play programs."""
+"""From a request to a kernel: which environment, what waits, what falls back, what is left.  Scripts play programs."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_kernel_gets_its_environment_from_the_pool(
         assert plan.on_end is not None
         plan.on_end()
         await eventually(lambda: not os.path.exists(path + ".json"))
-        assert not Path(path).exists(), "nobody else gets an environment that was used"
+        assert not Path(path).exists(), "no other kernel gets an environment that was used"
         await scene.pools.close(10)
         lines = log.read_text().splitlines()
         assert lines[0] == f"venv --no-project --python {sys.executable} {path}"
@@ -173,7 +173,7 @@ def test_a_pool_that_fails_does_not_keep_a_plain_kernel_from_starting(
         assert error["message"].startswith("no space left: free some space for " + str(scene.envs))
         assert scene.left == []
         plan = await scene.launch()
-        assert plan.argv[0] == sys.executable, "at once: nobody waits for the next try"
+        assert plan.argv[0] == sys.executable, "at once: no launch waits for the next attempt"
         await scene.pools.close(10)
 
     asyncio.run(body())

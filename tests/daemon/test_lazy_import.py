@@ -16,7 +16,7 @@ LIMIT = 30.0
 
 
 class Watched:
-    """A lock that says when somebody has to wait for it."""
+    """A lock that reports when a thread has to wait for it."""
 
     def __init__(self) -> None:
         self.waiting = threading.Event()
@@ -31,7 +31,7 @@ class Watched:
         self._lock.release()
 
 
-def test_nobody_sees_a_library_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_sees_a_half_imported_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate: Any = ModuleType("rtd_gate")
     gate.begun, gate.go, gate.order = threading.Event(), threading.Event(), []
     (tmp_path / "rtd_slow.py").write_text(

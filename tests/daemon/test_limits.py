@@ -28,7 +28,7 @@ def test_the_soft_limit_is_raised_and_half_of_it_is_for_peers() -> None:
     assert Limits(3).peers == 3
 
 
-def test_what_the_system_refuses_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_limit_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(*_: object) -> None:
         raise ValueError("not allowed")
 

@@ -76,7 +76,7 @@ def test_level_and_text(tmp_path: Path, log: logging.Logger, monkeypatch: pytest
     assert line.endswith("ERROR   runtimed_ffi.daemon.test: but this\n")
 
 
-def test_a_crash_of_the_interpreter_says_where(tmp_path: Path) -> None:
+def test_a_crash_of_the_interpreter_prints_its_stack(tmp_path: Path) -> None:
     pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
     from interop.daemons import DaemonProcess
 

@@ -84,7 +84,7 @@ def notebooks(draw: st.DrawFn) -> list[Cell]:
 @settings(deadline=None)  # A loaded machine is no failure.
 @given(notebooks(), notebooks())
 def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell]) -> None:
-    """Also in a room that nobody has touched, and nothing needs mending there."""
+    """Also in a room without edits, and nothing needs to be rebased there."""
     known = document(base)
     change = merging.change(known, file, known, store)
     merged = apply(known, change.gentle)
@@ -110,7 +110,7 @@ def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
 
 @settings(deadline=None)  # A loaded machine is no failure.
 @given(notebooks(), notebooks())
-def test_nothing_is_lost_when_nobody_knows_the_base(room: list[Cell], file: list[Cell]) -> None:
+def test_nothing_is_lost_without_a_base(room: list[Cell], file: list[Cell]) -> None:
     before = document(room)
     after = apply(before, merging.exchange(before, file, store).hard)
     assert after == document(file)

@@ -142,7 +142,7 @@ def test_saving_keeps_what_the_document_has_no_place_for(desk: Desk) -> None:
     assert (third["metadata"], third["source"]) == ({}, ["new"])
 
 
-def test_an_output_nobody_knows_comes_back_into_the_file(desk: Desk) -> None:
+def test_an_unknown_output_type_comes_back_into_the_file(desk: Desk) -> None:
     odd = {"output_type": "of the future", "data": 1}
     desk.write({**code("a", "1"), "outputs": [odd]})
     file = desk.open()
@@ -359,7 +359,7 @@ def test_a_crash_in_the_middle_of_a_save(desk: Desk, monkeypatch: pytest.MonkeyP
     assert [cell["source"] for cell in desk.read()["cells"]] == [["ONE two"], ["theirs"]]
 
 
-def test_a_crash_and_then_a_change_before_anybody_looked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_and_then_a_change_before_the_next_load(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing tells which version was changed: a text may come twice, but none is lost."""
     desk.write(code("a", "one two"))
     file = desk.open()

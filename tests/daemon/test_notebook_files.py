@@ -1,4 +1,4 @@
-"""Notebook files on the loop: who waits for whom, and what is answered when it takes long."""
+"""Notebook files on the loop: what waits for what, and what is answered when it takes long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtimed_ffi.daemon.rooms import requests
 from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 from .fakes import FakeBlobs, FakeHost, KernelFactory
-from .test_rooms import Stage, turn, until
+from .stage import Stage, turn, until
 
 LIMIT = 20.0
 
@@ -57,7 +57,7 @@ def slow() -> Iterator[SlowFile]:
     file.go_on.set()
 
 
-def test_a_save_that_takes_long_is_answered_and_holds_nobody_up(
+def test_a_slow_save_is_answered_and_delays_no_other_request(
     slow: SlowFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(requests, "SAVE_ANSWER_LIMIT", 0.05)
@@ -105,7 +105,7 @@ def test_changes_during_a_look_make_one_more(slow: SlowFile) -> None:
     asyncio.run(body())
 
 
-def test_the_end_waits_for_what_is_being_done_but_not_for_ever(slow: SlowFile) -> None:
+def test_the_end_waits_for_running_work_for_a_bounded_time(slow: SlowFile) -> None:
     async def body() -> None:
         files = NotebookFiles(FakeHost(), FakeBlobs())
         files._files["nb"] = slow  # type: ignore[assignment]
@@ -122,7 +122,7 @@ def test_the_end_waits_for_what_is_being_done_but_not_for_ever(slow: SlowFile) -
     asyncio.run(body())
 
 
-def test_a_room_opens_once_and_a_defect_costs_its_file_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_room_opens_once_and_a_defect_affects_its_file_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "a.ipynb")
     with open(path, "w") as file:
         file.write("{}")
@@ -143,7 +143,7 @@ def test_a_room_opens_once_and_a_defect_costs_its_file_only(tmp_path: Any, monke
     asyncio.run(body())
 
 
-def test_who_asks_while_others_are_refused_is_heard(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_asks_while_others_are_refused_is_served(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "a.ipynb")
 
     async def body() -> None:

@@ -1,4 +1,4 @@
-"""Kernels of a daemon that was killed: they end by themselves or with the next start, and nobody else does."""
+"""Kernels of a daemon that was killed: they end by themselves or with the next start, and no other process does."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.kernel
-def test_kernels_end_with_a_killed_daemon_those_that_stand_by_too(tmp_path: Path) -> None:
+def test_kernels_end_with_a_killed_daemon_prewarmed_ones_too(tmp_path: Path) -> None:
     runtimed_ffi = pytest.importorskip("runtimed_ffi")
     daemon = runtimed_ffi.Daemon(tmp_path / "d", arguments=["--kernel-pool-size", "1"])
     with daemon:

@@ -15,7 +15,7 @@ from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
-from .test_rooms import by_default, until
+from .stage import by_default, until
 
 
 class Pool:
@@ -88,7 +88,7 @@ def test_an_environment_is_taken_and_given_back(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_what_nobody_has_taken_is_not_given_back(tmp_path: Path) -> None:
+def test_an_environment_that_was_not_taken_cannot_be_returned(tmp_path: Path) -> None:
     async def body() -> None:
         pool = Pool(tmp_path)
         await pool.pools.start()

@@ -1,4 +1,4 @@
-"""The machine of a pool: against a plain model with random orders of events, and the figures of the specification."""
+"""The state of a pool: against a plain model with random orders of events, and the figures of the specification."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtimed_ffi.daemon.environments.pool_state import BACKOFF, CONCURRENT_BUILDS, MAXIMUM_AGE, PoolError, PoolState
+from runtimed_ffi.daemon.environments.pool_state import (
+    BACKOFF,
+    CONCURRENT_BUILDS,
+    MAXIMUM_AGE,
+    WAITER_LIMIT,
+    PoolError,
+    PoolState,
+)
 
 
 class Clock:
-    """Time that passes when it is told to, and timers that are due then."""
+    """Time that a test advances, and timers that are due then."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -131,7 +138,7 @@ def test_backoff_is_that_of_the_specification() -> None:
     assert scene.changes == len(BACKOFF) + 2
 
 
-def test_a_failure_is_told_to_whoever_waits_and_at_once_to_the_next() -> None:
+def test_a_failure_fails_waiting_launches_and_the_next_at_once() -> None:
     scene = Scene(1)
     scene.state.start([])
     waiting = scene.wait()
@@ -168,8 +175,44 @@ def test_what_was_built_with_old_ingredients_is_not_handed_out() -> None:
     assert answers == [fresh]
 
 
+def test_every_generation_ages() -> None:
+    scene = Scene(1)
+    scene.state.start([])
+    for _ in range(3):
+        item = scene.built()
+        scene.clock.advance(MAXIMUM_AGE - 1)
+        assert item.place == "made" and scene.builds == []
+        scene.clock.advance(1)
+        assert item.place == "removed" and len(scene.builds) == 1
+
+
+def test_after_a_success_the_backoff_starts_anew() -> None:
+    scene = Scene(1)
+    scene.state.start([])
+    for _ in range(2):
+        for failures in (1, 2):
+            scene.failed()
+            assert scene.state.error is not None and scene.state.error.consecutive_failures == failures
+            scene.clock.advance(BACKOFF[failures - 1])
+        item = scene.built()
+        assert scene.state.error is None and scene.state.take() is item
+
+
+def test_launches_that_wait_are_bounded() -> None:
+    scene = Scene(0)
+    scene.state.start([])
+    answers = [scene.wait() for _ in range(WAITER_LIMIT)]
+    assert not any(answers)
+    (refused,) = scene.wait()
+    assert "more than 256 kernels wait" in refused.message
+    item = scene.built()
+    assert answers[0] == [item]
+    assert scene.wait() == [], "there is a place again"
+    assert len(scene.wait()) == 1
+
+
 class PoolMachine(RuleBasedStateMachine):
-    """Every environment is in one place at any time, the target is kept, nobody waits in vain."""
+    """Every environment is in one place at any time, the target is kept, no launch waits in vain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +310,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(self.scene.builds) == self.state.building <= CONCURRENT_BUILDS
 
     @invariant()
-    def nobody_waits_in_vain(self) -> None:
+    def no_launch_waits_in_vain(self) -> None:
         for record in self.waiting:
             assert record["answers"] <= 1
         open_ends = [record for record in self.waiting if record["answers"] == 0]

@@ -1,4 +1,4 @@
-"""Pools on a real disk with a recipe that pretends: adoption, ownership, waiting launches, cancellation."""
+"""Pools on a real disk with a recipe that pretends: adoption, leases, waiting launches, cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 
 from runtimed_ffi.daemon.environments import leases
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
-from runtimed_ffi.daemon.environments.inline import InlineEnvironments
 from runtimed_ffi.daemon.environments.pool_state import MAXIMUM_AGE
 from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.removals import Removals
@@ -152,7 +151,7 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
     async def body() -> None:
         first = Scene(tmp_path, uv=0)
         forge(first.directory, 1, leases.READY)
-        await first.pools.start()
+        await first.start()
         monkeypatch.setenv("PATH", f"{rm.parent}{os.pathsep}{path}")
         environment = await first.pools.acquire("uv", first.said.append)
         environment.end()
@@ -160,7 +159,7 @@ def test_a_removal_that_takes_too_long_is_left_to_the_next_daemon(
         await asyncio.wait_for(first.removals.close(0.1), 30)
         assert first.names == [os.path.basename(environment.path)]
         lease = leases.acquire(environment.path)
-        assert lease is not None and lease.read() == {"state": leases.BUILDING}, "nobody takes it for a whole one"
+        assert lease is not None and lease.read() == {"state": leases.BUILDING}, "it is no complete environment"
         lease.release()
         monkeypatch.setenv("PATH", path)
         second = Scene(tmp_path, uv=0)
@@ -186,11 +185,11 @@ def test_a_removal_that_ends_before_it_begins_gives_up_the_hold(tmp_path: Path) 
     asyncio.run(body())
 
 
-def test_what_somebody_waits_for_does_not_stand_in_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_awaited_removal_does_not_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, rm, gate = shutil.which("rm"), tmp_path / "bin" / "rm", tmp_path / "gate"
     os.mkfifo(gate)
     rm.parent.mkdir()
-    # The first two wait at the gate, and would keep whoever stands behind them.
+    # The first two wait at the gate, and would delay those behind them.
     rm.write_text(f'#!/bin/sh\ncase "$3" in *slow*) read -r line < {gate} ;; esac\nexec {real} "$@"\n')
     rm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{rm.parent}{os.pathsep}{os.environ['PATH']}")
@@ -232,7 +231,7 @@ def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
+def test_a_launch_waits_and_gets_the_progress(tmp_path: Path) -> None:
     async def body() -> None:
         scene = Scene(tmp_path, uv=0, conda=0)
         scene.conda.gate.clear()
@@ -242,7 +241,7 @@ def test_a_launch_waits_and_hears_what_is_done(tmp_path: Path) -> None:
         await eventually(lambda: "creating the environment" in said)
         scene.conda.gate.set()
         environment = await launch
-        assert scene.conda.background == [False], "somebody waits: no low priority"
+        assert scene.conda.background == [False], "a launch waits: no low priority"
         mark = leases.marked(str(scene.directory), "")
         assert mark == [environment.path]
         assert leases.acquire(environment.path) is None, "it is held"
@@ -325,134 +324,5 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         await eventually(lambda: bool(scene.states))
         assert "--cache-dir" in scene.states[0]["uv_error"]["message"]
         await scene.close()
-
-    asyncio.run(body())
-
-
-# -- environments by content
-
-
-class Maker:
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.paths: list[str] = []
-        self.failure: Exception | None = None
-
-    async def __call__(self, path: str, say: Any) -> None:
-        self.paths.append(path)
-        make_fake_environment(path)
-        say("installing x")
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-
-
-def python_of(path: str) -> str:
-    return os.path.join(path, "bin", "python")
-
-
-def test_the_same_content_is_made_once(tmp_path: Path) -> None:
-    async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
-        make.gate.clear()
-        launches = [
-            asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(3)
-        ]
-        await eventually(lambda: len(said) == 3)
-        make.gate.set()
-        held = await asyncio.gather(*launches)
-        again = await cache.obtain("uv", "inline-1", python_of, make, said.append)
-        assert len(make.paths) == 1
-        assert {lease.path for lease in [*held, again]} == {make.paths[0]}
-        assert leases.acquire(make.paths[0]) is None, "kernels use it"
-        for lease in [*held, again]:
-            lease.release()
-        os.unlink(python_of(make.paths[0]))
-        (await cache.obtain("uv", "inline-1", python_of, make, said.append)).release()
-        assert len(make.paths) == 2, "a broken one is made anew"
-
-    asyncio.run(body())
-
-
-def test_a_build_ends_with_the_last_who_waits_for_it(tmp_path: Path) -> None:
-    async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
-        make.gate.clear()
-        one, two = (
-            asyncio.ensure_future(cache.obtain("conda", "conda-inline-1", python_of, make, said.append))
-            for _ in range(2)
-        )
-        await eventually(lambda: len(said) == 2)
-        one.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await one
-        assert Path(make.paths[0]).exists(), "the other still waits"
-        two.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await two
-        assert os.listdir(os.path.dirname(make.paths[0])) == [], "nothing is left behind"
-        make.gate.set()
-        (await cache.obtain("conda", "conda-inline-1", python_of, make, said.append)).release()
-
-    asyncio.run(body())
-
-
-def test_a_failed_build_is_told_to_all_and_leaves_nothing(tmp_path: Path) -> None:
-    async def body() -> None:
-        cache, make, said = InlineEnvironments(str(tmp_path), Removals()), Maker(), list[str]()
-        make.gate.clear()
-        make.failure = BuildError("no package x")
-        launches = [
-            asyncio.ensure_future(cache.obtain("uv", "inline-1", python_of, make, said.append)) for _ in range(2)
-        ]
-        await eventually(lambda: len(said) == 2)
-        make.gate.set()
-        for launch in launches:
-            with pytest.raises(BuildError, match="no package x"):
-                await launch
-        assert os.listdir(os.path.dirname(make.paths[0])) == []
-
-    asyncio.run(body())
-
-
-def test_two_daemons_make_the_same_content_once(tmp_path: Path) -> None:
-    async def body() -> None:
-        make, said = Maker(), list[str]()
-        make.gate.clear()
-        first, second = (
-            asyncio.ensure_future(
-                InlineEnvironments(str(tmp_path), Removals()).obtain("uv", "inline-1", python_of, make, said.append)
-            )
-            for _ in range(2)
-        )
-        await eventually(lambda: any("another daemon" in text for text in said))
-        make.gate.set()
-        (await first).release()
-        (await second).release()
-        assert len(make.paths) == 1
-
-    asyncio.run(body())
-
-
-def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
-    async def body() -> None:
-        removals, make = Removals(), Maker()
-        cache = InlineEnvironments(str(tmp_path), removals, keep_seconds=100, keep_count=3)
-        now, held = time.time(), []
-        for number in range(6):
-            lease = await cache.obtain("uv", f"inline-{number}", python_of, make, lambda text: None)
-            os.utime(lease.path + leases.MARK_SUFFIX, (now, now - 50 - number))
-            held.append(lease)
-        os.utime(make.paths[2] + leases.MARK_SUFFIX, (now, now - 200))
-        for number, lease in enumerate(held):
-            if number != 5:
-                lease.release()
-        await cache.prune()
-        await removals.settle()
-        left = sorted(name for name in os.listdir(os.path.dirname(make.paths[0])) if not name.endswith(".json"))
-        # 2 is too old, 5 is in use, 4 and 3 were the longest unused of what is too much.
-        assert left == ["inline-0", "inline-1", "inline-5"]
-        held[5].release()
 
     asyncio.run(body())

@@ -123,6 +123,8 @@ def test_a_whole_daemon_with_a_pool_and_dependencies(real_uv: str, tmp_path: Pat
     notebook.write_text(json.dumps({"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {"runt": runt}}))
     with runtimed_ffi.Daemon(tmp_path / "d", arguments=["--uv-pool-size", "1"]) as daemon:
         environments = os.path.join(daemon.directory, "envs")
+        # On a busy machine the build takes longer than a launch waits for it.
+        asyncio.run(eventually(lambda: daemon.client().status()["uv_available"] == 1, 300.0))
         with daemon.session() as session:
             session.start_kernel()
             where = session.run("import sys, ipywidgets; print(sys.prefix)").stdout.strip()

@@ -423,7 +423,7 @@ def test_a_watch_that_fails_is_taken_up_again(site: Path, monkeypatch: pytest.Mo
     [
         ("launch blocks", "Failed to launch kernel: Kernel did not respond within 1s"),
         ("launch fails", "Failed to launch kernel: no quota"),
-        ("no key", "Failed to launch kernel: its provisioner set no key, so anybody could run code in it"),
+        ("no key", "Failed to launch kernel: its provisioner set no key, so any user could run code in it"),
     ],
 )
 def test_a_launch_that_fails_elsewhere_says_why(

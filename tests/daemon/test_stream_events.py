@@ -169,7 +169,7 @@ def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any],
             elif kind in ("stdout", "stderr"):
                 scene.print(f"{number} {value}", kind)
         if listener is None:
-            # Who comes amid a run has what is there from the document, and hears of the rest.
+            # A session that joins amid a run reads what is there from the document and gets the rest as events.
             scene.publish()
             listener = Listener(host, scene.room)
             for index, output in enumerate(scene.document()):
@@ -199,7 +199,7 @@ def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any],
         host.drain()
 
 
-def test_subscribers_hear_each_piece_once(house: tuple[Host, Blobs]) -> None:
+def test_subscribers_get_each_piece_once(house: tuple[Host, Blobs]) -> None:
     host, blobs = house
     scene = Scene(host, blobs)
     heard: list[Any] = []
@@ -255,7 +255,7 @@ def _disk(directory: str) -> tuple[int, int]:
     return sum(sizes), len(sizes)
 
 
-def test_a_stream_whose_blobs_are_not_at_hand_is_told_whole(house: tuple[Host, Blobs]) -> None:
+def test_a_stream_without_its_blobs_is_reported_whole(house: tuple[Host, Blobs]) -> None:
     """Then the texts cannot be compared; the outputs are right all the same."""
     outputs = OutputList()
     for index, text in enumerate("ab"):

@@ -16,7 +16,7 @@ from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
 
 from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started, stream
-from .test_rooms import Stage, staged
+from .stage import Stage, staged
 
 Json = dict[str, Any]
 
@@ -104,18 +104,18 @@ async def test_clearing_begins_anew(s: Stage) -> None:
 
 
 @staged
-async def test_a_peer_that_changes_outputs_meanwhile_costs_nothing_else(s: Stage) -> None:
+async def test_a_peer_that_changes_outputs_meanwhile_loses_nothing_else(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1), display("m1", "0%", "d"), stream("m1", "long text"))
     s.kernel.say(stream("m1", "1"))
     foreign = json.dumps({"output_type": "stream", "name": "stderr", "text": "mine"})
-    # Somebody puts an output in front: display and stream are one further on now.
+    # A peer inserts an output in front: display and stream are one further on now.
     s.host.documents["nb"][0]["outputs"].insert(0, foreign)
     s.kernel.say(stream("m1", "2"), display("m1", "50%", "d", "update_display_data"), stream("m1", "3"))
     s.kernel.say(display("m1", "end"))
     assert texts(s.host.outputs("nb", "a")) == ["mine", "50%", "long text123", "end"]
-    # Somebody removes all that there is; what comes later is merged among itself.
+    # A peer removes all outputs; later ones are merged among themselves.
     s.kernel.say(stream("m1", "gone"))
     s.host.documents["nb"][0]["outputs"].clear()
     for text in ("x", "y", "z"):
@@ -142,7 +142,7 @@ async def test_a_run_that_is_no_longer_at_the_end_is_merged_where_it_is(s: Stage
 
 
 @staged
-async def test_the_last_merge_is_mended_when_the_kernel_has_ended(s: Stage) -> None:
+async def test_the_last_merge_is_rebased_when_the_kernel_has_ended(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1), stream("m1", "long text"))

@@ -1,4 +1,4 @@
-"""Being told about changes of files."""
+"""Noticing changes of files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def marks(tmp_path: Path, watcher: Watcher, told: queue.Queue[str]) -> Marks:
     return Marks(tmp_path, watcher, told)
 
 
-def test_every_way_to_change_a_file_is_told(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
+def test_every_way_to_change_a_file_is_noticed(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
     path, other = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     watcher.watch("a", str(path))
     path.write_text("made")
@@ -85,7 +85,7 @@ def test_reading_is_no_change(tmp_path: Path, watcher: Watcher, marks: Marks) ->
     assert marks.told() == set()
 
 
-def test_a_link_tells_of_its_target_until_it_is_forgotten(
+def test_a_link_reports_its_target_until_it_is_forgotten(
     tmp_path: Path, watcher: Watcher, told: queue.Queue[str]
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -105,7 +105,7 @@ def test_a_link_tells_of_its_target_until_it_is_forgotten(
     assert marks.told() == set()
 
 
-def test_forgetting_while_something_is_told_does_not_stop_for_ever(tmp_path: Path) -> None:
+def test_forgetting_during_a_report_does_not_deadlock(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     begun, go_on = threading.Event(), threading.Event()
 

@@ -1,0 +1,105 @@
+"""The delivery of interrupts to a kernel, with a provisioner that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+pytest.importorskip("zmq", reason="pyzmq is missing")
+
+from runtimed_ffi.daemon.environments.plans import LaunchPlan
+from runtimed_ffi.daemon.kernels import kernel_directory
+from runtimed_ffi.daemon.kernels.kernel import Kernel
+
+
+class SlowProvisioned:
+    """Delivers an interrupt when the test opens the gate."""
+
+    interrupted_by_message = False
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.gate = asyncio.Event()
+
+    async def interrupt(self) -> None:
+        self.begun += 1
+        await self.gate.wait()
+
+
+class Sockets:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, channel: str, msg_type: str, content: Any) -> str:
+        self.sent.append(msg_type)
+        return f"m{len(self.sent)}"
+
+
+def with_kernel(test: Callable[[Kernel, SlowProvisioned], Awaitable[None]]) -> Callable[[Path], None]:
+    def run(tmp_path: Path) -> None:
+        async def body() -> None:
+            plan = LaunchPlan("python", "x", [sys.executable], str(tmp_path))
+            kernel = Kernel(plan, object(), kernel_directory.make(str(tmp_path)))  # type: ignore[arg-type]
+            provisioned = SlowProvisioned()
+            kernel._provisioned, kernel._sockets = provisioned, Sockets()  # type: ignore[assignment]
+            await asyncio.wait_for(test(kernel, provisioned), 30)
+
+        asyncio.run(body())
+
+    run.__name__ = test.__name__
+    return run
+
+
+async def delivered(kernel: Kernel, provisioned: SlowProvisioned) -> int:
+    """Open the gate; how many signals were sent when all is done."""
+    provisioned.gate.set()
+    assert kernel._interrupting is not None
+    await kernel._interrupting
+    return provisioned.begun
+
+
+@with_kernel
+async def test_interrupts_of_one_cell_during_a_delivery_are_one(kernel: Kernel, provisioned: SlowProvisioned) -> None:
+    kernel.execute("1")
+    for _ in range(3):
+        kernel.interrupt()
+        await asyncio.sleep(0)
+    assert await delivered(kernel, provisioned) == 1
+    kernel.interrupt()
+    assert await delivered(kernel, provisioned) == 2, "a later one is sent again"
+
+
+@with_kernel
+async def test_the_next_cell_gets_its_own(kernel: Kernel, provisioned: SlowProvisioned) -> None:
+    kernel.execute("1")
+    kernel.interrupt()
+    await asyncio.sleep(0)
+    kernel.execute("2")
+    kernel.interrupt()
+    assert await delivered(kernel, provisioned) == 2
+
+
+@with_kernel
+async def test_a_cell_that_was_not_meant_gets_none(kernel: Kernel, provisioned: SlowProvisioned) -> None:
+    kernel.execute("1")
+    kernel.interrupt()
+    await asyncio.sleep(0)
+    kernel.execute("2")
+    kernel.interrupt()
+    kernel.execute("3")
+    assert await delivered(kernel, provisioned) == 1, "the interrupt of 2 would meet 3"
+
+
+@with_kernel
+async def test_by_message_each_is_sent_at_once(kernel: Kernel, provisioned: SlowProvisioned) -> None:
+    provisioned.interrupted_by_message = True  # type: ignore[misc]
+    kernel.execute("1")
+    kernel.interrupt()
+    kernel.interrupt()
+    assert kernel._sockets.sent == ["execute_request", "interrupt_request", "interrupt_request"]  # type: ignore[union-attr]
+    assert provisioned.begun == 0
