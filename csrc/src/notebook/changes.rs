@@ -1,15 +1,18 @@
 //! Storey 1: what a peer's changes did to the notebook.
 //!
-//! The engine reports patches, grouped by object with parents first. [`digest`] reads them once: it
-//! updates the order of the cells and tells what happened in terms of cells and outputs.
+//! [`digest`] reads their operations, which were decoded when they were admitted, and asks the document where each object
+//! stands that they touch: that costs what the changes are worth. The engine's patches would cost more: for the path of an
+//! object they list all cells.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use automerge::{Automerge, ChangeHash, ObjId, ObjType, Patch, PatchAction, Prop, ReadDoc, Value};
+use automerge::legacy::{Key, Op, OpType};
+use automerge::{Automerge, ChangeHash, ObjId, ObjType, Prop, ReadDoc};
 
-use super::rows::{scalar_str, Row, Rows};
-use super::splice::Splice;
+use super::rows::{object, ref_str, Rows};
+use super::splice::{Splice, Spliced};
 use super::{Changes, OutputChange};
+use crate::replica::{object_id, Applied};
 
 /// What the arrival of a whole document means: everything is new. Its outputs are not reported one
 /// by one, they are to be read from the notebook.
@@ -22,196 +25,214 @@ pub(super) fn everything(rows: &Rows) -> Changes {
     }
 }
 
-/// Reads the patches of one message and brings the order of the cells up to date. `before` are the
-/// heads before the message.
-pub(super) fn digest(doc: &Automerge, rows: &mut Rows, patches: &[Patch], before: &[ChangeHash]) -> Changes {
-    let mut digest = Digest {
-        doc,
-        rows,
-        changes: Changes::default(),
-        fresh: HashSet::new(),
-        removed: HashSet::new(),
-        spliced: BTreeMap::new(),
-        rebuild: false,
-    };
-    patches.iter().for_each(|patch| digest.patch(patch));
-    for (list, cell_id) in std::mem::take(&mut digest.spliced) {
-        let actions = patches.iter().filter(|patch| patch.obj == list).map(|patch| &patch.action);
-        let steps = Splice::of(doc, &list, before, actions).steps(&cell_id);
-        digest.changes.outputs.retain(|change| change.cell_id() != cell_id);
-        digest.changes.outputs.extend(steps);
-    }
-    let (changes, rebuild) = (digest.changes, digest.rebuild);
-    let agrees = rows.list.as_ref().map_or(0, |list| doc.length(list)) == rows.rows.len();
-    if rebuild || !agrees {
-        *rows = Rows::build(doc);
-    }
-    changes
+/// Reads the changes of one message and brings the order of the cells up to date.
+pub(super) fn digest(doc: &Automerge, rows: &mut Rows, applied: &Applied<'_>) -> Changes {
+    let mut digest = Digest::of(doc);
+    applied.each_operation(|id, op| digest.operation(id, op));
+    digest.changes(rows, applied.before)
+}
+
+/// What an object is in the document after the changes. A cell is named by its place in the list.
+#[derive(Clone)]
+enum Role {
+    Root,
+    /// `/metadata`, or something in it.
+    Metadata,
+    /// `/cells`.
+    List,
+    /// A cell.
+    Cell(usize),
+    /// The list of outputs of a cell.
+    Outputs(usize),
+    /// Something else in a cell.
+    Within(usize),
+    /// A cell that the changes made, or something in it.
+    New(ObjId),
+    /// The list of outputs of such a cell.
+    NewOutputs(ObjId),
+    /// No reader sees it, or not as a part of these.
+    Other,
 }
 
 struct Digest<'a> {
     doc: &'a Automerge,
-    rows: &'a mut Rows,
-    changes: Changes,
-    /// Objects of cells that came with this message: their lists of outputs are not cleared ones.
-    fresh: HashSet<ObjId>,
-    /// Ids of cells that went with this message: one that comes back was moved.
-    removed: HashSet<String>,
-    /// Lists of outputs from which something was removed, with their cells. In an order, so that the same changes are
-    /// told in the same way.
-    spliced: BTreeMap<ObjId, String>,
-    /// True if the order must be read again because a patch does not tell it.
-    rebuild: bool,
+    /// What the objects are that operations changed or made.
+    roles: HashMap<ObjId, Role>,
+    order: bool,
+    /// The id of a cell changed: it may appear, vanish or be another.
+    renamed: bool,
+    metadata: bool,
+    /// Cells that the changes made, and whether they gave them outputs.
+    made: HashMap<ObjId, bool>,
+    /// Cells in which something changed.
+    touched: BTreeSet<usize>,
+    /// Cells of which the member `outputs` changed.
+    replaced: BTreeSet<usize>,
+    /// What happened to lists of outputs.
+    lists: BTreeMap<usize, (ObjId, Spliced)>,
 }
 
-impl Digest<'_> {
-    fn patch(&mut self, patch: &Patch) {
-        let root = match patch.path.first() {
-            Some((_, Prop::Map(key))) => key.as_str(),
-            Some((_, Prop::Seq(_))) => return,
-            None => return self.root(&patch.action),
+impl<'a> Digest<'a> {
+    fn of(doc: &'a Automerge) -> Self {
+        Self {
+            doc,
+            roles: HashMap::new(),
+            order: false,
+            renamed: false,
+            metadata: false,
+            made: HashMap::new(),
+            touched: BTreeSet::new(),
+            replaced: BTreeSet::new(),
+            lists: BTreeMap::new(),
+        }
+    }
+
+    fn operation(&mut self, id: ObjId, op: &Op) {
+        let object = object_id(&op.obj);
+        let role = match self.roles.get(&object) {
+            Some(role) => role.clone(),
+            None => {
+                let role = self.role(&object);
+                self.roles.insert(object.clone(), role.clone());
+                role
+            }
         };
-        match (root, &patch.path[1..]) {
-            ("metadata", _) => self.changes.metadata = true,
-            ("cells", []) => self.list(&patch.obj, &patch.action),
-            ("cells", [_]) => self.cell(&patch.obj, &patch.action),
-            ("cells", [_, (cell, Prop::Map(key)), rest @ ..]) => {
-                let id = self.touched(cell);
-                if let (Some(id), "outputs", []) = (id, key.as_str(), rest) {
-                    self.outputs(&id, &patch.obj, &patch.action);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A patch of the root: a list or map put there stands for another whole subtree.
-    fn root(&mut self, action: &PatchAction) {
-        match changed_key(action) {
-            Some("cells") => {
-                self.changes.order = true;
-                self.rebuild = true;
-            }
-            Some("metadata") => self.changes.metadata = true,
-            _ => {}
-        }
-    }
-
-    /// A patch of the list of cells.
-    fn list(&mut self, list: &ObjId, action: &PatchAction) {
-        let known = self.rows.list.as_ref() == Some(list) && !self.rebuild;
-        match action {
-            PatchAction::Insert { index, values } => {
-                self.changes.order = true;
-                let new: Vec<Row> = values.iter().map(|(value, cell, _)| self.arrived(value, cell)).collect();
-                if known && *index <= self.rows.rows.len() {
-                    self.rows.rows.splice(index..index, new);
-                } else {
-                    self.rebuild = true;
-                }
-            }
-            PatchAction::PutSeq { index, value, .. } => {
-                self.changes.order = true;
-                let new = self.arrived(&value.0, &value.1);
-                match self.rows.rows.get_mut(*index).filter(|_| known) {
-                    Some(row) => *row = new,
-                    None => self.rebuild = true,
-                }
-            }
-            PatchAction::DeleteSeq { index, length } => {
-                self.changes.order = true;
-                let end = index.saturating_add(*length);
-                if known && end <= self.rows.rows.len() {
-                    let gone = self.rows.rows.drain(*index..end);
-                    self.removed.extend(gone.filter_map(|row| row.id));
-                } else {
-                    self.rebuild = true;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A cell that stands in the list now.
-    fn arrived(&mut self, value: &Value<'_>, cell: &ObjId) -> Row {
-        let is_map = matches!(value, Value::Object(ObjType::Map));
-        let row = Row::read(self.doc, is_map, cell.clone());
-        if let Some(id) = &row.id {
-            self.changes.cells.insert(id.clone());
-            self.fresh.insert(cell.clone());
-            if self.removed.contains(id) || self.rows.find(id).is_some() {
-                // Moved: its outputs are about to be told again from the start.
-                self.changes.outputs.push(OutputChange::Cleared { cell_id: id.clone() });
-            }
-        }
-        row
-    }
-
-    /// A patch of a cell's map.
-    fn cell(&mut self, cell: &ObjId, action: &PatchAction) {
-        if changed_key(action) == Some("id") && !self.fresh.contains(cell) {
-            // Nobody renames cells; if somebody does, the cell may appear, vanish or be another.
-            self.changes.order = true;
-            self.rebuild = true;
-        }
-        let Some(id) = self.touched(cell) else {
-            return;
+        let key = match &op.key {
+            Key::Map(key) => key.as_str(),
+            Key::Seq(_) => "",
         };
-        let replaced = matches!(action, PatchAction::PutMap { .. } | PatchAction::DeleteMap { .. });
-        if replaced && changed_key(action) == Some("outputs") && !self.fresh.contains(cell) {
-            self.changes.outputs.push(OutputChange::Cleared { cell_id: id });
-        }
-    }
-
-    /// A patch of a cell's list of outputs.
-    fn outputs(&mut self, id: &str, list: &ObjId, action: &PatchAction) {
-        let cell_id = || id.to_owned();
-        let changes = &mut self.changes.outputs;
-        match action {
-            PatchAction::Insert { index, values } => {
-                for (offset, (value, _, _)) in values.iter().enumerate() {
-                    if let Some(element) = value.as_str() {
-                        changes.push(OutputChange::Inserted {
-                            cell_id: cell_id(),
-                            index: index + offset,
-                            element: element.to_owned(),
-                        });
+        let made = match role {
+            Role::Root => match key {
+                "cells" => {
+                    self.order = true;
+                    Role::Other
+                }
+                "metadata" => {
+                    self.metadata = true;
+                    Role::Metadata
+                }
+                _ => Role::Other,
+            },
+            Role::Metadata => {
+                self.metadata = true;
+                Role::Metadata
+            }
+            Role::List => {
+                self.order = true;
+                self.made.insert(id.clone(), false);
+                Role::New(id.clone())
+            }
+            Role::Cell(cell) => {
+                self.touched.insert(cell);
+                match key {
+                    "outputs" => {
+                        self.replaced.insert(cell);
+                        Role::Other
                     }
+                    "id" => {
+                        self.order = true;
+                        self.renamed = true;
+                        Role::Within(cell)
+                    }
+                    _ => Role::Within(cell),
                 }
             }
-            PatchAction::PutSeq { index, value, .. } => {
-                if let Some(element) = value.0.as_str() {
-                    changes.push(OutputChange::Replaced {
-                        cell_id: cell_id(),
-                        index: *index,
-                        element: element.to_owned(),
-                    });
-                }
+            Role::Outputs(cell) => {
+                self.touched.insert(cell);
+                let (_, spliced) = self.lists.entry(cell).or_insert_with(|| (object, Spliced::default()));
+                spliced.add(id.clone(), op);
+                Role::Within(cell)
             }
-            // What this means only all patches of the list together tell.
-            PatchAction::DeleteSeq { .. } => {
-                self.spliced.insert(list.clone(), cell_id());
+            Role::Within(cell) => {
+                self.touched.insert(cell);
+                Role::Within(cell)
             }
-            _ => {}
+            Role::New(cell) if key == "outputs" => Role::NewOutputs(cell),
+            Role::New(cell) => Role::New(cell),
+            Role::NewOutputs(cell) => {
+                self.made.insert(cell, true);
+                Role::Other
+            }
+            Role::Other => Role::Other,
+        };
+        if let OpType::Make(_) = op.action {
+            self.roles.insert(id, made);
         }
     }
 
-    /// Notes that something in a cell changed; its id if readers see the cell.
-    fn touched(&mut self, cell: &ObjId) -> Option<String> {
-        let id = scalar_str(self.doc, cell, "id")?;
-        if !self.changes.cells.contains(&id) {
-            self.changes.cells.insert(id.clone());
+    /// What an object is that was there before these changes.
+    fn role(&self, object: &ObjId) -> Role {
+        let path = self.doc.parents(object).ok().and_then(|parents| parents.visible_path());
+        let Some(path) = path else { return Role::Other };
+        let key = |place: usize| match path.get(place) {
+            Some((_, Prop::Map(key))) => key.as_str(),
+            _ => "",
+        };
+        match (key(0), &path[..]) {
+            (_, []) => Role::Root,
+            ("metadata", _) => Role::Metadata,
+            ("cells", [_]) => Role::List,
+            ("cells", [_, (_, Prop::Seq(cell))]) => Role::Cell(*cell),
+            ("cells", [_, (_, Prop::Seq(cell)), _]) if key(2) == "outputs" => Role::Outputs(*cell),
+            ("cells", [_, (_, Prop::Seq(cell)), ..]) => Role::Within(*cell),
+            _ => Role::Other,
         }
-        Some(id)
+    }
+
+    /// Tells it in terms of cells and outputs. `before` are the heads before the changes.
+    fn changes(mut self, rows: &mut Rows, before: &[ChangeHash]) -> Changes {
+        let mut changes = Changes { order: self.order, metadata: self.metadata, ..Changes::default() };
+        let mut arrived = BTreeSet::new();
+        if self.order {
+            let had: HashSet<String> = rows.visible().map(|(id, _)| id.to_owned()).collect();
+            arrived = rows.refresh(self.doc, self.renamed);
+            for row in arrived.iter().map(|place| &rows.rows[*place]) {
+                let Some(id) = &row.id else { continue };
+                changes.cells.insert(id.clone());
+                if had.contains(id) {
+                    // Moved: its outputs are told again from the start.
+                    changes.outputs.push(OutputChange::Cleared { cell_id: id.clone() });
+                }
+                if self.made.get(&row.cell) != Some(&false) {
+                    changes.outputs.extend(self.all_outputs(&row.cell, id));
+                }
+            }
+        }
+        for place in std::mem::take(&mut self.touched) {
+            let Some((cell, id)) = rows.rows.get(place).and_then(|row| Some((&row.cell, row.id.as_ref()?)))
+            else {
+                continue;
+            };
+            changes.cells.insert(id.clone());
+            if arrived.contains(&place) {
+                continue;
+            }
+            if self.replaced.contains(&place) && self.outputs_differ(cell, before) {
+                changes.outputs.push(OutputChange::Cleared { cell_id: id.clone() });
+                changes.outputs.extend(self.all_outputs(cell, id));
+            } else if let Some((list, spliced)) = self.lists.get(&place) {
+                changes.outputs.extend(Splice::steps(self.doc, list, before, spliced, id));
+            }
+        }
+        changes
+    }
+
+    /// Whether a cell has another object in the place of its outputs than it had.
+    fn outputs_differ(&self, cell: &ObjId, before: &[ChangeHash]) -> bool {
+        let id = |found: Option<(_, ObjId)>| found.map(|(_, id)| id);
+        let now = id(self.doc.get(cell, "outputs").ok().flatten());
+        now.as_ref().is_some_and(|now| self.roles.contains_key(now))
+            || now != id(self.doc.get_at(cell, "outputs", before).ok().flatten())
+    }
+
+    fn all_outputs(&self, cell: &ObjId, id: &str) -> Vec<OutputChange> {
+        let list = object(self.doc, cell, "outputs", ObjType::List);
+        list.iter().flat_map(|list| inserted(self.doc, list, 0, id)).collect()
     }
 }
 
-/// The key of a map that a patch is about.
-fn changed_key(action: &PatchAction) -> Option<&str> {
-    match action {
-        PatchAction::PutMap { key, .. } | PatchAction::DeleteMap { key } => Some(key),
-        PatchAction::Conflict { prop: Prop::Map(key) }
-        | PatchAction::Increment { prop: Prop::Map(key), .. } => Some(key),
-        _ => None,
-    }
+/// The elements of a list of outputs from a place on, as if each was new.
+pub(super) fn inserted(doc: &Automerge, list: &ObjId, from: usize, cell_id: &str) -> Vec<OutputChange> {
+    let new = |index, element| OutputChange::Inserted { cell_id: cell_id.to_owned(), index, element };
+    doc.list_range(list, from..).filter_map(|item| Some(new(item.index, ref_str(&item.value)?))).collect()
 }

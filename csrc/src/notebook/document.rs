@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use automerge::sync::{Message, State, SyncDoc};
 use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, ChangeHash, ObjType, PatchLog, ReadDoc, ROOT};
+use automerge::{ActorId, Automerge, ChangeHash, ObjType, ReadDoc, ROOT};
 
 use super::changes::{digest, everything};
 use super::rows::{object, ref_str, scalar_str, Rows};
 use super::Changes;
-use crate::replica::{load_prefix, Doc, Replica, ReplicaError, ENCODING};
+use crate::replica::{admit_file, Applied, Doc, Replica, ReplicaError, ENCODING};
 
 /// A replica of a notebook document (protocol 2, section 7).
 ///
@@ -62,7 +61,7 @@ impl Notebook {
     /// unreadable chunk is dropped with it, because an append is only ever written after the one
     /// before it. A damaged first chunk leaves nothing to stand on and is an error.
     pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), ReplicaError> {
-        let (doc, torn) = load_prefix(bytes)?;
+        let (doc, torn) = admit_file(bytes)?;
         Ok((Self::over(doc), torn))
     }
 
@@ -124,23 +123,20 @@ impl Doc for Notebook {
 impl Replica for Notebook {
     type Changes = Changes;
 
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<Changes, ReplicaError> {
-        if !message.changes.is_empty() && self.is_empty() {
-            // Making patches of a whole document would cost as much again as loading it.
-            let result = self.doc.receive_sync_message(state, message).map_err(bad_sync);
-            self.rows = Rows::build(&self.doc);
-            result?;
-            return Ok(if self.heads().is_empty() { Changes::default() } else { everything(&self.rows) });
+    fn doc_mut(&mut self) -> &mut Automerge {
+        &mut self.doc
+    }
+
+    fn changed(&mut self, applied: &Applied<'_>) -> Changes {
+        if !applied.before.is_empty() {
+            return digest(&self.doc, &mut self.rows, applied);
         }
-        let before = self.heads();
-        let mut log = PatchLog::active();
-        let result = self.doc.receive_sync_message_log_patches(state, message, &mut log);
-        if self.heads() == before {
-            return result.map(|()| Changes::default()).map_err(bad_sync);
+        self.rows = Rows::build(&self.doc);
+        if self.is_empty() {
+            Changes::default()
+        } else {
+            everything(&self.rows)
         }
-        let patches = self.doc.make_patches(&mut log);
-        let changes = digest(&self.doc, &mut self.rows, &patches, &before);
-        result.map(|()| changes).map_err(bad_sync)
     }
 
     fn restore(&mut self, document: Automerge) {
@@ -153,10 +149,6 @@ impl Notebook {
     pub fn has_change(&self, hash: &ChangeHash) -> bool {
         self.doc.get_change_meta_by_hash(hash).is_some()
     }
-}
-
-fn bad_sync(error: automerge::AutomergeError) -> ReplicaError {
-    ReplicaError::BadSync(error.to_string())
 }
 
 #[cfg(test)]

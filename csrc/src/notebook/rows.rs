@@ -2,9 +2,11 @@
 //!
 //! The document finds a cell by walking `/cells` and reading each id: far too slow to do for every
 //! edit of a large notebook. [`Rows`] remembers the object and the id of every element of the list.
-//! It changes with each edit of ours and with each patch of a peer's change; `changes` holds the
-//! rules for patches and rebuilds it whenever it cannot be sure.
+//! It changes with each edit of ours, and is refreshed when a peer's change touches the list or an id.
 
+use std::collections::{BTreeSet, HashMap};
+
+use automerge::iter::DocItem;
 use automerge::{Automerge, ObjId, ObjType, ReadDoc, ScalarValueRef, Value, ValueRef, ROOT};
 
 /// One element of `/cells`.
@@ -17,14 +19,6 @@ pub(super) struct Row {
     pub id: Option<String>,
 }
 
-impl Row {
-    /// The row of a list element that has this value and this object id.
-    pub fn read(doc: &impl ReadDoc, is_map: bool, cell: ObjId) -> Self {
-        let id = if is_map { scalar_str(doc, &cell, "id") } else { None };
-        Self { cell, id }
-    }
-}
-
 /// All elements of `/cells`, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Rows {
@@ -35,19 +29,56 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Reads the list from the document.
+    /// Reads the list from the document, in one pass over it: looking up the id in one cell after the other would take
+    /// as long as loading the document.
     pub fn build(doc: &Automerge) -> Self {
         let Some(list) = object(doc, &ROOT, "cells", ObjType::List) else {
             return Self::default();
         };
-        let rows = doc
-            .list_range(&list, ..)
-            .map(|item| {
-                let is_map = matches!(item.value, ValueRef::Object(ObjType::Map));
-                Row::read(doc, is_map, item.id())
-            })
-            .collect();
+        let mut rows: Vec<Row> = Vec::new();
+        let mut places = HashMap::new();
+        for found in doc.iter_at(&list, None) {
+            match found.item {
+                DocItem::List(item) if *found.obj == list => {
+                    if matches!(item.value, ValueRef::Object(ObjType::Map)) {
+                        places.insert(item.id(), rows.len());
+                    }
+                    rows.push(Row { cell: item.id(), id: None });
+                }
+                DocItem::Map(item) if item.key == "id" => {
+                    if let Some(place) = places.get(&*found.obj) {
+                        rows[*place].id = ref_str(&item.value);
+                    }
+                }
+                _ => {}
+            }
+        }
         Self { list: Some(list), rows }
+    }
+
+    /// Brings the rows up to date after a change of the list; of cells that were in it, the id only if `renamed`. The
+    /// places of those that were not.
+    pub fn refresh(&mut self, doc: &Automerge, renamed: bool) -> BTreeSet<usize> {
+        let old = std::mem::take(self);
+        let mut arrived = BTreeSet::new();
+        let Some(list) = object(doc, &ROOT, "cells", ObjType::List) else { return arrived };
+        let mut known: HashMap<ObjId, Option<String>> =
+            old.rows.into_iter().map(|row| (row.cell, row.id)).collect();
+        for item in doc.list_range(&list, ..) {
+            let cell = item.id();
+            let old = known.remove(&cell);
+            if old.is_none() {
+                arrived.insert(item.index);
+            }
+            let id = match old {
+                Some(id) if !renamed => id,
+                _ if matches!(item.value, ValueRef::Object(ObjType::Map)) => scalar_str(doc, &cell, "id"),
+                _ => None,
+            };
+            self.rows.push(Row { cell, id });
+        }
+        self.list = Some(list);
+        arrived
     }
 
     /// The index in the list of the first cell with this id.

@@ -1,15 +1,65 @@
-//! Storey 1: what the removal of outputs from a cell's list means.
+//! Storey 1: what operations on a cell's list of outputs mean.
 //!
 //! Pieces of stream text are merged by a splice at the end of the list
 //! ([`Op::SpliceOutputs`](super::Op::SpliceOutputs)). One message may carry several merges, and outputs
 //! that were added and merged in between; only the lists before and after it are compared.
 
-use automerge::{Automerge, ChangeHash, ObjId, PatchAction, ReadDoc, Value};
+use std::collections::{HashMap, HashSet};
 
+use automerge::legacy::{Op, OpType};
+use automerge::{Automerge, ChangeHash, ObjId, ReadDoc};
+
+use super::changes::inserted;
 use super::rows::ref_str;
 use super::OutputChange;
+use crate::replica::op_id;
+
+/// The operations of one message on a list, by what they do. Elements keep their order, but an element that was put has
+/// the id of the operation that put it.
+#[derive(Default)]
+pub(super) struct Spliced {
+    inserted: HashSet<ObjId>,
+    /// With the operations whose place it took.
+    put: HashMap<ObjId, Vec<ObjId>>,
+    deleted: bool,
+}
+
+impl Spliced {
+    /// Adds an operation with its id.
+    pub(super) fn add(&mut self, id: ObjId, op: &Op) {
+        match op.action {
+            _ if op.insert => drop(self.inserted.insert(id)),
+            OpType::Delete => self.deleted = true,
+            OpType::Put(_) | OpType::Make(_) => {
+                self.put.insert(id, op.pred.iter().map(op_id).collect());
+            }
+            _ => {}
+        }
+    }
+
+    /// The place that an element, which has this id now, had before; an error if that cannot be told.
+    fn origin(&self, id: &ObjId, places: &HashMap<ObjId, usize>) -> Result<Option<usize>, ()> {
+        let mut id = id;
+        // Each step leads to an older operation; if it does not, no honest peer wrote it.
+        for _ in 0..=self.put.len() {
+            if let Some(place) = places.get(id) {
+                return Ok(Some(*place));
+            }
+            if self.inserted.contains(id) {
+                return Ok(None);
+            }
+            // Where peers put something at once, it took the place of all that was there.
+            let known = |id: &&ObjId| {
+                places.contains_key(id) || self.inserted.contains(id) || self.put.contains_key(id)
+            };
+            id = self.put.get(id).and_then(|ids| ids.iter().find(known)).ok_or(())?;
+        }
+        Err(())
+    }
+}
 
 /// Where an element of the list after a message comes from.
+#[derive(Clone)]
 enum Mark {
     /// It was there, at this place.
     Old(usize),
@@ -38,45 +88,63 @@ pub(super) struct Splice<'a> {
 }
 
 impl<'a> Splice<'a> {
-    /// Follows the patches of the list, in their order.
-    pub(super) fn of<'p>(
+    /// The steps to repeat: what was added and replaced; a merge if the end of the list was replaced; else all of it anew,
+    /// because no step can take back what was delivered.
+    pub(super) fn steps(
         doc: &'a Automerge,
         list: &'a ObjId,
         before: &'a [ChangeHash],
-        actions: impl Iterator<Item = &'p PatchAction>,
-    ) -> Self {
-        let length = doc.length_at(list, before);
-        let mut marks: Vec<Mark> = (0..length).map(Mark::Old).collect();
-        for action in actions {
-            match action {
-                PatchAction::Insert { index, values } => {
-                    let place = (*index).min(marks.len());
-                    let new = values.iter().map(|(value, _, _)| Mark::New(string(value)));
-                    marks.splice(place..place, new.collect::<Vec<_>>());
-                }
-                PatchAction::PutSeq { index, value, .. } => {
-                    if let Some(mark) = marks.get_mut(*index) {
-                        let value = string(&value.0);
-                        *mark = match mark.old() {
-                            Some(place) => Mark::Put(place, value),
-                            None => Mark::New(value),
-                        };
-                    }
-                }
-                PatchAction::DeleteSeq { index, length } => {
-                    let end = index.saturating_add(*length).min(marks.len());
-                    marks.drain((*index).min(end)..end);
-                }
-                _ => {}
+        spliced: &Spliced,
+        cell_id: &str,
+    ) -> Vec<OutputChange> {
+        let new = spliced.inserted.len();
+        if spliced.put.is_empty() && !spliced.deleted {
+            // Outputs come at the end. The list may be long, and only that is looked at.
+            let end = doc.length(list).saturating_sub(new);
+            let mut last = doc.list_range(list, end..);
+            if last.by_ref().take(new).filter(|item| spliced.inserted.contains(&item.id())).count() == new {
+                return inserted(doc, list, end, cell_id);
             }
         }
-        Self { doc, list, before, length, marks }
+        let splice = Self::of(doc, list, before, spliced);
+        let steps = splice.and_then(|splice| splice.additions(cell_id).or_else(|| splice.merge(cell_id)));
+        steps.unwrap_or_else(|| {
+            let cleared = OutputChange::Cleared { cell_id: cell_id.to_owned() };
+            std::iter::once(cleared).chain(inserted(doc, list, 0, cell_id)).collect()
+        })
     }
 
-    /// The steps to repeat: a merge if the end of the list was replaced, else all of it anew, because
-    /// no step can take back what was delivered.
-    pub(super) fn steps(&self, cell_id: &str) -> Vec<OutputChange> {
-        self.merge(cell_id).unwrap_or_else(|| self.everything(cell_id))
+    /// Compares the lists; none if it cannot be told where an element comes from.
+    fn of(doc: &'a Automerge, list: &'a ObjId, before: &'a [ChangeHash], spliced: &Spliced) -> Option<Self> {
+        let places: HashMap<ObjId, usize> =
+            doc.list_range_at(list, .., before).map(|item| (item.id(), item.index)).collect();
+        let marks = doc.list_range(list, ..).map(|item| {
+            let (id, value) = (item.id(), ref_str(&item.value));
+            Some(match spliced.origin(&id, &places).ok()? {
+                None => Mark::New(value),
+                Some(place) if spliced.put.contains_key(&id) => Mark::Put(place, value),
+                Some(place) => Mark::Old(place),
+            })
+        });
+        Some(Self { doc, list, before, length: places.len(), marks: marks.collect::<Option<_>>()? })
+    }
+
+    /// The steps if nothing was removed.
+    fn additions(&self, cell_id: &str) -> Option<Vec<OutputChange>> {
+        let cell_id = || cell_id.to_owned();
+        if !self.marks.iter().filter_map(Mark::old).eq(0..self.length) {
+            return None;
+        }
+        let steps = self.marks.iter().enumerate().filter_map(|(index, mark)| match mark.clone() {
+            Mark::New(element) => {
+                Some(OutputChange::Inserted { cell_id: cell_id(), index, element: element? })
+            }
+            Mark::Put(_, element) => {
+                Some(OutputChange::Replaced { cell_id: cell_id(), index, element: element? })
+            }
+            Mark::Old(_) => None,
+        });
+        Some(steps.collect())
     }
 
     fn merge(&self, cell_id: &str) -> Option<Vec<OutputChange>> {
@@ -109,20 +177,4 @@ impl<'a> Splice<'a> {
         steps.extend(rest.map(|(index, element)| OutputChange::Inserted { cell_id: cell(), index, element }));
         Some(steps)
     }
-
-    fn everything(&self, cell_id: &str) -> Vec<OutputChange> {
-        let cell_id = || cell_id.to_owned();
-        let now = self.doc.list_range(self.list, ..).filter_map(|item| {
-            Some(OutputChange::Inserted {
-                cell_id: cell_id(),
-                index: item.index,
-                element: ref_str(&item.value)?,
-            })
-        });
-        std::iter::once(OutputChange::Cleared { cell_id: cell_id() }).chain(now).collect()
-    }
-}
-
-fn string(value: &Value<'_>) -> Option<String> {
-    value.as_str().map(str::to_owned)
 }

@@ -1,25 +1,22 @@
 //! Storey 1: an Automerge document that peers keep equal. Knows no schema.
 //!
 //! A document of a program is a [`Doc`]; one that takes changes of peers is a [`Replica`]. [`PeerSync`] is the state of the
-//! sync protocol with one peer (`sync`). What comes from outside passes `admission` first; `load` reads files with a torn
-//! tail; a change that the engine fails on is taken back (`rollback`).
+//! sync protocol with one peer (`sync`). What comes from outside, messages and files, passes `admission`; a change that the
+//! engine fails on is taken back (`rollback`).
 
 mod admission;
-mod load;
 mod panic;
 mod rollback;
 mod sync;
 
-pub use admission::any_packed;
+pub use admission::{admit_file, any_packed, object_id, op_id, Applied};
 pub use automerge::ChangeHash;
-pub use load::load_prefix;
 pub use sync::{barrier, PeerSync};
 
 pub(crate) use admission::{check_own, LimitExceeded};
 
 use std::fmt;
 
-use automerge::sync::{Message, State};
 use automerge::{Automerge, TextEncoding};
 
 /// Positions in a text are Unicode code points, whatever the platform prefers.
@@ -36,11 +33,12 @@ pub trait Replica: Doc {
     /// What a received message changed, in the terms of the document's schema.
     type Changes: Default;
 
-    /// Applies a message that was decoded and admitted.
-    ///
-    /// # Errors
-    /// Its changes cannot be applied.
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<Self::Changes, ReplicaError>;
+    /// The document, for the changes of peers.
+    fn doc_mut(&mut self) -> &mut Automerge;
+
+    /// To be called when the document has taken changes of a peer: brings up to date what is kept beside it, and says
+    /// what changed.
+    fn changed(&mut self, applied: &Applied<'_>) -> Self::Changes;
 
     /// Replaces the document by an earlier state of it: the engine failed in the midst of a change.
     fn restore(&mut self, document: Automerge);

@@ -8,24 +8,26 @@ use automerge::{Automerge, ChangeHash};
 use super::panic::catch_panic;
 use super::{Replica, ReplicaError, ENCODING};
 
-/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if the document is not `sound` then,
+/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if it took what cannot be kept (none),
 /// the replica becomes what it was before, and that is an error of the sender.
+///
+/// # Errors
+/// That of `apply`, which has not changed the document then; or `BadSync`.
 ///
 /// # Panics
 /// When what the engine left cannot be proven to be the document as it was.
-pub(super) fn apply_or_restore<R: Replica + ?Sized, T>(
+pub(super) fn apply_or_restore<R: Replica, T>(
     replica: &mut R,
-    apply: impl FnOnce(&mut R) -> Result<T, ReplicaError>,
-    sound: impl FnOnce(&Automerge, &[ChangeHash]) -> bool,
+    before: &[ChangeHash],
+    apply: impl FnOnce(&mut R) -> Result<Option<T>, ReplicaError>,
 ) -> Result<T, ReplicaError> {
-    let before = replica.doc().get_heads();
     let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| apply(replica))) {
         Ok(Err(error)) => return Err(error),
-        Ok(done) if sound(replica.doc(), &before) => return done,
-        Ok(_) => Box::new("changes that cannot be kept"),
+        Ok(Ok(Some(done))) => return Ok(done),
+        Ok(Ok(None)) => Box::new("changes that cannot be kept"),
         Err(panic) => panic,
     };
-    match catch_panic(|| rebuilt(replica.doc(), &before)).flatten() {
+    match catch_panic(|| rebuilt(replica.doc(), before)).flatten() {
         Some(intact) => {
             replica.restore(intact);
             Err(ReplicaError::BadSync("the document engine cannot take these changes".into()))

@@ -1,9 +1,11 @@
 //! Storey 1: the sync state of one peer.
 
-use automerge::sync::{ChunkList, Have, Message, MessageVersion, State, SyncDoc};
+use std::collections::{BTreeSet, HashSet};
+
+use automerge::sync::{Capability, ChunkList, Have, Message, MessageFlags, MessageVersion, State, SyncDoc};
 use automerge::{Automerge, ChangeHash};
 
-use super::admission::{can_be_kept, includes, leb128, since, Announced, OpCount};
+use super::admission::{admit_message, leb128, Admitted};
 use super::panic::catch_panic;
 use super::rollback::apply_or_restore;
 use super::{Doc, Replica, ReplicaError};
@@ -43,23 +45,65 @@ impl PeerSync {
         replica: &mut R,
         message: &[u8],
     ) -> Result<R::Changes, ReplicaError> {
-        let upon = !replica.doc().get_heads().is_empty();
-        let (message, expected) =
-            catch_panic(|| decode(message, upon)).unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
-        let (announced, sent) = (message.heads.clone(), self.state.last_sent_heads.clone());
-        let result = apply_or_restore(
-            replica,
-            |replica| replica.apply(&mut self.state, message),
-            |doc, before| includes(doc, &expected) && can_be_kept(doc, since(before, &expected)),
-        );
-        // A peer with our heads makes the engine believe that we announced them as well. If we did
-        // not (the changes came in one message, the heads in the next), the peer still waits for our
-        // word that we have its changes.
-        if self.state.last_sent_heads == announced {
-            self.state.last_sent_heads = sent;
-        }
+        let before = replica.doc().get_heads();
+        let decoded = catch_panic(|| decode(message, before.is_empty()));
+        let (message, mut admitted) = decoded.unwrap_or_else(|| Err(bad("it breaks the decoder")))?;
+        self.state.in_flight = false;
+        let changes = apply_or_restore(replica, &before, |replica| {
+            if message.changes.is_empty() {
+                return Ok(Some(R::Changes::default()));
+            }
+            admitted.apply(replica.doc_mut())?;
+            let applied = admitted.kept(replica.doc(), &before);
+            Ok(applied.map(|applied| match applied.changes().is_empty() && !applied.before.is_empty() {
+                true => R::Changes::default(),
+                false => replica.changed(&applied),
+            }))
+        })?;
+        self.heard(replica.doc(), &before, message);
         self.settle_filter(replica.doc());
-        result
+        Ok(changes)
+    }
+
+    /// Notes what a message says of its sender, whose changes `doc` has taken; it had the heads `before`.
+    ///
+    /// This is the second half of the engine's `receive_sync_message`, which cannot be used: it looks at every ancestor of
+    /// the peer's heads, so that each message would cost the whole history. It also takes a peer with our heads for one
+    /// that we have told so; if we did not (the changes came in one message, the heads in the next), the peer still
+    /// waits for our word that we have its changes.
+    fn heard(&mut self, doc: &Automerge, before: &[ChangeHash], message: Message) {
+        let state = &mut self.state;
+        if let Some(flags) = message.flags {
+            // Who sends flags takes messages of version 2.
+            let resets = flags.contains(MessageFlags::SUPPORTS_SYNC_RESET).then_some(Capability::SyncReset);
+            state.their_capabilities = Some([Capability::MessageV2].into_iter().chain(resets).collect());
+            if flags.contains(MessageFlags::SYNC_RESET) {
+                state.sent_hashes.clear();
+            }
+            state.peer_read_only = flags.contains(MessageFlags::READ_ONLY);
+        }
+        if !message.changes.is_empty() {
+            let shared = &state.shared_heads;
+            let heads = doc.get_heads().into_iter();
+            state.shared_heads =
+                heads.filter(|head| !before.contains(head) || shared.contains(head)).collect();
+        }
+        let (known, unknown): (Vec<ChangeHash>, Vec<ChangeHash>) =
+            message.heads.iter().partition(|head| doc.get_change_meta_by_hash(head).is_some());
+        forget_delivered(&mut state.sent_hashes, doc, &known);
+        if unknown.is_empty() {
+            state.shared_heads = known;
+            if message.heads.is_empty() {
+                // The peer has lost everything.
+                state.sent_hashes.clear();
+            }
+        } else {
+            state.shared_heads.extend(known);
+            sort(&mut state.shared_heads);
+        }
+        state.their_have = Some(message.have);
+        state.their_heads = Some(message.heads);
+        state.their_need = Some(message.need);
     }
 
     /// Forgets the filter of the peer's last message if it lacks nothing of what we have.
@@ -138,9 +182,8 @@ fn bad(error: impl ToString) -> ReplicaError {
     ReplicaError::BadSync(error.to_string())
 }
 
-/// Decodes a message, which comes `upon` a document with changes or upon none, and refuses what the engine would accept
-/// but not survive. Gives also what must be there when it is applied.
-fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Announced), ReplicaError> {
+/// Decodes a message to a replica that is `empty` or not, and refuses what the engine would accept but not survive.
+fn decode(bytes: &[u8], empty: bool) -> Result<(Message, Admitted), ReplicaError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
     // The engine compares sorted lists, and repeats the heads it was told in its own messages.
     sort(&mut message.heads);
@@ -152,15 +195,28 @@ fn decode(bytes: &[u8], upon: bool) -> Result<(Message, Announced), ReplicaError
         }
     }
     // The engine would silently leave out what follows a damaged chunk, and never end with one that is too much.
-    let mut count = OpCount::default();
-    for chunks in message.changes.iter() {
-        count.add(chunks).map_err(bad)?;
+    let admitted = admit_message(message.changes.iter(), empty).map_err(bad)?;
+    Ok((message, admitted))
+}
+
+/// Removes from the changes that were `sent` to a peer those that it has: its heads, and what is behind them.
+///
+/// No change has a higher operation than one that depends on it. So the search ends where all operations are older than
+/// those of the changes that were sent.
+fn forget_delivered(sent: &mut BTreeSet<ChangeHash>, doc: &Automerge, heads: &[ChangeHash]) {
+    let last_op = |hash: &ChangeHash| doc.get_change_meta_by_hash(hash).map(|change| change.max_op);
+    let Some(oldest) = sent.iter().filter_map(last_op).min() else { return };
+    let (mut next, mut seen) = (heads.to_vec(), HashSet::new());
+    while let Some(hash) = next.pop() {
+        let Some(change) = doc.get_change_meta_by_hash(&hash).filter(|change| change.max_op >= oldest) else {
+            continue;
+        };
+        sent.remove(&hash);
+        if sent.is_empty() {
+            return;
+        }
+        next.extend(change.deps.iter().filter(|dep| seen.insert(**dep)));
     }
-    let mut announced = Announced::default();
-    for chunks in message.changes.iter() {
-        announced.add(chunks, upon).ok_or_else(|| bad("damaged changes"))?;
-    }
-    Ok((message, announced))
 }
 
 fn sort(hashes: &mut Vec<ChangeHash>) {

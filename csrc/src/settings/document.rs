@@ -1,13 +1,12 @@
 //! Storey 1: the settings document: its members, their defaults, what older programs wrote.
 
-use automerge::sync::{Message, State, SyncDoc};
 use automerge::transaction::Transactable;
 use automerge::{Automerge, AutomergeError, ReadDoc, ROOT};
 use serde_json::{json, Map, Value};
 
 use super::json::{read_map, write_differences};
 use super::SettingsError;
-use crate::replica::{load_prefix, Doc, Replica, ReplicaError, ENCODING};
+use crate::replica::{admit_file, Applied, Doc, Replica, ReplicaError, ENCODING};
 
 /// Members that older programs wrote at the root, as text with commas, and where their content belongs.
 const LEGACY: [(&str, &str); 2] = [("default_uv_packages", "uv"), ("default_conda_packages", "conda")];
@@ -43,7 +42,7 @@ impl Settings {
     /// # Errors
     /// `Corrupt`.
     pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), ReplicaError> {
-        let (doc, torn) = load_prefix(bytes)?;
+        let (doc, torn) = admit_file(bytes)?;
         let mut settings = Self { doc };
         settings.migrate()?;
         Ok((settings, torn))
@@ -151,10 +150,11 @@ impl Doc for Settings {
 impl Replica for Settings {
     type Changes = ();
 
-    fn apply(&mut self, state: &mut State, message: Message) -> Result<(), ReplicaError> {
-        let applied = self.doc.receive_sync_message(state, message);
-        applied.map_err(|error| ReplicaError::BadSync(error.to_string()))
+    fn doc_mut(&mut self) -> &mut Automerge {
+        &mut self.doc
     }
+
+    fn changed(&mut self, _: &Applied<'_>) {}
 
     fn restore(&mut self, document: Automerge) {
         self.doc = document;

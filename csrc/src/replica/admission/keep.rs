@@ -5,57 +5,36 @@ use std::collections::HashSet;
 use automerge::{Automerge, Change, ChangeHash};
 
 use super::super::panic::catch_panic;
+use super::applied::{Applied, Decoded};
 use super::document::load;
 use super::ops::OpRules;
-use super::verify::Announced;
 
-/// True if the engine can give again what was added to the document since it had these heads.
+/// What was added to the document since it had these heads; none if the engine cannot give it again.
 ///
 /// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
 /// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
-pub fn can_be_kept(doc: &Automerge, since: &[ChangeHash]) -> bool {
-    let hashes =
-        |doc: &Automerge| doc.get_changes_meta(since).iter().map(|change| change.hash).collect::<Vec<_>>();
+pub fn kept<'a>(doc: &Automerge, since: &'a [ChangeHash], decoded: &'a Decoded) -> Option<Applied<'a>> {
     catch_panic(|| {
-        let known: HashSet<ChangeHash> = hashes(doc).into_iter().collect();
-        let given = doc.get_changes(since);
-        given.len() == known.len()
-            && given.iter().all(|change| known.contains(&change.hash()) && follows(doc, change))
-            && can_be_read(doc, &given)
-    })
-    .unwrap_or(false)
+        let known: HashSet<ChangeHash> =
+            doc.get_changes_meta(since).iter().map(|change| change.hash).collect();
+        let applied = Applied::of(doc, since, decoded);
+        let changes = applied.changes();
+        let same = changes.len() == known.len()
+            && changes.iter().all(|change| known.contains(&change.hash()) && follows(doc, change));
+        (same && can_be_read(doc, &applied)).then_some(applied)
+    })?
 }
 
 /// True if nothing in these changes, which are a part of the document, breaks the engine later.
-fn can_be_read(doc: &Automerge, changes: &[Change]) -> bool {
-    let mut marks = false;
-    for change in changes {
-        match OpRules::of_change(doc, change) {
-            Some(OpRules { marks: its, misplaced: false }) => marks |= its,
-            _ => return false,
-        }
-    }
+fn can_be_read(doc: &Automerge, applied: &Applied<'_>) -> bool {
+    let mut all = OpRules::default();
+    applied.each_decoded(|change| {
+        let found = OpRules::of_change(doc, change);
+        all.marks |= found.marks;
+        all.misplaced |= found.misplaced;
+    });
     // A mark that ends and never began is found when a saved document is loaded.
-    !marks || load(&doc.save()).is_ok()
-}
-
-/// What need not be given again: what was there before. For a newcomer whole documents, of which the hashes and the
-/// numbers are known to be right; giving them again would cost nearly as much as loading them did.
-pub fn since<'a>(before: &'a [ChangeHash], announced: &'a Announced) -> &'a [ChangeHash] {
-    if before.is_empty() {
-        &announced.heads
-    } else {
-        before
-    }
-}
-
-/// True if the whole documents of a message are there, and nothing in them breaks the engine later.
-pub fn includes(doc: &Automerge, announced: &Announced) -> bool {
-    announced.heads.iter().all(|head| doc.get_change_meta_by_hash(head).is_some())
-        && announced
-            .unloaded
-            .iter()
-            .all(|chunk| matches!(OpRules::of_document(doc, chunk), Some(OpRules { misplaced: false, .. })))
+    !all.misplaced && (!all.marks || load(&doc.save()).is_ok())
 }
 
 /// True if the operations of a change are numbered behind those it depends on; without any of its own, right behind.
@@ -197,7 +176,11 @@ mod tests {
             change.operations.truncate(operations);
             let mut doc = room.doc.fork();
             doc.apply_changes([Change::from(change)]).unwrap();
-            assert_eq!(can_be_kept(&doc, &room.heads()), taken, "{operations} at {start}");
+            assert_eq!(
+                kept(&doc, &room.heads(), &Decoded::default()).is_some(),
+                taken,
+                "{operations} at {start}"
+            );
         }
     }
 }

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::notebook::{Notebook, Op};
     use crate::outputs::hash::sha256_hex;
-    use crate::replica::admission::verify::Announced;
+    use crate::replica::admission::admit_message;
     use crate::replica::ReplicaError;
 
     /// One change that says it ends `shift` operations behind its last.
@@ -110,7 +110,7 @@ mod tests {
             assert_eq!(taken, shift == 50);
             assert!(!consistent(&chunk), "{shift}");
             for upon in [false, true] {
-                assert_eq!(Announced::default().add(&chunk, upon), None, "{shift}");
+                assert!(admit_message([&chunk[..]].into_iter(), !upon).is_err(), "{shift}");
             }
             assert!(matches!(Notebook::load(&chunk), Err(ReplicaError::Corrupt(_))), "{shift}");
         }

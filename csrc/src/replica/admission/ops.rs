@@ -1,12 +1,14 @@
 //! Storey 1: operations that the engine takes and stumbles over later.
 //!
-//! They are looked for in the columns of a chunk, row by row, when the engine has applied it: what they act on may have
-//! been made by another change.
+//! They are looked for when the engine has applied them: what they act on may have been made by another change. Those of
+//! a whole document are read from its columns, row by row.
 
-use automerge::{ActorId, Automerge, Change, ObjId, ObjType, ReadDoc};
+use automerge::legacy::OpType;
+use automerge::{ActorId, Automerge, ExpandedChange, ObjId, ObjType, ReadDoc};
 
+use super::applied::object_id;
 use super::chunks;
-use super::columns::{Columns, Reader, Unreadable, Values};
+use super::columns::{Reader, Unreadable, Values};
 
 const OBJECT_ACTOR: u64 = 0x01;
 const OBJECT_COUNTER: u64 = 0x02;
@@ -30,13 +32,20 @@ pub struct OpRules {
 }
 
 impl OpRules {
-    /// Looks through a change that `doc` has applied; none if it cannot be read.
-    pub fn of_change(doc: &Automerge, change: &Change) -> Option<Self> {
-        let (_, body, _) = chunks::split(change.raw_bytes())?;
-        let actors: Vec<&ActorId> = change.actors().collect();
-        let mut reader = Reader::new(body);
-        let columns = reader.change_columns().ok()?;
-        Self::of(doc, &actors, &reader.unpacked(&columns).ok()?).ok()
+    /// Looks through the operations of a change that `doc` has applied.
+    pub fn of_change(doc: &Automerge, change: &ExpandedChange) -> Self {
+        let mut found = Self::default();
+        let mut last = None;
+        for op in &change.operations {
+            let listed = match last {
+                Some((object, listed)) if object == &op.obj => listed,
+                _ => is_listed(doc, object_id(&op.obj)),
+            };
+            last = Some((&op.obj, listed));
+            let mark = matches!(op.action, OpType::MarkBegin(_) | OpType::MarkEnd(_));
+            found.add(mark, listed, op.key.is_map_key(), op.insert);
+        }
+        found
     }
 
     /// Looks through the whole document in a chunk, of which `doc` is made; none if it cannot be read.
@@ -47,43 +56,46 @@ impl OpRules {
 
     fn of_body(doc: &Automerge, body: &[u8]) -> Result<Self, Unreadable> {
         let actors: Vec<ActorId> = Reader::new(body).list()?.into_iter().map(ActorId::from).collect();
-        let (_, operations) = Reader::new(body).document()?;
-        Self::of(doc, &actors.iter().collect::<Vec<_>>(), &operations)
-    }
-
-    fn of(doc: &Automerge, actors: &[&ActorId], columns: &Columns<'_>) -> Result<Self, Unreadable> {
+        let (_, columns) = Reader::new(body).document()?;
         let (mut object_actor, mut object_counter) =
             (Values::numbers(columns.get(OBJECT_ACTOR)), Values::numbers(columns.get(OBJECT_COUNTER)));
         let (mut key, mut action) =
             (Values::texts(columns.get(KEY_TEXT)), Values::numbers(columns.get(ACTION)));
         let mut insert = Values::flags(columns.get(INSERT));
-        let mut seen = Self::default();
-        let mut object = None;
-        let mut listed = None;
+        let mut found = Self::default();
+        let mut last = None;
         while let Some(action) = action.row()? {
-            let (actor, counter) = (object_actor.row()?.flatten(), object_counter.row()?.flatten());
+            let object = (object_actor.row()?.flatten(), object_counter.row()?.flatten());
             let named = key.row()?.flatten().is_some();
             let inserted = insert.row()?.flatten() == Some(1);
-            if object != Some((actor, counter)) {
-                object = Some((actor, counter));
-                listed = is_listed(doc, actors, actor, counter);
-            }
-            seen.marks |= action == Some(MARK);
-            seen.misplaced |= listed == Some(named) || named && inserted;
+            let listed = match last {
+                Some((same, listed)) if same == object => listed,
+                _ => object_in(&actors, object).and_then(|object| is_listed(doc, object)),
+            };
+            last = Some((object, listed));
+            found.add(action == Some(MARK), listed, named, inserted);
         }
-        Ok(seen)
+        Ok(found)
+    }
+
+    fn add(&mut self, mark: bool, listed: Option<bool>, named: bool, inserted: bool) {
+        self.marks |= mark;
+        self.misplaced |= listed == Some(named) || named && inserted;
+    }
+}
+
+/// The object that a row of columns names; none if its author is missing.
+fn object_in(actors: &[ActorId], object: (Option<u64>, Option<u64>)) -> Option<ObjId> {
+    match object {
+        (Some(actor), Some(counter)) => {
+            Some(ObjId::Id(counter, actors.get(usize::try_from(actor).ok()?)?.clone(), 0))
+        }
+        _ => Some(ObjId::Root),
     }
 }
 
 /// Whether an object has places, not named entries; none if there is no such object.
-fn is_listed(doc: &Automerge, actors: &[&ActorId], actor: Option<u64>, counter: Option<u64>) -> Option<bool> {
-    let object = match (actor, counter) {
-        (Some(actor), Some(counter)) => {
-            let place = usize::try_from(actor).ok()?;
-            ObjId::Id(counter, (*actors.get(place)?).clone(), 0)
-        }
-        _ => ObjId::Root,
-    };
+fn is_listed(doc: &Automerge, object: ObjId) -> Option<bool> {
     let kind = doc.object_type(object).ok()?;
     Some(matches!(kind, ObjType::List | ObjType::Text))
 }
@@ -92,7 +104,7 @@ fn is_listed(doc: &Automerge, actors: &[&ActorId], actor: Option<u64>, counter: 
 mod tests {
     use automerge::legacy::Key;
     use automerge::transaction::Transactable;
-    use automerge::ROOT;
+    use automerge::{Change, ROOT};
 
     use super::*;
     use crate::notebook::{Notebook, Op};
@@ -125,13 +137,13 @@ mod tests {
     fn notebooks_have_none() {
         let notebook = notebook();
         for change in notebook.doc.get_changes(&[]) {
-            assert_eq!(OpRules::of_change(&notebook.doc, &change), Some(OpRules::default()));
+            assert_eq!(OpRules::of_change(&notebook.doc, &change.decode()), OpRules::default());
         }
         let saved = OpRules::of_document(&notebook.doc, &notebook.save());
         assert_eq!(saved, Some(OpRules::default()));
         let (mut doc, change) = change(&notebook);
         doc.apply_changes([change.clone()]).unwrap();
-        assert_eq!(OpRules::of_change(&doc, &change), Some(OpRules::default()));
+        assert_eq!(OpRules::of_change(&doc, &change.decode()), OpRules::default());
     }
 
     #[test]
@@ -149,10 +161,10 @@ mod tests {
             // The engine takes it.
             let mut doc = doc.fork();
             doc.apply_changes([bad.clone()]).unwrap();
-            let found = Some(OpRules { marks: false, misplaced: true });
-            assert_eq!(OpRules::of_change(&doc, &bad), found, "{swapped}");
+            let found = OpRules { marks: false, misplaced: true };
+            assert_eq!(OpRules::of_change(&doc, &bad.decode()), found, "{swapped}");
             if swapped == 0 {
-                assert_eq!(OpRules::of_document(&doc, &doc.save()), found);
+                assert_eq!(OpRules::of_document(&doc, &doc.save()), Some(found));
             }
         }
     }
@@ -170,9 +182,9 @@ mod tests {
         // The engine takes it.
         let mut doc = notebook.doc.fork();
         doc.apply_changes([bad.clone()]).unwrap();
-        let found = Some(OpRules { marks: false, misplaced: true });
-        assert_eq!(OpRules::of_change(&doc, &bad), found);
-        assert_eq!(OpRules::of_document(&doc, &doc.save()), found);
+        let found = OpRules { marks: false, misplaced: true };
+        assert_eq!(OpRules::of_change(&doc, &bad.decode()), found);
+        assert_eq!(OpRules::of_document(&doc, &doc.save()), Some(found));
         assert!(matches!(Notebook::load(&doc.save()), Err(ReplicaError::Corrupt(_))));
     }
 }

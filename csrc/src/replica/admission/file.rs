@@ -1,10 +1,15 @@
-//! Storey 1: loading a file: a saved document, then appended changes, of which a crash may have torn the last.
+//! Storey 1: the door for files: a saved document, then appended changes, of which a crash may have torn the last.
 
 use automerge::Automerge;
 
-use super::admission::{broken, can_be_kept, corrupt, first, load, verified, Kind, LimitExceeded, OpCount};
-use super::panic::catch_panic;
-use super::{ReplicaError, ENCODING};
+use super::super::panic::catch_panic;
+use super::super::{ReplicaError, ENCODING};
+use super::applied::Decoded;
+use super::chunks::{first, Kind};
+use super::document::{broken, corrupt, load};
+use super::keep::kept;
+use super::limits::{LimitExceeded, OpCount};
+use super::verify::verified;
 
 /// Loads a saved document followed by appended change chunks, as far as they can be read.
 ///
@@ -14,7 +19,7 @@ use super::{ReplicaError, ENCODING};
 /// # Errors
 /// `Corrupt`: the first chunk is damaged, which leaves nothing to stand on; or what is there is too large, or breaks the
 /// engine.
-pub fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), ReplicaError> {
+pub fn admit_file(bytes: &[u8]) -> Result<(Automerge, bool), ReplicaError> {
     let (kind, mut at) =
         first(bytes).ok_or_else(|| ReplicaError::Corrupt("the first chunk is not complete".into()))?;
     let mut count = OpCount::default();
@@ -33,7 +38,7 @@ pub fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), ReplicaError> {
             Err(LimitExceeded::Unreadable) => break,
             Err(limit) => return Err(too_large(limit)),
         }
-        let Some(change) = verified(chunk) else { break };
+        let Some((change, _)) = verified(chunk) else { break };
         changes.push(change);
         at += length;
     }
@@ -42,9 +47,7 @@ pub fn load_prefix(bytes: &[u8]) -> Result<(Automerge, bool), ReplicaError> {
     }
     let before = doc.get_heads();
     catch_panic(|| doc.apply_changes(changes)).ok_or_else(broken)?.map_err(corrupt)?;
-    if !can_be_kept(&doc, &before) {
-        return Err(broken());
-    }
+    kept(&doc, &before, &Decoded::default()).ok_or_else(broken)?;
     Ok((doc, at < bytes.len()))
 }
 

@@ -1,0 +1,79 @@
+//! Storey 1: the changes that a document took from a message or a file.
+
+use std::collections::HashMap;
+
+use automerge::legacy::{ObjectId, Op, OpId};
+use automerge::{Automerge, Change, ChangeHash, ExpandedChange, ObjId};
+
+/// Operations of one message that are kept decoded. One takes about 250 bytes; what is beyond is decoded again, one
+/// change at a time.
+const DECODED_OPERATIONS: usize = 1 << 12;
+
+/// Some changes of a message, decoded.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    changes: HashMap<ChangeHash, ExpandedChange>,
+    operations: usize,
+}
+
+impl Decoded {
+    /// Keeps a change, unless that would be too much.
+    pub fn add(&mut self, hash: ChangeHash, change: ExpandedChange) {
+        self.operations += change.operations.len();
+        if self.operations <= DECODED_OPERATIONS {
+            self.changes.insert(hash, change);
+        }
+    }
+}
+
+/// The changes that a document took: those of the message, and those that had waited for them.
+pub struct Applied<'a> {
+    /// The heads of the document before.
+    pub before: &'a [ChangeHash],
+    pub(super) changes: Vec<Change>,
+    pub(super) decoded: &'a Decoded,
+}
+
+impl<'a> Applied<'a> {
+    /// What `doc` has and did not have `before`, as the engine gives it.
+    pub fn of(doc: &Automerge, before: &'a [ChangeHash], decoded: &'a Decoded) -> Self {
+        Self { before, changes: doc.get_changes(before), decoded }
+    }
+
+    /// The changes, each behind those it depends on.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Calls `see` with the operations of each change.
+    pub fn each_decoded(&self, mut see: impl FnMut(&ExpandedChange)) {
+        for change in &self.changes {
+            match self.decoded.changes.get(&change.hash()) {
+                Some(decoded) => see(decoded),
+                None => see(&change.decode()),
+            }
+        }
+    }
+
+    /// Calls `see` with each operation and its id, which is also that of the object it makes.
+    pub fn each_operation(&self, mut see: impl FnMut(ObjId, &Op)) {
+        self.each_decoded(|change| {
+            for (counter, op) in (change.start_op.get()..).zip(&change.operations) {
+                see(ObjId::Id(counter, change.actor_id.clone(), 0), op);
+            }
+        });
+    }
+}
+
+/// The object that an operation changes.
+pub fn object_id(object: &ObjectId) -> ObjId {
+    match object {
+        ObjectId::Root => ObjId::Root,
+        ObjectId::Id(id) => op_id(id),
+    }
+}
+
+/// The id of an operation, or of the object it makes.
+pub fn op_id(OpId(counter, actor): &OpId) -> ObjId {
+    ObjId::Id(*counter, actor.clone(), 0)
+}

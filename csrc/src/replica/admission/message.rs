@@ -1,0 +1,146 @@
+//! Storey 1: the door for messages.
+
+use automerge::{Automerge, Change, ChangeHash};
+
+use super::super::panic::catch_panic;
+use super::super::ReplicaError;
+use super::applied::{Applied, Decoded};
+use super::chunks::{self, Kind};
+use super::document::{heads_of, load};
+use super::keep::kept;
+use super::limits::{LimitExceeded, OpCount};
+use super::op_ids;
+use super::ops::OpRules;
+use super::verify::verified;
+
+/// What a message brings, found good as far as can be told before a document has it.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    /// Its single changes.
+    changes: Vec<Change>,
+    decoded: Decoded,
+    /// The heads of its whole documents: the engine leaves out a document that it cannot load, and says nothing.
+    heads: Vec<ChangeHash>,
+    /// The chunks of whole documents that were not loaded by themselves.
+    unloaded: Vec<Vec<u8>>,
+    /// All of its chunks, if they are not only changes upon a document: the engine takes them together.
+    together: Vec<u8>,
+}
+
+/// Looks at what a message brings, whole chunks one behind the other, to a replica that is `empty` or not.
+///
+/// Whole documents for one that has changes are loaded by themselves first: what the engine makes of a bad one cannot be
+/// taken out of that document again. An empty replica loads them once, and their operation ids are looked at before.
+///
+/// # Errors
+/// It is too much, or `Unreadable`: a chunk is none, is damaged, or a change is spelled as the engine would not.
+pub fn admit_message<'c>(
+    bytes: impl Iterator<Item = &'c [u8]>,
+    empty: bool,
+) -> Result<Admitted, LimitExceeded> {
+    let mut admitted = Admitted::default();
+    let mut count = OpCount::default();
+    for mut rest in bytes {
+        // Before anything is made of them: a few bytes may stand for more than any memory holds.
+        count.add(rest)?;
+        admitted.together.extend(rest);
+        while let Some((kind, length)) = chunks::first(rest) {
+            admitted.add(kind, &rest[..length], empty).ok_or(LimitExceeded::Unreadable)?;
+            rest = &rest[length..];
+        }
+    }
+    if !empty && admitted.heads.is_empty() {
+        admitted.together = Vec::new();
+    }
+    Ok(admitted)
+}
+
+impl Admitted {
+    fn add(&mut self, kind: Kind, chunk: &[u8], empty: bool) -> Option<()> {
+        match kind {
+            Kind::Change => {
+                let (change, decoded) = verified(chunk)?;
+                self.decoded.add(change.hash(), decoded);
+                self.changes.push(change);
+            }
+            Kind::Document => {
+                if !empty {
+                    load(chunk).ok()?;
+                } else if op_ids::consistent(chunk) {
+                    self.unloaded.push(chunk.to_vec());
+                } else {
+                    return None;
+                }
+                self.heads.extend(heads_of(chunk).ok()?);
+            }
+            Kind::Other => return None,
+        }
+        Some(())
+    }
+
+    /// Gives it to the engine. The document must be restored if that panics.
+    ///
+    /// # Errors
+    /// The engine refuses it, and has not changed the document.
+    pub fn apply(&mut self, doc: &mut Automerge) -> Result<(), ReplicaError> {
+        let applied = if self.together.is_empty() {
+            doc.apply_changes(std::mem::take(&mut self.changes))
+        } else {
+            doc.load_incremental(&self.together).map(drop)
+        };
+        applied.map_err(|error| ReplicaError::BadSync(error.to_string()))
+    }
+
+    /// What `doc`, which had the heads `before`, took of it; none if it cannot be kept: if a whole document is not
+    /// there, or if the engine could not save it all and load it again.
+    ///
+    /// What an empty replica took as whole documents need not be given again, their hashes and ids are known to be right;
+    /// that would cost nearly as much as loading them did.
+    pub fn kept<'a>(&'a self, doc: &Automerge, before: &'a [ChangeHash]) -> Option<Applied<'a>> {
+        let sound =
+            |chunk| matches!(OpRules::of_document(doc, chunk), Some(OpRules { misplaced: false, .. }));
+        let there = |head| doc.get_change_meta_by_hash(head).is_some();
+        let whole =
+            catch_panic(|| self.heads.iter().all(there) && self.unloaded.iter().all(|chunk| sound(chunk)));
+        let since = if before.is_empty() { &self.heads } else { before };
+        let applied = whole?.then(|| kept(doc, since, &self.decoded))??;
+        Some(Applied { before, ..applied })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notebook::{Notebook, Op};
+
+    /// How many changes pass, the heads of documents, and their chunks.
+    type Passed = (usize, Vec<ChangeHash>, Vec<Vec<u8>>);
+
+    fn passed(bytes: &[u8], empty: bool) -> Option<Passed> {
+        let admitted = admit_message([bytes].into_iter(), empty).ok()?;
+        Some((admitted.changes.len(), admitted.heads, admitted.unloaded))
+    }
+
+    #[test]
+    fn only_whole_and_undamaged_changes_pass() {
+        let mut notebook = Notebook::create("n").unwrap();
+        notebook.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
+        let changes = notebook.save_since(&[]);
+        let (kind, length) = chunks::first(&changes).unwrap();
+        assert_eq!((kind, verified(&changes[..length]).is_some()), (Kind::Change, true));
+        assert_eq!(passed(&changes, false), Some((2, vec![], vec![])));
+        assert_eq!(passed(&[], false), Some((0, vec![], vec![])));
+        let (saved, heads) = (notebook.save(), notebook.heads());
+        assert_eq!(passed(&saved, false), Some((0, heads.clone(), vec![])));
+        assert_eq!(passed(&saved, true), Some((0, heads, vec![saved.clone()])));
+        for cut in 1..changes.len() {
+            assert_eq!(passed(&changes[..cut], false).is_some(), cut == length, "cut at {cut}");
+        }
+        // Not the bytes that say what a chunk is: kinds that are newer than us are for the engine to judge.
+        for at in (0..changes.len()).filter(|at| *at != 8 && *at != length + 8) {
+            let mut damaged = changes.clone();
+            damaged[at] ^= 0x10;
+            assert_eq!(passed(&damaged, false), None, "byte {at}");
+        }
+    }
+}
