@@ -10,7 +10,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from runtimed_ffi._client.discovery import StrPath, locate
+from runtimed_ffi._binding.ffi import StrPath
+from runtimed_ffi._client.discovery import locate
 from runtimed_ffi._client.wire import Deadline, WireConnection, os_error_text
 from runtimed_ffi.errors import ConnectError, DaemonError, ProtocolError, RuntimedError, TimeoutError_
 

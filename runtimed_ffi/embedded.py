@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from runtimed_ffi._client.discovery import StrPath
+from runtimed_ffi._binding.ffi import StrPath
 from runtimed_ffi._client.launch import failed_start, launch
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.errors import StateError

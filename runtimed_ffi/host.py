@@ -1,9 +1,9 @@
-"""Host notebook rooms on a socket: a thin handle over the ``rtd_host_*`` functions of the C library.
+"""Host notebook rooms on a socket: a thin handle over the `rtd_host_*` functions of the C library.
 
-Storey: client layer (6), beside ``session.py``.  A host listens on a Unix socket, speaks the wire protocol, keeps
-the documents of its rooms and copies changes and broadcasts to the peers.  It knows nothing about kernels: each
-request of a peer surfaces as an event, and the host program answers it.  The embedded daemon
-(``runtimed_ffi.daemon``) is such a program; any other Python program can be one::
+Storey 6 (handles), beside `session`. A host listens on a Unix socket, speaks the wire protocol, keeps the documents of
+its rooms and copies changes and broadcasts to the peers. It knows nothing about kernels: each request of a peer comes
+as an event, and the host program answers it. The embedded daemon (`runtimed_ffi.daemon`) is such a program; any other
+Python program can be one::
 
     with Host("/run/user/1000/rooms.sock") as host:
         while True:
@@ -13,21 +13,29 @@ request of a peer surfaces as an event, and the host program answers it.  The em
                     host.open_room(event.id)
                 elif event.kind == EventKind.REQUEST:
                     host.respond(event.token, {"result": "no_kernel"})
-
-Threads: every method may be called from any thread, except that only one thread at a time may ``drain`` and that
-``close`` must not run beside another call.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtimed_ffi._binding.events import ChannelKind, Event, EventKind, decode_event
-from runtimed_ffi._binding.ffi import check, ffi, lib, take_buf
+from runtimed_ffi._binding.events import ChannelKind, Event, EventKind, decode_event, new_event
+from runtimed_ffi._binding.ffi import (
+    AGAIN,
+    CLOSED,
+    StrPath,
+    call_handle,
+    call_json,
+    check,
+    ffi,
+    json_in,
+    lib,
+    path_in,
+    text_in,
+)
 from runtimed_ffi._binding.handle import Handle
 from runtimed_ffi.document import Document
 from runtimed_ffi.errors import ArgumentError, CorruptError, NotFoundError, RuntimedError
@@ -46,97 +54,87 @@ __all__ = [
 
 Json = dict[str, Any]
 
-
 _LONGEST_POLL = 2**31 - 1
 """Milliseconds; a longer wait ends after this time."""
-
-
-def _text(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 class Host(Handle):
     """A listening socket with rooms.
 
-    Parameters
-    ----------
-    socket_path:
-        Where to listen.  The socket gets mode 0600.  The socket file of a dead process is replaced, a live one never.
-    capabilities:
-        Members added to the capabilities frame that greets each notebook connection.
-    max_peers:
-        Connections accepted at the same time (default 1024).
-    handshake_timeout:
-        Seconds a connection may take for its first frame (default 10).
-    peer_limit:
-        Bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default 64 MiB).  Also
-        bytes of requests of one peer that wait for an answer; with more, or with 1024 requests, all else that it sends
-        waits.
+    Threads: every method may be called from any thread, except that only one thread at a time may `drain`, and that
+    `close` must not run beside another call.
 
-    Raises
-    ------
-    RuntimedError
-        The socket cannot be bound; the text is the operating system's.
+    Args:
+        socket_path: where to listen. The socket gets mode 0600. The socket file of a dead process is replaced, that of
+            a running one never.
+        capabilities: members added to the capabilities frame that greets each notebook connection.
+        max_peers: connections accepted at the same time (default 1024).
+        handshake_timeout: seconds a connection may take for its first frame (default 10).
+        peer_limit: bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default
+            64 MiB). Also bytes of requests of one peer that wait for an answer; with more, or with 1024 requests, the
+            host reads nothing more from it until answers are given.
+
+    Raises:
+        RuntimedError: the socket cannot be bound; the text is the operating system's.
     """
 
     NOUN = "host"
+    FREE = lib.rtd_host_free
 
     def __init__(
         self,
-        socket_path: str | os.PathLike[str],
+        socket_path: StrPath,
         capabilities: Mapping[str, Any] | None = None,
         *,
         max_peers: int | None = None,
         handshake_timeout: float | None = None,
         peer_limit: int | None = None,
     ) -> None:
-        path = os.fsencode(os.fspath(socket_path))
         options = ffi.new("rtd_host_options *")
         lib.rtd_host_options_init(options, ffi.sizeof("rtd_host_options"))
-        keep = _json(dict(capabilities)) if capabilities is not None else b""
-        if keep:
-            options.capabilities = ffi.from_buffer("uint8_t[]", keep)
-            options.capabilities_len = len(keep)
+        keep = None if capabilities is None else json_in(dict(capabilities))
+        if keep is not None:
+            options.capabilities, options.capabilities_len = keep
         if max_peers is not None:
             options.max_peers = max_peers
         if handshake_timeout is not None:
             options.handshake_timeout_ms = int(handshake_timeout * 1000)
         if peer_limit is not None:
             options.peer_limit = peer_limit
-        out = ffi.new("rtd_host **")
-        check(lib.rtd_host_open(path, len(path), options, out))
-        self.handle = out[0]
-        self._event = ffi.new("rtd_event *")
-        self._event.struct_size = ffi.sizeof("rtd_event")
+        self.socket_path = os.fsdecode(socket_path)
+        self._event = new_event()
         self._ended = False
-        self.socket_path = os.fsdecode(path)
+        self.handle = call_handle("rtd_host", lib.rtd_host_open, *path_in(socket_path), options)
 
     # -- events
 
     def fileno(self) -> int:
-        """The descriptor that is readable exactly while an event waits.  Poll it; never read or close it."""
+        """The descriptor that is readable exactly while an event waits. Poll it; never read or close it."""
         return int(lib.rtd_queue_fd(self._queue()))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an event is there, at most ``timeout`` seconds (``None``: for ever).  False: the time is over."""
+        """Wait until an event is there.
+
+        Args:
+            timeout: limit in seconds; `None` waits for ever.
+
+        Returns:
+            False when the time has passed.
+        """
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         # `poll` takes a negative time as none, and none beyond 24 days.
         return bool(poll.poll(None if timeout is None else min(max(timeout * 1000, 0), _LONGEST_POLL)))
 
     def drain(self, limit: int = 256) -> list[Event]:
-        """Take the events that wait now, in order, at most ``limit`` of them.  Never blocks."""
+        """Take the events that wait now, in order, at most `limit` of them. Never blocks."""
         queue, event = self._queue(), self._event
         events: list[Event] = []
         while len(events) < limit:
             code = lib.rtd_queue_next(queue, event)
-            if code == lib.RTD_E_AGAIN:
+            if code == AGAIN:
                 break
-            if code == lib.RTD_E_CLOSED:
+            if code == CLOSED:
                 self._ended = True
                 break
             check(code)
@@ -145,37 +143,37 @@ class Host(Handle):
 
     @property
     def ended(self) -> bool:
-        """True once ``drain`` has delivered the last event after :meth:`stop`."""
+        """True once `drain` has delivered the last event after `stop`."""
         return self._ended
 
     # -- rooms
 
     def open_room(self, notebook_id: str, journal: str | None = None) -> None:
-        """Answer ``RTD_EV_ROOM_WANTED``: open the room, or load it from its journal.
+        """Answer ``ROOM_WANTED``: open the room, or load it from its journal.
 
-        ``journal`` is the file that receives every change; ``None`` keeps the room in memory only.  Raises an error
-        with code ``RTD_E_CORRUPT`` and leaves the file as it is if the journal cannot be read.
+        Args:
+            notebook_id: the room.
+            journal: the file that receives every change; `None` keeps the room in memory only.
+
+        Raises:
+            CorruptError: the journal cannot be read; it is left as it is.
         """
-        room = _text(notebook_id)
-        if journal is None:
-            check(lib.rtd_host_open_room(self._live(), room, len(room), ffi.NULL, 0))
-        else:
-            path = os.fsencode(journal)
-            check(lib.rtd_host_open_room(self._live(), room, len(room), path, len(path)))
+        check(lib.rtd_host_open_room(self._live(), *text_in(notebook_id), *path_in(journal)))
 
     def prepare_room(self, notebook_id: str, journal: str | None = None) -> None:
-        """Open a room as :meth:`open_room` does, but let nobody in before :meth:`admit`.
+        """Open a room as `open_room` does, but keep its peers waiting until `admit`.
 
         What is published or merged meanwhile is there before the first peer sees the document.
         """
-        room = _text(notebook_id)
-        path = b"" if journal is None else os.fsencode(journal)
-        check(lib.rtd_host_prepare_room(self._live(), room, len(room), path, len(path)))
+        check(lib.rtd_host_prepare_room(self._live(), *text_in(notebook_id), *path_in(journal)))
 
     def admit(self, notebook_id: str) -> None:
-        """Let the peers into a prepared room.  Raises (code ``RTD_E_NOT_FOUND``) if it is not prepared."""
-        room = _text(notebook_id)
-        check(lib.rtd_host_admit(self._live(), room, len(room)))
+        """Let the peers into a prepared room.
+
+        Raises:
+            NotFoundError: it is not prepared.
+        """
+        check(lib.rtd_host_admit(self._live(), *text_in(notebook_id)))
 
     def fork(self, notebook_id: str) -> Document:
         """A copy of a room's document as it is; the caller closes it."""
@@ -185,34 +183,37 @@ class Host(Handle):
     def merge(self, notebook_id: str, document: Document) -> None:
         """Take what was edited in a copy into the room, as if the copy were a peer that was away.
 
-        Edits of a source merge by character.  Raises (code ``RTD_E_ARG``) if it is no copy of this room's document.
+        Edits of a source merge by character.
+
+        Raises:
+            ArgumentError: `document` is no copy of this room's document.
         """
         with self._document(notebook_id) as room:
             room.merge(document)
 
     def refuse_room(self, notebook_id: str) -> None:
-        """Answer ``RTD_EV_ROOM_WANTED`` by disconnecting the peers that asked for the room."""
-        room = _text(notebook_id)
-        check(lib.rtd_host_refuse_room(self._live(), room, len(room)))
+        """Answer ``ROOM_WANTED`` by disconnecting the peers that asked for the room."""
+        check(lib.rtd_host_refuse_room(self._live(), *text_in(notebook_id)))
 
     def close_room(self, notebook_id: str) -> None:
-        """Close a room and disconnect its peers.  Its journal stays."""
-        room = _text(notebook_id)
-        check(lib.rtd_host_close_room(self._live(), room, len(room)))
+        """Close a room and disconnect its peers. Its journal stays."""
+        check(lib.rtd_host_close_room(self._live(), *text_in(notebook_id)))
 
     def evict_room(self, notebook_id: str) -> bool:
-        """Close a room unless a peer is in it; whether it is closed.  Who comes at this moment asks for it anew."""
-        room = _text(notebook_id)
-        code = lib.rtd_host_evict_room(self._live(), room, len(room))
-        if code != lib.RTD_E_AGAIN:
-            check(code)
-        return bool(code != lib.RTD_E_AGAIN)
+        """Close a room unless a peer is in it. A peer that comes at this moment asks for the room anew.
+
+        Returns:
+            Whether the room is closed.
+        """
+        code = lib.rtd_host_evict_room(self._live(), *text_in(notebook_id))
+        if code == AGAIN:
+            return False
+        check(code)
+        return True
 
     def rooms(self) -> list[Json]:
         """The open rooms: ``{"notebook_id", "peers"}`` each."""
-        out = ffi.new("rtd_buf *")
-        check(lib.rtd_host_rooms(self._live(), out))
-        return list(json.loads(take_buf(out)))
+        return list(call_json(lib.rtd_host_rooms, self._live()))
 
     def publish(
         self,
@@ -221,65 +222,83 @@ class Host(Handle):
         broadcasts: Sequence[Mapping[str, Any]] = (),
         cause: int = 0,
     ) -> None:
-        """Change the document of a room and then tell its peers.
+        """Change the document of a room, then send the change and the broadcasts to its peers.
 
-        ``ops`` become one change (all or nothing) and one sync message per peer; the broadcasts follow it in order.
-        ``cause`` is the token of a request: its peer sees the response before these broadcasts (protocol 2,
-        section 5.5, item 4).
+        Args:
+            notebook_id: the room.
+            ops: operations that become one change (all or nothing) and one sync message per peer.
+            broadcasts: sent behind the change, in order.
+            cause: the token of a request: its peer sees the response before these broadcasts (protocol 2, section 5.5,
+                item 4).
         """
-        room, edits, events = _text(notebook_id), _json(list(ops)), _json(list(broadcasts))
-        check(lib.rtd_host_publish(self._live(), room, len(room), edits, len(edits), events, len(events), cause))
+        contents = (*json_in(list(ops)), *json_in(list(broadcasts)))
+        check(lib.rtd_host_publish(self._live(), *text_in(notebook_id), *contents, cause))
 
     def send(self, peer: int, broadcast: Mapping[str, Any]) -> None:
         """Send one broadcast to one peer, behind the changes and broadcasts made before it.
 
-        ``peer`` is the number of the connection, as in ``PEER_JOINED``.  Raises (code ``RTD_E_NOT_FOUND``) if no such
-        peer is in a room.  A peer of protocol version 1 has no broadcasts: nothing is sent to it.
+        A peer of protocol version 1 has no broadcasts: nothing is sent to it.
+
+        Args:
+            peer: the number of the connection, as in ``PEER_JOINED``.
+            broadcast: the message.
+
+        Raises:
+            NotFoundError: no such peer is in a room.
         """
-        data = _json(dict(broadcast))
-        check(lib.rtd_host_send(self._live(), peer, data, len(data)))
+        check(lib.rtd_host_send(self._live(), peer, *json_in(dict(broadcast))))
 
     def respond(self, token: int, response: Mapping[str, Any]) -> None:
-        """Answer a request, once.  Raises (code ``RTD_E_NOT_FOUND``) if it was answered or its peer has gone."""
-        data = _json(dict(response))
-        check(lib.rtd_host_respond(self._live(), token, data, len(data)))
+        """Answer a request, once.
+
+        Raises:
+            NotFoundError: it was answered, or its peer has gone.
+        """
+        check(lib.rtd_host_respond(self._live(), token, *json_in(dict(response))))
 
     def announce_pool_state(self, state: Mapping[str, Any]) -> None:
-        """Tell all subscribers the state of the pools, unless it is what they know (protocol 2, section 11.2).
+        """Send the state of the pools to all subscribers, unless it has not changed (protocol 2, section 11.2).
 
-        ``state`` has the members ``uv_error`` and ``conda_error``, each ``None`` or a pool error (section 4.2).  The
-        host remembers it for new subscribers; until the first call the pools are well.  Raises (code ``RTD_E_ARG``)
-        for anything else.
+        The host remembers it for new subscribers; until the first call the pools have no error.
+
+        Args:
+            state: the members ``uv_error`` and ``conda_error``, each `None` or a pool error (section 4.2).
+
+        Raises:
+            ArgumentError: `state` is anything else.
         """
-        data = _json(dict(state))
-        check(lib.rtd_host_announce_pool_state(self._live(), data, len(data)))
+        check(lib.rtd_host_announce_pool_state(self._live(), *json_in(dict(state))))
 
     # -- settings
 
     def open_settings(self, journal: str | None = None) -> None:
         """Serve the settings (protocol 2, section 11.1); before this, the settings channel is closed.
 
-        ``journal`` is the file that receives every change; ``None`` keeps them in memory only.  Raises an error with
-        code ``RTD_E_CORRUPT`` and leaves the file as it is if it cannot be read.
+        Args:
+            journal: the file that receives every change; `None` keeps them in memory only.
+
+        Raises:
+            CorruptError: the file cannot be read; it is left as it is.
         """
-        path = os.fsencode(journal) if journal is not None else ffi.NULL
-        check(lib.rtd_host_open_settings(self._live(), path, 0 if journal is None else len(path)))
+        check(lib.rtd_host_open_settings(self._live(), *path_in(journal)))
 
     def settings(self) -> Json:
-        """The settings: ``theme``, ``default_runtime``, ``default_python_env``, ``uv`` and ``conda`` with their
-        ``default_packages``, each with its default where nothing usable is set, then what peers added."""
-        out = ffi.new("rtd_buf *")
-        check(lib.rtd_host_settings(self._live(), out))
-        return dict(json.loads(take_buf(out)))
+        """The settings, each with its default where nothing usable is set, then what peers added.
+
+        They are ``theme``, ``default_runtime``, ``default_python_env``, ``uv`` and ``conda`` with their
+        ``default_packages``.
+        """
+        return dict(call_json(lib.rtd_host_settings, self._live()))
 
     def change_settings(self, members: Mapping[str, Any]) -> None:
-        """Change the settings and tell the peers.  What is not given or not different stays as it is.
+        """Change the settings, and send the change to the peers. What is not given or not different stays as it is.
 
-        Objects are gone through member by member, a list is replaced as a whole.  Raises (code ``RTD_E_ARG``) for a
-        member of the wrong type; nothing changed then.
+        Objects are compared member by member, a list is replaced as a whole.
+
+        Raises:
+            ArgumentError: a member has the wrong type; nothing changed then.
         """
-        data = _json(dict(members))
-        check(lib.rtd_host_change_settings(self._live(), data, len(data)))
+        check(lib.rtd_host_change_settings(self._live(), *json_in(dict(members))))
 
     # -- documents
 
@@ -289,7 +308,11 @@ class Host(Handle):
             return document.cells()
 
     def cell(self, notebook_id: str, cell_id: str) -> Json:
-        """One cell of a room.  Raises ``Cell not found: <id>`` (code ``RTD_E_NOT_FOUND``)."""
+        """One cell of a room.
+
+        Raises:
+            NotFoundError: `Cell not found: <id>`.
+        """
         with self._document(notebook_id) as document:
             return document.cell(cell_id)
 
@@ -300,9 +323,7 @@ class Host(Handle):
 
     def _document(self, notebook_id: str) -> Document:
         """A handle for the document of a room; the room keeps its document when the handle is closed."""
-        room, out = _text(notebook_id), ffi.new("rtd_doc **")
-        check(lib.rtd_host_doc(self._live(), room, len(room), out))
-        return Document(out[0])
+        return Document(call_handle("rtd_doc", lib.rtd_host_doc, self._live(), *text_in(notebook_id)))
 
     def _queue(self) -> Any:
         return lib.rtd_host_queue(self._live())
@@ -316,25 +337,25 @@ class Host(Handle):
     def stop(self) -> None:
         """Stop listening, flush and disconnect the peers, remove the socket file.
 
-        The events still waiting can be drained; the last one is ``RTD_EV_CLOSED``.  Idempotent.
+        The events still waiting can be drained; the last one is ``CLOSED``. Idempotent.
         """
-        if self.handle != ffi.NULL:
+        if self.handle:
             check(lib.rtd_host_close(self.handle))
 
     def _free(self, handle: Any) -> None:
         self._ended = True
-        lib.rtd_host_close(handle)
-        lib.rtd_host_free(handle)
+        super()._free(handle)
 
     def __repr__(self) -> str:
-        state = "closed" if self.handle == ffi.NULL else "open"
+        state = "open" if self.handle else "closed"
         return f"<Host {self.socket_path!r} {state}>"
 
 
 def read_document(data: bytes) -> list[Json]:
-    """The cells of a saved notebook document (a journal file), in the form of :meth:`Host.cells`.
+    """The cells of a saved notebook document (a journal file), in the form of `Host.cells`.
 
-    Raises an error (code ``RTD_E_CORRUPT`` or ``RTD_E_PROTOCOL``) if the bytes are no document.
+    Raises:
+        CorruptError, ProtocolError: the bytes are no document.
     """
     with Document.load(data) as document:
         return document.cells()

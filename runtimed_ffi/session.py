@@ -11,11 +11,12 @@ from typing import Any, Callable, TypeVar
 
 from runtimed_ffi import errors
 from runtimed_ffi._binding.events import EventKind
+from runtimed_ffi._binding.ffi import StrPath
 from runtimed_ffi._binding.process import ProcessLock
 from runtimed_ffi._client import arguments, requests
 from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi._client.connection import Connection, log_errors
-from runtimed_ffi._client.discovery import StrPath, locate
+from runtimed_ffi._client.discovery import locate
 from runtimed_ffi._client.editing import DocumentAccess
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.execution import Execution, OnOutput
@@ -164,7 +165,7 @@ class Session(DocumentAccess):
         """
         connection = self._connection
         if connection is not None and not connection.inherited:
-            connection.native.settle()
+            connection.native.may_be_dropped = True
             if self._kernel is not None and self._kernel.launched and connection.alive:
                 try:
                     if self._is_alone(connection):

@@ -7,8 +7,9 @@ nothing of notebooks. Only this module, `events` and the handle classes touch `l
 from __future__ import annotations
 
 import importlib
+import json
 import os
-from typing import Any, Union
+from typing import Any, Callable, Union
 
 from runtimed_ffi import errors
 from runtimed_ffi._version import __version__
@@ -50,17 +51,23 @@ __all__ = [
     "TIMEOUT",
     "CData",
     "Readable",
+    "StrPath",
     "borrowed",
     "bytes_in",
+    "call_buf",
+    "call_handle",
+    "call_json",
     "check",
     "check_versions",
     "error",
     "ffi",
+    "json_in",
     "last_error",
     "lib",
     "library_file",
     "library_version",
     "new_buffer",
+    "path_in",
     "result_name",
     "take_buf",
     "text_in",
@@ -70,6 +77,8 @@ CData = Any
 """A cffi object. It never leaves the binding and the handle classes."""
 
 Readable = Union[bytes, bytearray, memoryview]
+
+StrPath = Union[str, "os.PathLike[str]"]
 
 OK: int = lib.RTD_OK
 AGAIN: int = lib.RTD_E_AGAIN
@@ -189,6 +198,19 @@ def bytes_in(value: Readable) -> tuple[CData, int]:
     return ffi.from_buffer("uint8_t[]", value), len(value)
 
 
+def path_in(path: StrPath | None) -> tuple[CData, int]:
+    """A path as the pointer and length of a `const char *, size_t` pair; `None` as `NULL`."""
+    if path is None:
+        return ffi.NULL, 0
+    raw = os.fsencode(path)
+    return ffi.from_buffer("char[]", raw), len(raw)
+
+
+def json_in(value: Any) -> tuple[CData, int]:
+    """A value as compact JSON in UTF-8, as `bytes_in`. What UTF-8 cannot say (a lone surrogate) becomes ``?``."""
+    return bytes_in(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+
+
 def new_buffer() -> CData:
     """An empty `rtd_buf *` for a call to fill."""
     return ffi.new("rtd_buf *")
@@ -200,6 +222,37 @@ def take_buf(buffer: CData) -> bytes:
         return bytes(ffi.buffer(buffer.data, buffer.len)) if buffer.len else b""
     finally:
         lib.rtd_buf_free(buffer)
+
+
+def call_buf(function: Callable[..., int], *arguments: Any, check: Callable[[int], None] = check) -> bytes:
+    """Call a function whose last parameter is an `rtd_buf *`, and return what it fills in.
+
+    Args:
+        function: a function of `lib`.
+        arguments: its arguments before the last one.
+        check: raises for a failed call.
+    """
+    out = new_buffer()
+    check(function(*arguments, out))
+    return take_buf(out)
+
+
+def call_json(function: Callable[..., int], *arguments: Any, check: Callable[[int], None] = check) -> Any:
+    """As `call_buf`, for JSON."""
+    return json.loads(call_buf(function, *arguments, check=check))
+
+
+def call_handle(kind: str, function: Callable[..., int], *arguments: Any) -> CData:
+    """Call a function whose last parameter is a pointer to a handle, and return the handle.
+
+    Args:
+        kind: the type of the handle, for instance ``rtd_doc``.
+        function: a function of `lib`.
+        arguments: its arguments before the last one.
+    """
+    out = ffi.new(f"{kind} **")
+    check(function(*arguments, out))
+    return out[0]
 
 
 def borrowed(pointer: CData, length: int) -> bytes:

@@ -3,18 +3,16 @@
 Storey 5 (binding). No method blocks except the constructor, which connects the socket; waiting for events is the
 router's business (it polls `fd`). No cffi object leaves this module.
 
-Threads: every method may be called from any thread, except `next_event`, `confirm` and `free`, which belong to the one
-thread that consumes the events at the moment. A lock keeps `free` apart from calls in flight; it is held for the
+Threads: every method may be called from any thread, except `next_event`, `confirm` and `close`, which belong to the one
+thread that consumes the events at the moment. A lock keeps `close` apart from calls in flight; it is held for the
 length of one call into the library, never while waiting.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import warnings
-from typing import Any, Callable
+from typing import Any
 
 from runtimed_ffi._binding.events import Event, decode_event, new_event
 from runtimed_ffi._binding.ffi import (
@@ -23,24 +21,24 @@ from runtimed_ffi._binding.ffi import (
     IO,
     NOT_FOUND,
     CData,
-    bytes_in,
+    call_buf,
+    call_json,
     check,
     error,
     ffi,
+    json_in,
     last_error,
     lib,
-    new_buffer,
-    take_buf,
     text_in,
 )
+from runtimed_ffi._binding.handle import Handle
 from runtimed_ffi.errors import CellNotFoundError, ConnectError, DisconnectedError, RuntimedError
 
-NO_LIMIT = -1
-"""A time limit in milliseconds that never passes."""
 
+class NativeSession(Handle):
+    """One connection. Connects at once; `READY` or `CLOSED` follows as an event.
 
-class NativeSession:
-    """One connection. Connects at once; `READY` or `ENDED` follows as an event.
+    `close` frees the memory and the descriptor; only after `CLOSED` was taken, by the thread that took it.
 
     Args:
         socket_path: the daemon's socket.
@@ -48,13 +46,14 @@ class NativeSession:
         connect_timeout_ms: limit for handshake and initial sync, milliseconds; negative: none.
 
     Raises:
-        ConnectError: nobody accepts at the socket (`Failed to connect: <OS error>`).
+        ConnectError: no daemon accepts at the socket (`Failed to connect: <OS error>`).
     """
+
+    NOUN = "connection of a Session"
+    FREE = lib.rtd_session_free
 
     def __init__(self, socket_path: str, notebook_id: str, *, connect_timeout_ms: int) -> None:
         self._lock = threading.Lock()
-        self._handle: CData | None = None
-        self._closed = False
         self._event = new_event()
         self._confirmed = 0
         options = ffi.new("rtd_session_options *")
@@ -64,7 +63,7 @@ class NativeSession:
         begin = time.monotonic()
         code = lib.rtd_session_open(*text_in(socket_path), *text_in(notebook_id), options, out)
         while code == AGAIN:
-            # A signal came while the daemon accepts nobody. Its handler runs between two bytecodes, and may raise.
+            # A signal came while the daemon did not accept. Its handler runs between two bytecodes, and may raise.
             if connect_timeout_ms >= 0:
                 spent = int((time.monotonic() - begin) * 1000)
                 options.connect_timeout_ms = max(connect_timeout_ms - spent, 0)
@@ -72,41 +71,22 @@ class NativeSession:
         if code == IO:
             raise _with_code(ConnectError(f"Failed to connect: {last_error()}"), code)
         check(code)
-        self._handle = out[0]
-        self.fd: int = lib.rtd_queue_fd(lib.rtd_session_queue(self._handle))
+        self.handle = out[0]
+        self.fd: int = lib.rtd_queue_fd(lib.rtd_session_queue(self.handle))
         """Readable exactly while an event waits. Poll it; never read or close it."""
-
-    def __del__(self, free: Callable[[CData], None] = lib.rtd_session_free) -> None:
-        # A safety net. Not `ffi.gc`: objects of a cycle are finalised in any order, and a handle freed while this
-        # object can be reached by another finaliser would be used afterwards. So both go at once.
-        handle, self._handle = getattr(self, "_handle", None), None
-        if handle is not None:
-            try:
-                if not self._closed:
-                    warnings.warn("a Session was neither closed nor disconnected", ResourceWarning, stacklevel=2)
-            finally:
-                free(handle)
 
     # -- life
 
-    def close(self) -> None:
-        """Leave the room: stop I/O and let the queue drain to `ENDED`. Idempotent."""
+    def stop(self) -> None:
+        """Leave the room: stop I/O and let the queue drain to `CLOSED`. Idempotent."""
         with self._lock:
-            self._closed = True
-            if self._handle is not None:
-                check(lib.rtd_session_close(self._handle))
+            self.may_be_dropped = True
+            if self.handle:
+                check(lib.rtd_session_close(self.handle))
 
-    def settle(self) -> None:
-        """The owner knows about the open connection: dropping the object without `close` deserves no warning."""
-        self._closed = True
-
-    def free(self) -> None:
-        """Give the memory and the descriptor back; only after `ENDED` was taken, by the thread that took it."""
+    def _take(self) -> CData:
         with self._lock:
-            self._closed = True
-            handle, self._handle = self._handle, None
-        if handle is not None:
-            lib.rtd_session_free(handle)
+            return super()._take()
 
     # -- events
 
@@ -117,10 +97,10 @@ class NativeSession:
         not lose it: the C struct keeps it, and the next consumer decodes it again.
         """
         with self._lock:
-            if self._handle is None:
+            if not self.handle:
                 return None  # What the struct points to went with it.
             if self._event.seq <= self._confirmed:
-                code = lib.rtd_queue_next(lib.rtd_session_queue(self._handle), self._event)
+                code = lib.rtd_queue_next(lib.rtd_session_queue(self.handle), self._event)
                 if code in (AGAIN, CLOSED):
                     return None
                 check(code)
@@ -134,9 +114,8 @@ class NativeSession:
 
     def request(self, token: int, message: Any, timeout_ms: int) -> None:
         """Send a request; ends in one `RESPONSE`."""
-        raw = _json(message)
         with self._lock:
-            _check(lib.rtd_session_request(self._live(), token, *bytes_in(raw), timeout_ms))
+            _check(lib.rtd_session_request(self._live(), token, *json_in(message), timeout_ms))
 
     def execute(self, token: int, cell_id: str, timeout_ms: int) -> None:
         """Ask the daemon to run a cell of the document; ends in one `DONE`."""
@@ -158,9 +137,8 @@ class NativeSession:
     def create_cell(self, cell_type: str, source: str, index: int) -> str:
         """Insert a cell and return its id; a negative index, or one past the end, means the end."""
         with self._lock:
-            out = new_buffer()
-            _check(lib.rtd_doc_create_cell(self._document(), *text_in(cell_type), *text_in(source), index, out))
-            return take_buf(out).decode("utf-8")
+            arguments = (self._document(), *text_in(cell_type), *text_in(source), index)
+            return call_buf(lib.rtd_doc_create_cell, *arguments, check=_check).decode("utf-8")
 
     def set_source(self, cell_id: str, source: str) -> None:
         """Replace the text of a cell by a minimal difference."""
@@ -174,49 +152,36 @@ class NativeSession:
 
     def edit(self, operations: list[Any]) -> None:
         """Apply a list of operations as one change, all or nothing."""
-        raw = _json(operations)
         with self._lock:
-            _check(lib.rtd_doc_edit(self._document(), *bytes_in(raw)))
+            _check(lib.rtd_doc_edit(self._document(), *json_in(operations)))
 
     def cells(self) -> list[Any]:
         """All cells in document order."""
         with self._lock:
-            out = new_buffer()
-            _check(lib.rtd_doc_cells(self._document(), out))
-            return list(json.loads(take_buf(out)))
+            return list(call_json(lib.rtd_doc_cells, self._document(), check=_check))
 
     def cell(self, cell_id: str) -> Any:
         """One cell. Raises `CellNotFoundError`."""
         with self._lock:
-            out = new_buffer()
-            _check(lib.rtd_doc_cell(self._document(), *text_in(cell_id), out))
-            return json.loads(take_buf(out))
+            return call_json(lib.rtd_doc_cell, self._document(), *text_in(cell_id), check=_check)
 
     def metadata(self) -> Any:
         """The text entries of the notebook's metadata."""
         with self._lock:
-            out = new_buffer()
-            _check(lib.rtd_doc_metadata(self._document(), out))
-            return json.loads(take_buf(out))
+            return call_json(lib.rtd_doc_metadata, self._document(), check=_check)
 
     def info(self) -> Any:
         """State of the connection; see `rtd_session_info`."""
         with self._lock:
-            out = new_buffer()
-            _check(lib.rtd_session_info(self._live(), out))
-            return json.loads(take_buf(out))
+            return call_json(lib.rtd_session_info, self._live(), check=_check)
 
     def _live(self) -> CData:
-        if self._handle is None:
+        if not self.handle:
             raise DisconnectedError("Channel closed")
-        return self._handle
+        return self.handle
 
     def _document(self) -> CData:
         return lib.rtd_session_doc(self._live())
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _with_code(exception: RuntimedError, code: int) -> RuntimedError:

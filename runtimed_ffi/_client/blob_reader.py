@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runtimed_ffi._binding.ffi import bytes_in, check, ffi, lib, new_buffer, take_buf, text_in
 from runtimed_ffi._client.wire import DATA_LIMIT, Deadline, WireConnection
+from runtimed_ffi.blobs import Blobs, resolve_inline
 from runtimed_ffi.errors import CorruptError, RuntimedError
 from runtimed_ffi.output import Output
 from runtimed_ffi.places import INFO_NAME, read_info
@@ -56,36 +56,33 @@ class BlobReader:
             return Output.from_nbformat(payload)
         element = payload if isinstance(payload, str) else json.dumps(payload)
         try:
-            value = json.loads(self._resolve(element))
+            return Output.from_nbformat(self._resolve(element))
         except (OSError, http.client.HTTPException, RuntimedError, ValueError, RecursionError):
             # The port may be another program's by now, and a manifest may hold anything.
             return unreadable(element)
-        return Output.from_nbformat(value) if isinstance(value, Mapping) else unreadable(element)
 
-    def _resolve(self, element: str) -> bytes:
+    def _resolve(self, element: str) -> dict[str, Any]:
         if not _HASH.match(element):
-            return _resolve(ffi.NULL, element)
+            return resolve_inline(element)
         if self._directory is not None and os.path.isdir(self._directory):
             try:
-                return _resolve(_open(self._directory), element)
+                with Blobs(self._directory) as store:
+                    return store.resolve_output(element)
             except RuntimedError:
                 pass  # Incomplete or damaged on disk: the daemon may still serve it.
-        with tempfile.TemporaryDirectory(prefix="runtimed-ffi-") as directory:
-            store = _open(directory)
+        with tempfile.TemporaryDirectory(prefix="runtimed-ffi-") as directory, Blobs(directory) as store:
             manifest = self._fetch(store, element.lower())
             for name in _references(json.loads(manifest)):
                 self._fetch(store, name)
-            return _resolve(store, element)
+            return store.resolve_output(element)
 
-    def _fetch(self, store: Any, name: str) -> bytes:
+    def _fetch(self, store: Blobs, name: str) -> bytes:
         """Copy a blob from the daemon's server into a store; the store computes the hash."""
         if self._server is None:
             self._server = self._find_server()
         with _OPENER.open(f"{self._server}/blob/{name}", timeout=_SECONDS) as answer:
             data = _read(answer)
-        out = new_buffer()
-        check(lib.rtd_blobs_put(store, *bytes_in(data), *text_in("application/octet-stream"), out))
-        if take_buf(out).decode("ascii") != name:
+        if store.put(data) != name:
             raise CorruptError(f"blob {name} has other content than its name says")
         return data
 
@@ -126,18 +123,6 @@ def _read(answer: Any) -> bytes:
         if time.monotonic() > end:
             raise TimeoutError("the blob server is too slow")
     return bytes(data)
-
-
-def _open(directory: str) -> Any:
-    out = ffi.new("rtd_blobs **")
-    check(lib.rtd_blobs_open(*text_in(directory), out))
-    return ffi.gc(out[0], lib.rtd_blobs_free)
-
-
-def _resolve(store: Any, element: str) -> bytes:
-    out = new_buffer()
-    check(lib.rtd_output_resolve(store, *bytes_in(element.encode("utf-8")), out))
-    return take_buf(out)
 
 
 def _references(value: Any) -> Iterator[str]:

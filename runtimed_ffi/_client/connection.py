@@ -84,7 +84,7 @@ class Connection:
             if subscriptions.any(EventKind.OUTPUT):
                 self.native.watch(True)
         except BaseException:
-            self.native.close()
+            self.native.stop()
             raise
         _live.add(self)
 
@@ -241,7 +241,7 @@ class Connection:
         if self.inherited:
             return
         alive = self.alive
-        self.native.close()
+        self.native.stop()
         self.stop_pump()
         end = self._router.wait_ended()
         _live.discard(self)
@@ -256,7 +256,7 @@ class Connection:
         if self.inherited:
             return
         unsent = self._is_unsent()
-        self.native.close()
+        self.native.stop()
         self.stop_pump(_EXIT_SECONDS)
         if unsent:
             self._router.mute()

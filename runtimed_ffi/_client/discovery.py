@@ -9,12 +9,11 @@ somebody accepts there; ours.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from runtimed_ffi import places
+from runtimed_ffi._binding.ffi import StrPath
 from runtimed_ffi._client.wire import accepts
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 SOCKET_VARIABLE = "RUNTIMED_SOCKET_PATH"
 

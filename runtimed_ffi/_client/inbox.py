@@ -35,7 +35,7 @@ class EventSource(Protocol):
     def confirm(self, seq: int) -> None:
         """The event with this number has been routed."""
 
-    def free(self) -> None:
+    def close(self) -> None:
         """Called once, by the consumer, after `CLOSED`."""
 
 

@@ -185,7 +185,7 @@ class Router:
             if self._leader is None and self.ended is None:
                 self._inbox.wake_one()
         if free:
-            self._source.free()
+            self._source.close()
 
     def _deliver_news(self, errors: list[Exception]) -> None:
         """Deliver the news there are, unless another thread does, and add what subscribers raise to `errors`."""

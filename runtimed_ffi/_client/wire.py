@@ -5,15 +5,27 @@ Storey 6 (client), on the pure tier of the library. Source: protocol 2, sections
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any
 
-from runtimed_ffi._binding.ffi import AGAIN, OK, CData, bytes_in, check, ffi, last_error, lib, new_buffer, take_buf
+from runtimed_ffi._binding.ffi import (
+    AGAIN,
+    OK,
+    bytes_in,
+    call_buf,
+    call_handle,
+    check,
+    json_in,
+    last_error,
+    lib,
+    new_buffer,
+    take_buf,
+)
+from runtimed_ffi._binding.handle import Handle
 from runtimed_ffi.errors import ProtocolError
 
 CONNECT_SECONDS = 2.0
@@ -64,10 +76,8 @@ class WireConnection:
     """
 
     def __init__(self, path: str, handshake: Mapping[str, Any]) -> None:
-        out = ffi.new("rtd_decoder **")
-        check(lib.rtd_decoder_new(DATA_LIMIT, out))
-        self._decoder: CData = out[0]
-        self._first = _frame(json.dumps(handshake).encode())
+        self._decoder = _Decoder()
+        self._first = _frame(handshake)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _connect(self._socket, path)
@@ -81,7 +91,7 @@ class WireConnection:
         Raises:
             OSError: the peer has gone, or the deadline has passed (`socket.timeout`).
         """
-        data, self._first = self._first + _frame(json.dumps(message).encode()), b""
+        data, self._first = self._first + _frame(message), b""
         self._socket.settimeout(deadline.left())
         self._socket.sendall(data)
 
@@ -93,34 +103,50 @@ class WireConnection:
             OSError: the connection broke, or the deadline has passed (`socket.timeout`).
             ProtocolError: what came is no frame.
         """
-        out = new_buffer()
         while True:
-            code = lib.rtd_decoder_next(self._decoder, out)
-            if code == OK:
-                return take_buf(out)
-            if code != AGAIN:
-                raise ProtocolError(last_error())  # Too long, which here is the peer's fault.
+            frame = self._decoder.next()
+            if frame is not None:
+                return frame
             self._socket.settimeout(deadline.left())
             data = self._socket.recv(_CHUNK)
             if not data:
                 raise EOFError("connection closed")
-            check(lib.rtd_decoder_push(self._decoder, *bytes_in(data)))
+            self._decoder.push(data)
 
     def close(self) -> None:
         """Hang up. Idempotent."""
         self._socket.close()
-
-    def __del__(self, free: Callable[[CData], None] = lib.rtd_decoder_free, null: CData = ffi.NULL) -> None:
-        # Not `ffi.gc`, for the reason that `NativeSession` has: another finaliser may come here afterwards, and NULL is
-        # refused.
-        decoder, self._decoder = getattr(self, "_decoder", null), null
-        free(decoder)
 
     def __enter__(self) -> WireConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Decoder(Handle):
+    """Splits a stream of bytes into frames."""
+
+    NOUN = "frame decoder"
+    FREE = lib.rtd_decoder_free
+    may_be_dropped = True  # It holds memory only; the socket beside it complains.
+
+    def __init__(self) -> None:
+        self.handle = call_handle("rtd_decoder", lib.rtd_decoder_new, DATA_LIMIT)
+
+    def push(self, data: bytes) -> None:
+        """Add what was received."""
+        check(lib.rtd_decoder_push(self._live(), *bytes_in(data)))
+
+    def next(self) -> bytes | None:
+        """The next frame; `None` when it is not complete. Raises `ProtocolError` when it is longer than allowed."""
+        out = new_buffer()
+        code = lib.rtd_decoder_next(self._live(), out)
+        if code == OK:
+            return take_buf(out)
+        if code == AGAIN:
+            return None
+        raise ProtocolError(last_error())
 
 
 def _connect(unconnected: socket.socket, path: str) -> None:
@@ -137,7 +163,5 @@ def _connect(unconnected: socket.socket, path: str) -> None:
         raise socket.timeout("timed out") from None
 
 
-def _frame(payload: bytes) -> bytes:
-    out = new_buffer()
-    check(lib.rtd_frame_encode(lib.RTD_FRAME_UNTYPED, *bytes_in(payload), out))
-    return take_buf(out)
+def _frame(message: Mapping[str, Any]) -> bytes:
+    return call_buf(lib.rtd_frame_encode, lib.RTD_FRAME_UNTYPED, *json_in(message))

@@ -28,7 +28,7 @@ class FakeSource:
         self._current: Event | None = None
         self._confirmed = 0
         self._seq = 0
-        self.frees = 0
+        self.closes = 0
         self.idle = threading.Event()
         """Set when a consumer found nothing and is about to poll."""
         self.fd = self._reader.fileno()
@@ -55,8 +55,8 @@ class FakeSource:
     def confirm(self, seq: int) -> None:
         self._confirmed = seq
 
-    def free(self) -> None:
-        self.frees += 1
+    def close(self) -> None:
+        self.closes += 1
 
 
 class FakeNative(FakeSource):
@@ -79,7 +79,7 @@ class FakeNative(FakeSource):
         self.state = "ready"
         self.unsent = False
         self.end = Event(EventKind.CLOSED)
-        self.settled = False
+        self.may_be_dropped = False
         self.watching = False
         self.push(Event(EventKind.READY, payload=b"{}"))
 
@@ -102,13 +102,10 @@ class FakeNative(FakeSource):
 
     # -- what Session calls
 
-    def close(self) -> None:
+    def stop(self) -> None:
         if self.state != "closed":
             self.state = "closed"
             self.push(self.end)
-
-    def settle(self) -> None:
-        self.settled = True
 
     def request(self, token: int, message: dict[str, Any], timeout_ms: int) -> None:
         self._live()

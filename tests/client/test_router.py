@@ -58,7 +58,7 @@ def test_ready_and_the_end():
     source.push(Event(EventKind.READY), Event(EventKind.CLOSED, text="bye"))
     assert router.wait_ready().kind == EventKind.READY
     assert router.wait_ended().text == "bye"
-    assert source.frees >= 1
+    assert source.closes >= 1
     assert router.wait(router.open()).kind == EventKind.CLOSED, "nothing can come any more"
 
 
@@ -280,7 +280,7 @@ def test_pump_ends_with_the_connection():
     join = in_thread(lambda: router.pump(Stop(), lambda errors: None))
     source.push(Event(EventKind.CLOSED))
     join()
-    assert source.frees >= 1
+    assert source.closes >= 1
 
 
 def test_ctrl_c_ends_the_leaders_wait_and_another_leads():

@@ -117,9 +117,9 @@ class Listener:
             self.placed[index] = output
 
     def close(self) -> None:
-        self.native.close()
+        self.native.stop()
         self._take_until_end()
-        self.native.free()
+        self.native.close()
 
     def _take_until_end(self) -> None:
         while True:
