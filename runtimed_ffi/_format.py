@@ -45,10 +45,10 @@ _EXTENDING = frozenset(
 
 
 def quoted(text: str) -> str:
-    """Text in double quotes, with the escapes of Rust's debug format.
+    r"""Text in double quotes, with the escapes of Rust's debug format.
 
     Quote, backslash, newline, tab, return and NUL get a backslash; everything unprintable, and every character that
-    would join the one before it, becomes ``\\u{hex}``; other characters stay.
+    would join the one before it, becomes ``\u{hex}``; other characters stay.
     """
     return '"' + "".join(map(_escaped, text)) + '"'
 

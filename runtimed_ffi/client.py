@@ -28,7 +28,7 @@ class DaemonClient:
 
     Args:
         socket_path: the daemon's socket. Without it: `RUNTIMED_SOCKET_PATH`, the reference daemon's default socket if
-            somebody accepts there, else our daemon's. Never starts a daemon.
+            a daemon accepts there, else our daemon's. Never starts a daemon.
 
     Threads: may be shared. A call may block for 2 seconds of connecting and 30 seconds of waiting.
 
@@ -68,8 +68,10 @@ class DaemonClient:
         return numbers
 
     def list_rooms(self) -> list[dict[str, Any]]:
-        """The rooms with their `notebook_id`, `active_peers` and `has_kernel`; with a kernel also `kernel_type`,
-        `kernel_status` and `env_source`, as far as the daemon knows them."""
+        """The rooms with their `notebook_id`, `active_peers` and `has_kernel`.
+
+        With a kernel also `kernel_type`, `kernel_status` and `env_source`, as far as the daemon knows them.
+        """
         rooms = _expect(self._ask("list_rooms"), "rooms_list").get("rooms")
         if not isinstance(rooms, list) or not all(isinstance(room, Mapping) for room in rooms):
             raise ProtocolError("Protocol error: Unexpected response")
@@ -80,7 +82,7 @@ class DaemonClient:
         _expect(self._ask("flush_pool"), "flushed")
 
     def shutdown(self) -> None:
-        """Stop the daemon, for everybody; returns when nobody accepts at its socket any more.
+        """Stop the daemon, for all its clients; returns when its socket accepts no more connections.
 
         The reference daemon needs the request at least twice (protocol 2, section 4.3), so it is repeated until
         connecting fails.

@@ -6,7 +6,7 @@ The texts are those of the `runtimed` package 0.1.4, so programs that match text
 classes::
 
     RuntimedError (Exception)
-    ├── ConnectError (ConnectionError)         nobody answers at the socket, or the daemon could not be started
+    ├── ConnectError (ConnectionError)         no daemon answers at the socket, or the daemon could not be started
     ├── NotConnectedError (ConnectionError)    the operation needs connect() first
     ├── DisconnectedError (ConnectionError)    the connection existed and has ended
     ├── ProtocolError                          the peer broke the protocol
@@ -79,7 +79,7 @@ RuntimedError.__module__ = "runtimed_ffi"
 
 
 class ConnectError(RuntimedError, ConnectionError):
-    """Nobody answers at the socket, or the daemon could not be started."""
+    """No daemon answers at the socket, or the daemon could not be started."""
 
 
 class NotConnectedError(RuntimedError, ConnectionError):

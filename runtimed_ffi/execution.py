@@ -134,9 +134,12 @@ class Execution:
         self._call.raise_errors(failure)
 
     def _advance(self, seen: int | None = None) -> None:
-        """Consume one event; not when another thread has meanwhile done so for an iterator that has seen `seen`
-        outputs."""
-        # In a forked child the thread that consumes may not be there, nor who could release the lock.
+        """Consume one event.
+
+        Args:
+            seen: the number of outputs that an iterator has seen: with more of them there is nothing to wait for.
+        """
+        # In a forked child the consuming thread, and the one that holds the lock, may not exist.
         self._call.require()
         me = threading.get_ident()
         nested = self._consumer == me  # Called back from `on_output`.

@@ -24,7 +24,7 @@ LOG_NAME = "runtimed.log"
 INFO_NAME = "daemon.json"
 
 IDLE_SECONDS = 4 * 3600.0
-"""Seconds without peers and work after which a daemon ends that nobody started by name."""
+"""Seconds without peers and work after which a daemon on the default socket ends."""
 
 _GIT_SECONDS = 5.0
 

@@ -12,12 +12,12 @@ from runtimed_ffi.output import Output
 
 
 class ExecutionResult:
-    """What one execution of a cell produced. Compares and pickles by value; always true, look at `success`.
+    r"""What one execution of a cell produced. Compares and pickles by value; always true, look at `success`.
 
     Example::
 
         result = session.run("print('hi'); 1 + 1")
-        assert result.success and result.stdout == "hi\\n"
+        assert result.success and result.stdout == "hi\n"
     """
 
     __slots__ = ("_cell_id", "_execution_count", "_execution_id", "_outputs", "_state", "_success")

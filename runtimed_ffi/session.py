@@ -1,4 +1,4 @@
-"""`Session`: a peer of one notebook room, which edits the document, runs its cells and hears what happens.
+"""`Session`: a peer of one notebook room, which edits the document, runs its cells and gets its events.
 
 Storey 6 (client). Source: python-api, section 1.5 and part 3; protocol 2, sections 5 and 9.
 """
@@ -110,7 +110,7 @@ class Session(DocumentAccess):
         """Join the room, and start a daemon first if that is allowed; does nothing while a connection stands.
 
         Raises:
-            ConnectError: nobody accepts (`Failed to connect: <OS error>`), or the daemon could not be started.
+            ConnectError: no daemon accepts (`Failed to connect: <OS error>`), or the daemon could not be started.
             TimeoutError_: the daemon accepts but does not answer within 10 seconds.
             DisconnectedError, ProtocolError: it hung up (twice, if a daemon may be started), or does not speak the
                 protocol.
@@ -142,10 +142,10 @@ class Session(DocumentAccess):
             old.close()
 
     def disconnect(self) -> None:
-        """Leave the room; the kernel goes on. Everybody who waits on this session gets a `DisconnectedError`.
-        Idempotent.
+        """Leave the room; the kernel goes on. Idempotent.
 
-        What was written before reaches the daemon; the call waits for that.
+        Every thread that waits on this session gets a `DisconnectedError`. What was written before reaches the daemon;
+        the call waits for that.
 
         Raises:
             TimeoutError_: the daemon took nothing of it for 10 seconds; the session is disconnected all the same.
@@ -157,9 +157,9 @@ class Session(DocumentAccess):
             connection.close()
 
     def close(self) -> None:
-        """Let go of the kernel: shut it down if this session launched it and nobody else is in the room.
+        """Let go of the kernel: shut it down if this session launched it and no other peer is in the room.
 
-        Whether somebody else is there is asked of the daemon's list of rooms; if it cannot be had, the kernel goes
+        The daemon's list of rooms says whether another peer is there; if it cannot be had, the kernel goes
         on. The session stays in the room until `disconnect()`, or until it is collected. Never raises: what goes wrong,
         and what subscription callbacks raise meanwhile, is logged. Idempotent.
         """
@@ -207,7 +207,7 @@ class Session(DocumentAccess):
         self._ask(requests.INTERRUPT)
 
     def shutdown_kernel(self) -> None:
-        """Stop the room's kernel, for everybody; also fine when there is none."""
+        """Stop the room's kernel, for all peers; also fine when there is none."""
         self._ask(requests.SHUTDOWN_KERNEL)
         self._kernel = None
 
@@ -288,10 +288,10 @@ class Session(DocumentAccess):
     # -- subscriptions
 
     def on_output(self, callback: Callable[[OutputEvent], Any]) -> Subscription:
-        """Call `callback` for every output of the notebook, whoever runs the cell.
+        """Call `callback` for every output of the notebook, of cells run by any peer.
 
         Callbacks of subscriptions run on a thread that waits in this session, or on the pump; one at a time, in order.
-        Of outputs that were dropped because nobody took them in time, subscribers of changes hear (`Change.missed`).
+        When outputs were dropped because no thread took them in time, subscribers of changes get a `Change.missed`.
         """
         subscription = self._subscriptions.add(EventKind.OUTPUT, callback)
         connection = self._connection
@@ -308,7 +308,7 @@ class Session(DocumentAccess):
         return self._subscriptions.add(EventKind.BROADCAST, callback)
 
     def start_pump(self) -> None:
-        """Deliver subscriptions from a thread of the session's own, also when nobody waits.
+        """Deliver subscriptions from a thread of the session's own, also when no other thread waits.
 
         The thread keeps the connection open until `stop_pump()`, `disconnect()` or the end of the interpreter.
         Idempotent.

@@ -1,4 +1,4 @@
-"""Subscriptions of a session: who wants to hear of outputs, changes and broadcasts, and what they are told.
+"""Subscriptions of a session: the callbacks for outputs, changes and broadcasts, and what they are called with.
 
 Storey 6 (client). Knows events and outputs; knows nothing of connections, so that subscriptions outlive a reconnect.
 """
@@ -27,7 +27,7 @@ class Change:
     metadata: bool = False
     """True when the notebook's metadata changed."""
     missed: bool = False
-    """True when events were dropped because nobody fetched them: anything may have changed, read the document."""
+    """True when events were dropped because no thread fetched them: anything may have changed, read the document."""
 
 
 class Subscription:
@@ -77,11 +77,11 @@ class Subscriptions:
         return Subscription(remove)
 
     def any(self, kind: int) -> bool:
-        """Whether somebody wants events of this kind."""
+        """Whether events of this kind have subscribers."""
         return bool(self._callbacks.get(kind))
 
     def wants(self, event: Event) -> bool:
-        """Whether somebody wants this event."""
+        """Whether this event has subscribers."""
         return self.any(EventKind.CHANGED if event.kind == EventKind.RESYNC else event.kind)
 
     def deliver(self, event: Event, read_output: Callable[[Event], OutputEvent | None]) -> list[Exception]:
@@ -89,7 +89,7 @@ class Subscriptions:
 
         Args:
             event: the event.
-            read_output: what an output event has to tell; it may have to fetch the content. `None`: nothing new.
+            read_output: makes what subscribers get of an output; it may have to fetch the content. `None`: nothing new.
 
         Returns:
             What the callbacks raised; each of them is called whatever the others do.

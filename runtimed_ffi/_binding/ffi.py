@@ -107,8 +107,10 @@ _CLASSES: dict[int, type[errors.RuntimedError]] = {
 
 
 def library_file() -> str:
-    """Path of the library bundled with the package, or its bare name when the extension was linked against another
-    one."""
+    """Path of the library bundled with the package.
+
+    Its bare name when the extension was linked against another one.
+    """
     directory = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib")
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     for name in names:

@@ -51,7 +51,7 @@ def check_shared_directory(path: str) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         raise Unsafe(f"{path} belongs to user {found.st_uid}, not to you ({os.geteuid()}); {_ADVICE}")
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        raise Unsafe(f"everybody can write into {path}; run `chmod o-w {path}`, or {_ADVICE}")
+        raise Unsafe(f"other users can write into {path}; run `chmod o-w {path}`, or {_ADVICE}")
 
 
 def check_own(path: str) -> None:
@@ -70,7 +70,7 @@ def check_own(path: str) -> None:
         if found.st_uid != os.geteuid():
             raise Unsafe(f"{path} belongs to user {found.st_uid}, not to you ({os.geteuid()}); {_ADVICE}")
         if found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode):
-            raise Unsafe(f"everybody can write to {path}; run `chmod o-w {path}`, or {_ADVICE}")
+            raise Unsafe(f"other users can write to {path}; run `chmod o-w {path}`, or {_ADVICE}")
 
 
 def make_private(path: str) -> None:

@@ -1,6 +1,6 @@
-"""What a forked child needs: a lock that nobody has taken there (storey 5: the standard library only).
+"""What a forked child needs: a lock that no thread has taken there (storey 5: the standard library only).
 
-Threads that held a lock when the process forked do not exist in the child, and nobody would ever release it.
+Threads that held a lock when the process forked do not exist in the child, so the lock would never be released.
 """
 
 from __future__ import annotations

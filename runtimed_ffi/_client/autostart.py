@@ -22,8 +22,8 @@ from runtimed_ffi.places import IDLE_SECONDS, LOG_NAME, daemon_command
 LOCK_SECONDS = 2 * READY_SECONDS
 """Limit for another process that is starting one: it may have been stopped in the middle."""
 IDLE_VARIABLE = "RUNTIMED_FFI_IDLE_TIMEOUT"
-"""Environment variable: seconds after which a daemon started here ends when nobody needs it; `0` for never.
-Default: `IDLE_SECONDS`, because no user ends a daemon that none has started."""
+"""Environment variable: seconds after which a daemon started here ends without peers and work; `0` for never.
+Default: `IDLE_SECONDS`, because no user ends a daemon that no user has started."""
 
 
 class _Detached(subprocess.Popen):  # type: ignore[type-arg]  # not subscriptable in Python 3.8's runtime class
@@ -37,7 +37,7 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def idle_seconds() -> float:
-    """How long a daemon started here stays without anybody to serve; a variable that is no number is ignored."""
+    """Seconds a daemon started here stays without peers and work; a variable that is no number is ignored."""
     try:
         seconds = float(os.environ.get(IDLE_VARIABLE, ""))
     except ValueError:
@@ -46,7 +46,7 @@ def idle_seconds() -> float:
 
 
 def is_absent(error: OSError) -> bool:
-    """Whether a failure to connect means that nobody is there (and not, say, that access is denied)."""
+    """Whether a failure to connect means that no daemon is there (and not, say, that access is denied)."""
     return isinstance(error, (FileNotFoundError, ConnectionRefusedError))
 
 

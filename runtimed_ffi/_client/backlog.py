@@ -1,4 +1,4 @@
-"""Events that wait until somebody takes them, and what happens when nobody does.
+"""Events that wait until they are taken, and what happens when they are not.
 
 Storey 6 (client). Imports only `_binding.events`.
 """

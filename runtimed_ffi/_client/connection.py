@@ -19,7 +19,7 @@ from runtimed_ffi._binding.ffi import TIMEOUT
 from runtimed_ffi._binding.native_session import NativeSession
 from runtimed_ffi._client.arguments import milliseconds
 from runtimed_ffi._client.blob_reader import BlobReader, unreadable
-from runtimed_ffi._client.dedupe import News
+from runtimed_ffi._client.dedupe import OutputDeduplicator
 from runtimed_ffi._client.inbox import Mailbox
 from runtimed_ffi._client.output_list import StreamPositions
 from runtimed_ffi._client.requests import Ask, connect_error, request_error, response_of
@@ -41,7 +41,7 @@ class Connection:
     Args:
         socket_path: the daemon's socket.
         notebook_id: the room.
-        subscriptions: who gets news.
+        subscriptions: the callbacks for news.
         on_error: gets what subscribers raise; returns false when it did not take it.
         connect_seconds: limit for handshake and initial sync.
 
@@ -71,7 +71,7 @@ class Connection:
         self._pump: Stop | None = None
         self._pump_thread: threading.Thread | None = None
         self.native = NativeSession(socket_path, notebook_id, connect_timeout_ms=milliseconds(connect_seconds))
-        self._router = Router(self.native, News(subscriptions.wants), self._deliver)
+        self._router = Router(self.native, OutputDeduplicator(subscriptions.wants), self._deliver)
         try:
             first = self._router.wait_ready()
             if first.kind == EventKind.CLOSED:
@@ -148,7 +148,7 @@ class Connection:
                 box.accept(event)
                 event = self._router.wait(box)
         except BaseException:
-            log = True  # Ctrl-C: nobody comes back to this mailbox.
+            log = True  # Ctrl-C: no wait comes back to this mailbox.
             raise
         finally:
             if log:
@@ -214,7 +214,7 @@ class Connection:
     # -- pump and end
 
     def start_pump(self, on_errors: Callable[[list[Exception]], None]) -> None:
-        """Consume events on a daemon thread of its own, also when nobody waits."""
+        """Consume events on a daemon thread of its own, also when no other thread waits."""
         if self._pump is None:
             self._pump = Stop()
             self._pump_thread = threading.Thread(
@@ -251,8 +251,10 @@ class Connection:
             raise failure
 
     def close_at_exit(self) -> None:
-        """Stop what could still call into the interpreter; waits for nobody but a daemon that has yet to take what was
-        written here."""
+        """Stop what could still call into the interpreter.
+
+        Waits only for a daemon that has yet to take what was written here.
+        """
         if self.inherited:
             return
         unsent = self._is_unsent()

@@ -1,4 +1,4 @@
-"""Which events are news for subscribers, who follow the notebook and not one execution.
+"""Leaves out replayed and duplicate outputs for subscribers, which follow the notebook and not one execution.
 
 Storey 6 (client). Imports only `_binding.events`. Source: the comments on `RTD_EV_OUTPUT` and `RTD_EV_CLEARED`.
 """
@@ -16,17 +16,17 @@ class _State(NamedTuple):
     """The last event that was looked at."""
     verdict: bool
     """Whether it was news."""
-    again: Mapping[int, int]
-    """By token: so many outputs follow that were there before the execution was joined."""
-    speaking: Mapping[str, int]
-    """By cell: whose outputs are told. With several executions of a cell each change comes once for every one."""
+    replayed: Mapping[int, int]
+    """By token: the number of outputs to come that were there before the execution was joined."""
+    reporter: Mapping[str, int]
+    """By cell: the token whose outputs count. With several executions of a cell each output comes once for each."""
 
 
-class News:
-    """Tells news from what subscribers have heard, or were not there to hear.
+class OutputDeduplicator:
+    """Decides which events are news: not outputs that are replayed, and each output once.
 
     Args:
-        wants: whether somebody has subscribed to events of this kind.
+        wants: whether events of this kind have subscribers.
 
     Threads: the caller locks. A `KeyboardInterrupt` may strike at any line: the same event may be shown again.
     """
@@ -43,20 +43,22 @@ class News:
         return state.verdict
 
     def _after(self, state: _State, event: Event) -> _State:
-        again, speaking, verdict = state.again, state.speaking, self._wants(event)
+        replayed, reporter, verdict = state.replayed, state.reporter, self._wants(event)
         if event.kind == EventKind.RESYNC:
-            again = {}  # What was to follow may have been dropped.
+            replayed = {}  # What was to follow may have been dropped.
         elif event.kind == EventKind.CLEARED and event.number > 0:
-            again = {**again, event.token: event.number}
+            replayed = {**replayed, event.token: event.number}
         elif event.kind == EventKind.DONE:
-            again = {token: count for token, count in again.items() if token != event.token}
-            speaking = {cell: token for cell, token in speaking.items() if token != event.token}
-        elif event.kind == EventKind.OUTPUT and event.token in again:
-            left = again[event.token] - 1
-            again = {**again, event.token: left} if left else {t: n for t, n in again.items() if t != event.token}
+            replayed = {token: count for token, count in replayed.items() if token != event.token}
+            reporter = {cell: token for cell, token in reporter.items() if token != event.token}
+        elif event.kind == EventKind.OUTPUT and event.token in replayed:
+            left = replayed[event.token] - 1
+            replayed = (
+                {**replayed, event.token: left} if left else {t: n for t, n in replayed.items() if t != event.token}
+            )
             verdict = False
         elif event.kind == EventKind.OUTPUT and event.token:
-            if event.id not in speaking:
-                speaking = {**speaking, event.id: event.token}
-            verdict = verdict and speaking[event.id] == event.token
-        return _State(event.seq, verdict, again, speaking)
+            if event.id not in reporter:
+                reporter = {**reporter, event.id: event.token}
+            verdict = verdict and reporter[event.id] == event.token
+        return _State(event.seq, verdict, replayed, reporter)

@@ -3,7 +3,7 @@
 Storey 6 (client). Starts nothing. Source: protocol 2, sections 1.1 to 1.4; python-api, section 1.11.
 
 Order: the path the caller gives; `RUNTIMED_SOCKET_PATH` unless it is empty; the reference daemon's default socket if
-somebody accepts there; ours.
+a daemon accepts there; ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SocketPath(str):
 
 
 class Location(NamedTuple):
-    """Where to connect to, and whose choice it was."""
+    """Where to connect to, and whether it was chosen."""
 
     path: SocketPath
     given: bool

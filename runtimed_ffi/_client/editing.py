@@ -100,7 +100,7 @@ class DocumentAccess(abc.ABC):
         return [Cell.from_document(cell) for cell in self._native().cells()]
 
     def get_outputs(self, cell_id: str) -> list[Output]:
-        """The outputs a cell has in the document, whoever ran it."""
+        """The outputs a cell has in the document, run by any peer."""
         arguments.text("cell_id", cell_id)
         return self._require().outputs(cell_id)
 

@@ -8,7 +8,7 @@ Each request has a token and a `Mailbox`; its events go there. Events that belon
 read, or a subscriber that is slow, finds a `RESYNC`.
 
 A `KeyboardInterrupt` can strike between any two bytecodes. So an event stays the source's next event until it is
-routed and confirmed, and stays the mailbox's next event until its owner has accepted it; event numbers tell
+routed and confirmed, and stays the mailbox's next event until its owner has accepted it; event numbers show
 repetitions.
 """
 

@@ -1,10 +1,10 @@
 """The outputs of cells, put together from events.
 
-Storey 6 (client). Knows outputs and the changes that events tell of; knows nothing of connections. Source: the header's
+Storey 6 (client). Knows outputs and the changes that events carry; knows nothing of connections. Source: the header's
 `rtd_output_change`; nbformat (neighbouring stream outputs of one name are one output).
 
-Our daemon writes stream text in pieces and merges them later. Each piece is told once; a merge brings at most the text
-that had not been told as a piece.
+Our daemon writes stream text in pieces and merges them later. Each piece is reported once; a merge brings at most the
+text that was not reported as a piece.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OutputList:
             output: the output it carries.
 
         Returns:
-            What is new to somebody who was told of everything before; `None` if nothing is.
+            What is new by this event; `None` if nothing is.
         """
         if change == OutputChange.JOINED:
             pieces = self._take(index)
@@ -75,7 +75,7 @@ class OutputList:
 
 
 class StreamPositions:
-    """Where the pieces of a stream will be when they are merged, for those who follow all cells."""
+    """Where the pieces of a stream will be when they are merged, for subscribers that follow all cells."""
 
     def __init__(self) -> None:
         self._runs: dict[str, tuple[int, int, str | None]] = {}
@@ -96,12 +96,12 @@ class StreamPositions:
 
 
 def _news(output: Output, pieces: Sequence[Output]) -> Output | None:
-    """What an output has more than the pieces that were told before, as far as it begins with them."""
-    text, told = output.text or "", 0
+    """What an output has more than the pieces reported before, as far as it begins with them."""
+    text, known = output.text or "", 0
     for piece in pieces:
-        if output.name is None or piece.name != output.name or not text.startswith(piece.text or "", told):
+        if output.name is None or piece.name != output.name or not text.startswith(piece.text or "", known):
             break
-        told += len(piece.text or "")
-    if told == 0:
+        known += len(piece.text or "")
+    if known == 0:
         return output
-    return Output("stream", name=output.name, text=text[told:]) if told < len(text) else None
+    return Output("stream", name=output.name, text=text[known:]) if known < len(text) else None

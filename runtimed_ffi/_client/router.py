@@ -98,7 +98,7 @@ class Router:
         return self.wait(self.life)
 
     def wait_ended(self) -> Event:
-        """The connection's last event; for a caller who has closed it."""
+        """The connection's last event; for a caller that has stopped it."""
         while True:
             event = self.wait(self.life)
             if event.kind == EventKind.CLOSED:
@@ -231,8 +231,10 @@ class _Waiter:
 
 
 class Stop:
-    """How to end a pump: a flag, and a pipe that ends its poll. The pump closes the pipe; the router's lock guards
-    it."""
+    """How to end a pump: a flag, and a pipe that ends its poll.
+
+    The pump closes the pipe; the router's lock guards it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -254,7 +256,7 @@ class Stop:
         return poll
 
     def close(self) -> None:
-        """Close the pipe; nobody polls it any more."""
+        """Close the pipe, which the pump polls no more."""
         self._closed = True
         os.close(self._reader)
         os.close(self._writer)

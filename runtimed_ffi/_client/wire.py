@@ -41,7 +41,7 @@ def os_error_text(error: OSError) -> str:
 
 
 def accepts(path: str) -> OSError | None:
-    """Try to connect to a socket and hang up at once; `None` when somebody accepts, else what went wrong."""
+    """Try to connect to a socket and hang up at once; `None` when it accepts, else what went wrong."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             _connect(probe, path)

@@ -59,7 +59,7 @@ def stop(paths: Layout, *, limit: float, force: bool) -> int:
     except ProcessLookupError:
         pass  # It ended by itself.
     except PermissionError:
-        return _failed(f"the daemon (pid {seen.pid}) belongs to somebody else")
+        return _failed(f"the daemon (pid {seen.pid}) belongs to another user")
     if _freed(paths.lock, limit):
         print("stopped")
         return 0
@@ -90,21 +90,21 @@ def _kill(paths: Layout, seen: Observation) -> int:
 
 
 def _freed(path: str, seconds: float) -> bool:
-    """Wait until nobody holds a lock, at most some seconds; whether that came about."""
+    """Wait until a lock is free, at most some seconds, and return whether it is."""
     if not os.path.exists(path):
         return True
     with open(path) as lock:
-        # Shared, so that a daemon that starts at this moment is disturbed by nobody but its predecessor.
+        # Shared: it does not disturb a daemon that starts at this moment.
         return acquire(lock.fileno(), fcntl.LOCK_SH, seconds)
 
 
 def _obstacle(paths: Layout) -> str:
-    """Who holds the lock of a daemon that is not there, in words."""
+    """The processes that hold the lock of a daemon that is not there, in words."""
     if not is_locked(paths.lock):
         return ""
     found = holders(paths.lock)
     if not found:
-        return f"\n{paths.lock} is held by a process of somebody else"
+        return f"\n{paths.lock} is held by a process of another user"
     return f"\n{paths.lock} is held by process {', '.join(map(str, found))}; end it first"
 
 

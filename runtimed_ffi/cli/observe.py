@@ -23,7 +23,7 @@ from runtimed_ffi.places import Layout, is_locked, read_info
 _PEER_CREDENTIALS = getattr(socket, "SO_PEERCRED", 17)
 
 ANSWER_SECONDS = 5.0
-"""How long a daemon may take to tell about itself."""
+"""Seconds a daemon may take for its report."""
 
 _PROGRAMS = ("runtimed", "runtimed-ffi")
 
@@ -32,11 +32,11 @@ class Observation(NamedTuple):
     """A daemon as seen from outside."""
 
     locked: bool
-    """Somebody holds the lock."""
+    """A process holds the lock."""
     accepts: bool
-    """Somebody accepts connections at the socket."""
+    """A process accepts connections at the socket."""
     report: dict[str, Any] | None
-    """What the daemon tells (``daemon.report``), ``None`` without an answer, empty from a daemon that is not ours."""
+    """The daemon's report (`daemon.report`); `None` without an answer, empty from a daemon that is not ours."""
     stats: dict[str, Any]
     """The statistics of its pools (protocol 2, section 4.2)."""
     pid: int | None
@@ -44,6 +44,7 @@ class Observation(NamedTuple):
 
     @property
     def running(self) -> bool:
+        """Whether a daemon runs, as far as can be seen."""
         return self.locked or self.accepts
 
 
@@ -78,7 +79,7 @@ def holders(path: str) -> list[int]:
             if any(file.path == path for file in process.open_files()):
                 found.append(process.pid)
         except psutil.Error:
-            continue  # Somebody else's, or gone.
+            continue  # Another user's, or gone.
     return found
 
 
@@ -116,5 +117,5 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # Somebody else's.
+        return True  # Another user's.
     return True

@@ -22,7 +22,7 @@ def show(paths: Layout, arguments: argparse.Namespace) -> int:
     """Print the service file that ``unit systemd`` or ``unit launchd`` asks for."""
     command = daemon_command(*run_options(arguments))
     if arguments.idle_timeout is None:
-        # Who has a service manager start it wants it to be there.
+        # A user whose service manager starts it wants it to be there.
         command += ["--idle-timeout", "0"]
     if arguments.subject == "systemd":
         sys.stdout.write(systemd(command, os.environ.get("PATH", os.defpath)))

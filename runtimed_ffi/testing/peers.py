@@ -145,8 +145,10 @@ class Peer:
         return self.posted
 
     def post_barrier(self) -> int:
-        """Ask for everything up to here: the response comes behind all changes before it; behind all broadcasts as well
-        if the daemon is ours."""
+        """Ask for everything up to here: the response comes behind all changes before it.
+
+        It comes behind all broadcasts as well if the daemon is ours.
+        """
         if not self.plain:
             return self.post("get_queue_state", sync=True)
         self.send_raw(typed(SYNC, announcement(self.document)))

@@ -171,7 +171,7 @@ def test_an_unsafe_directory_is_refused_with_advice(command: Command) -> None:
     command.base.chmod(0o777)
     for word in ("start", "run"):
         error = command(word, code=1).stderr
-        assert f"everybody can write into {command.base}; run `chmod o-w {command.base}`" in error
+        assert f"other users can write into {command.base}; run `chmod o-w {command.base}`" in error
     assert os.listdir(command.base) == []
 
 

@@ -6,14 +6,14 @@ import pytest
 from fakes import in_thread
 
 from runtimed_ffi._binding.events import Event, EventKind
-from runtimed_ffi._client.dedupe import News
+from runtimed_ffi._client.dedupe import OutputDeduplicator
 
 
 class Told:
     """Shows events to a filter; collects the texts of those that are news."""
 
     def __init__(self):
-        self.news = News(lambda event: event.kind in (EventKind.OUTPUT, EventKind.CHANGED))
+        self.news = OutputDeduplicator(lambda event: event.kind in (EventKind.OUTPUT, EventKind.CHANGED))
         self.texts = []
         self.seq = 0
 

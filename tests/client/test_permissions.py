@@ -29,7 +29,7 @@ def test_a_world_writable_directory_needs_the_sticky_bit(tmp_path: Path) -> None
         check_shared_directory(str(tmp_path))
     tmp_path.chmod(0o1777)
     check_shared_directory(str(tmp_path))
-    with pytest.raises(Unsafe, match="everybody can write"):
+    with pytest.raises(Unsafe, match="other users can write"):
         check_own(str(tmp_path))
 
 

@@ -23,8 +23,10 @@ _buffers = st.lists(st.lists(st.integers(0, 255), max_size=4), max_size=2)
 
 
 def _object(members: _Members, optional: _Members | None = None, order: str = "") -> st.SearchStrategy[Json]:
-    """An object with members in this order; `optional` ones may be absent. `order` names them all where optional ones
-    do not stand at the end."""
+    """An object with members in this order; `optional` ones may be absent.
+
+    `order` names them all where optional ones do not stand at the end.
+    """
     names = order.split() if order else [*members, *(optional or {})]
     whole = st.fixed_dictionaries(members, optional=optional or {})
     return whole.map(lambda value: {name: value[name] for name in names if name in value})
@@ -204,6 +206,7 @@ def message(draw: st.DrawFn, kind: str, variant: str | None = None) -> Json:
     """A message with its defined members in the order of the specification.
 
     Args:
+        draw: given by Hypothesis.
         kind: one of `KINDS`.
         variant: the value of the member that tells variants apart; any if `None`.
     """

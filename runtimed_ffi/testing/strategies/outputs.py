@@ -55,8 +55,11 @@ def output(draw: st.DrawFn) -> Json:
 
 @st.composite
 def manifest(draw: st.DrawFn) -> tuple[Json, Json, dict[str, tuple[bytes, str]]]:
-    """A manifest as the reference or anybody else may write it (8.2): the output it stands for, the manifest, and the
-    blobs it needs by their hash, with their media types. Which texts lie in blobs does not depend on their size."""
+    """A manifest as any implementation may write it (8.2).
+
+    The output it stands for, the manifest, and the blobs it needs by their hash, with their media types. Which texts
+    lie in blobs does not depend on their size.
+    """
     meant = draw(output())
     blobs: dict[str, tuple[bytes, str]] = {}
 
