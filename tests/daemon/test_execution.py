@@ -169,6 +169,9 @@ async def test_runs_of_deleted_cells_are_forgotten(s: Stage) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execution, "REMEMBERED_CELLS", 3)
         s.rooms.get("nb").queue._remembered = 3
+        writer, searches = s.rooms.get("nb").writer, []
+        search = writer.forget_deleted
+        patch.setattr(writer, "forget_deleted", lambda cells: searches.append(len(cells)) or search(cells))
         for number, cell in enumerate(["a", "gone", "b", "c", "a"], 1):
             s.ask("queue_cell", cell_id=cell, code="1")
             s.play(number, display(f"m{number}", cell, display_id=f"of {cell}"))
@@ -189,6 +192,7 @@ async def test_runs_of_deleted_cells_are_forgotten(s: Stage) -> None:
         for number in range(9, 12):
             s.kernel.say(busy(f"m{number}"))
         assert s.host.brief() == ["status busy -", "status busy -", "status busy z"]
+        assert searches == [3, 4, 8], "and not at every start in between"
 
 
 @staged

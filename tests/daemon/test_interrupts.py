@@ -131,7 +131,10 @@ async def test_interrupts_before_the_start_are_sent_once_and_not_to_the_next(s: 
     s.execute("a", "b")
     for peer in (1, 2):
         s.ask("interrupt_execution", peer)
-    s.kernel.say(busy("m1"), started("m1", 1), started("m1", 1))
+    s.kernel.say(busy("m1"))
+    s.ask("interrupt_execution")
+    assert s.kernel.interrupts == 0, "busy, but not with the code yet: it would be lost"
+    s.kernel.say(started("m1", 1), started("m1", 1))
     assert s.kernel.interrupts == 1
     s.kernel.say(reply("m1"), idle("m1"), busy("m2"), started("m2", 2))
     assert s.kernel.executed == ["code a", "code b"]

@@ -220,6 +220,27 @@ async def test_failures_are_repeated_and_launches_do_not_wait_for_them(
     await until(lambda: pool.facts()["ready"] == 1)
 
 
+def test_each_failure_doubles_the_pause_and_a_success_ends_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(map(prewarmed.retry_delay, range(1, 10))) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+    async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
+        failures: list[int] = []
+        monkeypatch.setattr(prewarmed, "retry_delay", lambda number: failures.append(number) or 0.0)
+        s.failure = LaunchError("disk full")
+        pool.open(WANTED)
+        for _ in range(2):
+            await until(lambda: len(failures) >= 3)
+            s.failure = None
+            await until(lambda: pool.facts()["ready"] == 1)
+            assert failures == list(range(1, len(failures) + 1))
+            failures.clear()
+            s.failure = LaunchError("disk full")
+            s.ahead[-1].die()
+        s.failure = None
+
+    with_fakes(body)(monkeypatch)
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)

@@ -281,3 +281,12 @@ def test_the_document_is_what_a_plain_model_has(steps: list[Any]) -> None:
         assert s.host.outputs("nb", "a") == model.outputs
 
     staged(body)()
+
+
+def test_an_output_is_filled_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "OUTPUT_LIMIT", 10)
+    run = streams.StreamRun("a", "stdout", 0)
+    run.add("1234", "x", FakeBlobs(), Publication())  # type: ignore[arg-type]
+    assert run.takes("stdout", "567890") and not run.takes("stdout", "5678901")
+    assert not run.takes("stderr", "5")
+    assert [len(part) for part in streams.portions("x" * 25)] == [10, 10, 5]

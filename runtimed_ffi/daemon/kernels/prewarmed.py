@@ -229,7 +229,7 @@ class PrewarmedKernels:
                 self._filling = None
                 if self._failures:
                     immediately = False
-                    await asyncio.sleep(min(_RETRY[0] * 2.0 ** (self._failures - 1), _RETRY[1]))
+                    await asyncio.sleep(retry_delay(self._failures))
         finally:
             self._refill = None
 
@@ -311,6 +311,11 @@ class PrewarmedKernels:
         for waiting in list(self._waiting):
             self._discard(waiting)
         await self._endings.settle(timeout)
+
+
+def retry_delay(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return float(min(_RETRY[0] * 2.0 ** (failures - 1), _RETRY[1]))
 
 
 def _memory(kernel: Kernel) -> int:

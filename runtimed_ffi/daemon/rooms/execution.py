@@ -265,7 +265,6 @@ class ExecutionQueue:
             execution_id=run.execution_id,
         )
         if run.interrupt_at_start and self._kernel is not None:
-            run.interrupt_at_start = False
             self._kernel.interrupt()
 
     def _on_shell(self, message: Message, publication: Publication) -> None:

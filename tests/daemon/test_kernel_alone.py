@@ -1,4 +1,4 @@
-"""The delivery of interrupts to a kernel, with a provisioner that takes its time."""
+"""One kernel without a process: the delivery of interrupts, and which messages reach the listener."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ pytest.importorskip("zmq", reason="pyzmq is missing")
 from runtimed_ffi.daemon.environments.plans import LaunchPlan
 from runtimed_ffi.daemon.kernels import kernel_directory
 from runtimed_ffi.daemon.kernels.kernel import Kernel
+from runtimed_ffi.daemon.ports import Message
+
+from .fakes import busy, idle
 
 
 class SlowProvisioned:
@@ -40,11 +43,19 @@ class Sockets:
         return f"m{len(self.sent)}"
 
 
+class Listener:
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_messages(self, kernel: Kernel, batch: list[Message]) -> None:
+        self.messages += [f"{message.msg_type} {message.parent_id}" for message in batch]
+
+
 def with_kernel(test: Callable[[Kernel, SlowProvisioned], Awaitable[None]]) -> Callable[[Path], None]:
     def run(tmp_path: Path) -> None:
         async def body() -> None:
             plan = LaunchPlan("python", "x", [sys.executable], str(tmp_path))
-            kernel = Kernel(plan, object(), kernel_directory.make(str(tmp_path)))  # type: ignore[arg-type]
+            kernel = Kernel(plan, Listener(), kernel_directory.make(str(tmp_path)))  # type: ignore[arg-type]
             provisioned = SlowProvisioned()
             kernel._provisioned, kernel._sockets = provisioned, Sockets()  # type: ignore[assignment]
             await asyncio.wait_for(test(kernel, provisioned), 30)
@@ -103,3 +114,16 @@ async def test_by_message_each_is_sent_at_once(kernel: Kernel, provisioned: Slow
     kernel.interrupt()
     assert kernel._sockets.sent == ["execute_request", "interrupt_request", "interrupt_request"]  # type: ignore[union-attr]
     assert provisioned.begun == 0
+
+
+@with_kernel
+async def test_what_the_probes_of_a_start_cause_does_not_reach_the_listener(
+    kernel: Kernel, provisioned: SlowProvisioned
+) -> None:
+    start = asyncio.ensure_future(kernel._until_ready(kernel._sockets))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    kernel._on_batch([busy("m1"), Message("shell", "kernel_info_reply", "m1", {}, {}, [])])
+    await start
+    kernel._open_up()
+    kernel._on_batch([idle("m1"), busy("m2"), idle("m1"), busy("")])
+    assert kernel._listener.messages == ["status m2", "status "]  # type: ignore[attr-defined]
