@@ -35,7 +35,7 @@ class Launching(NamedTuple):
     env_source: str
     """As requested, and as resolved once that is known."""
     text: str = ""
-    """What is being done at the moment, for people; empty if there is nothing to say."""
+    """The present step, for people; empty if there is none."""
 
 
 class KernelListener(Protocol):

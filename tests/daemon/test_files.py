@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,19 @@ def test_what_a_base_is_after_a_crash() -> None:
     settled = [base.settled(digest, contained) for digest in ("new", "old", "other") for contained in (True, False)]
     assert [each.digest for each in settled] == ["new", "old", "old", "old", "old", "old"]
     assert all(each.earlier is None for each in settled)
+
+
+def test_a_file_that_has_just_changed_may_change_again_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(b"1")
+    content = paths.read(str(path))
+    assert content is not None and not content.sure, "a second change may leave the same time"
+    now = time.time()
+    os.utime(path, (now, now - 10))
+    content = paths.read(str(path))
+    assert content is not None and content.sure
+    assert paths.unchanged(str(path), content)
+    assert not paths.unchanged(str(path), None)
+    path.write_bytes(b"")
+    assert paths.unchanged(str(path), None), "an empty file counts as none"
+    assert not paths.unchanged(str(path), content)

@@ -87,10 +87,10 @@ def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell])
     """Also in a room without edits, and nothing needs to be rebased there."""
     known = document(base)
     change = merging.change(known, file, known, store)
-    merged = apply(known, change.gentle)
-    after = apply(merged, change.hard)
+    merged = apply(known, change.in_place)
+    after = apply(merged, change.structural)
     assert after == document(file)
-    assert merging.mend(known, change, merged, after) == []
+    assert merging.reconcile(known, change, merged, after) == []
 
 
 @settings(deadline=None)  # A loaded machine is no failure.
@@ -100,8 +100,10 @@ def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
     base = [Cell(NAMES[number], "code", "", [], None, {}) for number in range(7)]
     known, file = document(base), [base[number] for number in order]
     change = merging.change(known, file, known, store)
-    assert [cell["id"] for cell in apply(apply(known, change.gentle), change.hard)] == [cell.id for cell in file]
-    moved = [op["cell_id"] for op in [*change.gentle, *change.hard] if op["op"] == "move_cell"]
+    assert [cell["id"] for cell in apply(apply(known, change.in_place), change.structural)] == [
+        cell.id for cell in file
+    ]
+    moved = [op["cell_id"] for op in [*change.in_place, *change.structural] if op["op"] == "move_cell"]
     ordered = (
         size for size in range(7, 0, -1) for part in itertools.combinations(order, size) if list(part) == sorted(part)
     )
@@ -112,7 +114,7 @@ def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
 @given(notebooks(), notebooks())
 def test_nothing_is_lost_without_a_base(room: list[Cell], file: list[Cell]) -> None:
     before = document(room)
-    after = apply(before, merging.exchange(before, file, store).hard)
+    after = apply(before, merging.exchange(before, file, store).structural)
     assert after == document(file)
     united = apply(after, merging.unite(before, after))
     by_id = {cell["id"]: cell for cell in united}
@@ -142,17 +144,17 @@ def test_outputs_of_the_file_count_only_where_the_room_has_none_of_its_own() -> 
     file = [code("a", "x", 2, count=7), code("b", "y", 2)]
     room = [code("a", "x", 1), code("b", "y", 3)]
     change, _ = meet(base, file, room)
-    after = apply(document(base), change.gentle)
+    after = apply(document(base), change.in_place)
     assert [cell["outputs"] for cell in after] == [['{"n": 2}'], ['{"n": 1}']]
     assert after[0]["execution_count"] == 7
-    assert change.hard == []
+    assert change.structural == []
 
 
 def test_a_cell_the_file_drops_stays_if_the_room_has_edited_it() -> None:
     base = [code("a", "1"), code("b", "2"), code("c", "3")]
     change, room = meet(base, [code("a", "1")], [code("a", "1"), code("b", "2 edited", 5), code("c", "3", 6)])
     after = [cell for cell in room if cell["id"] == "a"]
-    mended = apply(after, merging.mend(document(base), change, room, after))
+    mended = apply(after, merging.reconcile(document(base), change, room, after))
     assert [(cell["id"], cell["source"], cell["outputs"]) for cell in mended] == [
         ("a", "1", []),
         ("b", "2 edited", ['{"n": 5}']),
@@ -163,8 +165,8 @@ def test_a_cell_the_room_has_deleted_comes_back_only_if_the_file_has_edited_it()
     base = [code("a", "1"), code("b", "2")]
     change, _ = meet(base, [code("b", "2"), code("a", "1 edited")], [])
     assert change.returned == {"a"}
-    after = apply(document(base), change.gentle)
-    after = apply(after, change.hard)
+    after = apply(document(base), change.in_place)
+    after = apply(after, change.structural)
     assert [(cell["id"], cell["source"]) for cell in after] == [("b", "2"), ("a", "1 edited")]
 
 
@@ -172,20 +174,20 @@ def test_a_cell_the_file_moves_stays_deleted_if_the_room_has_deleted_it() -> Non
     base = [code("a", "1"), code("b", "2"), code("c", "3")]
     change, room = meet(base, [code("b", "2"), code("c", "3"), code("a", "1")], [code("b", "2"), code("c", "3")])
     assert change.replaced == {"a"}
-    mended = merging.mend(document(base), change, room, [*room, *document([code("a", "1")])])
+    mended = merging.reconcile(document(base), change, room, [*room, *document([code("a", "1")])])
     assert mended == [{"op": "delete_cell", "cell_id": "a"}]
 
 
 def test_few_cells_are_moved() -> None:
     base = [code(name, name) for name in NAMES]
     change, _ = meet(base, [base[-1], *base[:-1]], base)
-    assert change.hard == [{"op": "move_cell", "cell_id": NAMES[-1], "index": 0}]
+    assert change.structural == [{"op": "move_cell", "cell_id": NAMES[-1], "index": 0}]
 
 
 def test_where_both_have_text_the_copy_stands_behind_the_cell_of_the_room() -> None:
     room = document([code("a", "room a"), code("b", "same"), code("c", "room c"), code("d", "same")])
     file = [code("a", "file a"), code("b", "same"), code("c", "file c"), code("d", "same")]
-    after = apply(room, merging.exchange(room, file, store).hard)
+    after = apply(room, merging.exchange(room, file, store).structural)
     united = apply(after, merging.unite(room, after))
     assert [cell["source"] for cell in united] == ["room a", "file a", "same", "room c", "file c", "same"]
     assert [cell["id"] for cell in united if cell["source"].startswith("room")] == ["a", "c"]

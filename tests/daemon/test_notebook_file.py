@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from runtimed_ffi.blobs import Blobs
 from runtimed_ffi.daemon.files import notebook_file, paths
-from runtimed_ffi.daemon.files.notebook_file import NotebookFile, Place
+from runtimed_ffi.daemon.files.notebook_file import FileLocation, NotebookFile
 from runtimed_ffi.daemon.files.paths import FileError
 from runtimed_ffi.host import Host
 
@@ -39,7 +39,7 @@ class Desk:
 
     def open(self) -> NotebookFile:
         self.host.prepare_room(self.room, str(self.directory / "journal"))
-        place = Place(self.room, self.room, str(self.directory / "base"), 0o644)
+        place = FileLocation(self.room, self.room, str(self.directory / "base"), 0o644)
         self.file = NotebookFile(place, self.host, self.blobs)
         self.file.fill()
         self.host.admit(self.room)

@@ -215,6 +215,29 @@ def test_an_awaited_removal_does_not_queue(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(body())
 
 
+def test_an_environment_with_a_process_is_not_taken_back(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path)
+        path = forge(scene.directory, 1, leases.READY)
+        os.unlink(path / "bin" / "python")
+        os.symlink(sys.executable, path / "bin" / "python")
+        await scene.start()
+        scene.uv.gate.clear()
+        assert scene.pools.take("uv") is not None
+        command = [str(path / "bin" / "python"), "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tenant:
+            assert tenant.stdout is not None and tenant.stdin is not None
+            assert tenant.stdout.readline() == b"up\n"
+            await scene.pools.give_back("uv", str(path))
+            assert scene.available() == 0 and path.exists()
+            tenant.stdin.close()
+        await scene.pools.give_back("uv", str(path))
+        assert scene.available() == 1
+        await scene.close()
+
+    asyncio.run(body())
+
+
 def test_two_daemons_share_a_directory(tmp_path: Path) -> None:
     async def body() -> None:
         first, second = Scene(tmp_path), Scene(tmp_path)

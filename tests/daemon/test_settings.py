@@ -168,9 +168,18 @@ def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(hos
     settings.changed()
     assert written(mirror)["default_runtime"] == "deno"
     assert mirror.with_name("settings.json.corrupt").read_text() == '{"theme": "dark",'
+    host.change_settings({"theme": "light"})
+    settings.changed()
+    assert written(mirror)["theme"] == "light"
+    assert not mirror.with_name("settings.json.corrupt.2").exists(), "the file was in order again"
+    mirror.write_text("{")
+    settings.read_file()
+    host.change_settings({"theme": "dark"})
+    settings.changed()
+    assert mirror.with_name("settings.json.corrupt.2").read_text() == "{", "and then broken again"
 
 
-def test_a_mended_file_counts_again(host, tmp_path, mirror):
+def test_a_corrected_file_counts_again(host, tmp_path, mirror):
     settings = opened(host, tmp_path)
     for content in ("[]", "nonsense", "", '{"theme": "dark"}'):
         mirror.write_text(content)

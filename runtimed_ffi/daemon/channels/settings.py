@@ -27,7 +27,7 @@ class Values(NamedTuple):
     theme: str = "system"
     """``system``, ``light`` or ``dark``; for user interfaces."""
     default_runtime: str = "python"
-    """``python``, ``deno`` or another kernel: for a notebook that does not say."""
+    """``python``, ``deno`` or another kernel: for a notebook that does not name one."""
     default_python_env: str = "uv"
     """``uv``, ``conda`` or another tool: where a Python kernel comes from when nothing else is said."""
     uv_packages: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The settings as a JSON file that people edit, and the schema that helps their editors.
 
-Storey: daemon (7).  Source: protocol 2, sections 1.4 and 11.1.  Whatever is compared here is content, never time: a
-change is seen by what the file says, so no pause can lose one.
+Storey: daemon (7).  Source: protocol 2, sections 1.4 and 11.1.  Only contents are compared, never
+times, so no change can be missed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class SettingsFile:
             self._broken = True
             # An editor that writes in place empties the file first; that is not an error.
             log.log(
-                logging.ERROR if data else logging.DEBUG, "%s is broken and waits to be mended: %s", self.path, error
+                logging.ERROR if data else logging.DEBUG,
+                "%s is broken and ignored until it is corrected: %s",
+                self.path,
+                error,
             )
             return {}
         self._broken = False
@@ -101,7 +104,7 @@ class SettingsFile:
         self._broken = True
 
     def write(self, members: Mapping[str, Any]) -> None:
-        """Write the settings, unless the file says them already.  A broken file is set aside first.
+        """Write the settings, unless the file has them already.  A broken file is set aside first.
 
         The file is replaced at once and as a whole.  An error is reported; the next change tries again.
         """

@@ -14,7 +14,7 @@ module            noun
 ``environment``   one environment of a pool
 ``recipes``       how pooled environments are made
 ``inline``        environments cached by content
-``leases``        directories of environments, and who holds them
+``leases``        directories of environments, and their leases
 ``removals``      environments that are being removed
 ``uv``            the program uv
 ``conda``         the programs that make conda environments

@@ -20,7 +20,7 @@ PROGRAMS = ("micromamba", "mamba", "conda", "pixi")
 """In the order of preference: the quickest first."""
 
 VARIABLES = ("MAMBA_EXE", "CONDA_EXE")
-"""Where the programs' own shell hooks say that they are."""
+"""Environment variables in which the programs' shell hooks name their path."""
 
 DEFAULT_CHANNEL = "conda-forge"
 DEFAULT_PYTHON = "python>=3.9"

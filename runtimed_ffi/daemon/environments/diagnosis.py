@@ -1,7 +1,7 @@
 """Why an environment could not be made, and what to do about it.
 
-Storey: daemon (7).  The programs that make environments say the same few things in many words; people who see them in
-a notebook, out of context, need the one sentence that helps.
+Storey: daemon (7).  The programs that make environments report the same few problems in many words; in a notebook, out
+of context, one sentence must say what to do.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class InlineEnvironments:
             lease = leases.acquire(path)
             if lease is None:
                 continue  # In use.
-            if leases.inhabited(path):
+            if leases.in_use(path):
                 lease.release()
                 continue
             found.append(lease)

@@ -1,11 +1,11 @@
 """Directories of environments on disk, and the leases that protect them.
 
-Storey: daemon (7).  Beside every environment ``<path>`` lies ``<path>.json``: a small file that says what state the
-environment is in, and whose lock (``flock``) says that a living daemon builds, keeps or uses it.  An environment
-without that file is not ours and is never touched; one whose file is locked is in use by a living daemon.  A lock
-cannot be left behind by a crash; the state can, and tells the next daemon what to make of the directory.
+Storey: daemon (7).  Beside every environment ``<path>`` lies ``<path>.json``: its marker, a small file
+that holds the state of the environment and is locked (``flock``) while a daemon builds, keeps or uses it.  An
+environment without a marker is not ours and is never touched; one whose marker is locked is in use by a living daemon.
+A crash releases the lock and leaves the state, by which the next daemon decides what to do with the directory.
 
-May be called from any thread.  ``inhabited`` takes long (up to seconds), the rest a few system calls.
+May be called from any thread.  ``in_use`` takes long (up to seconds), the rest a few system calls.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from runtimed_ffi.daemon.ports import Json
 
-MARK_SUFFIX = ".json"
-_MARK_LIMIT = 1 << 20
+MARKER_SUFFIX = ".json"
+_MARKER_LIMIT = 1 << 20
 
 BUILDING = "building"
 """Incomplete."""
@@ -42,15 +42,15 @@ class Lease:
         self._descriptor = descriptor
 
     def read(self) -> Json:
-        """What the mark says: ``state`` and whatever was written with it; empty if it says nothing."""
+        """The content of the marker: ``state`` and the facts written with it; empty if it cannot be read."""
         try:
-            mark = json.loads(os.pread(self._descriptor, _MARK_LIMIT, 0))
+            marker = json.loads(os.pread(self._descriptor, _MARKER_LIMIT, 0))
         except (OSError, ValueError):
             return {}
-        return mark if isinstance(mark, dict) else {}
+        return marker if isinstance(marker, dict) else {}
 
     def write(self, state: str, **facts: Any) -> None:
-        """Say what state the environment is in.  Raises ``OSError``, for instance on a full disk."""
+        """Write the state and facts of the environment.  Raises ``OSError``, for instance on a full disk."""
         data = json.dumps({"state": state, **facts}).encode()
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
@@ -75,12 +75,12 @@ class Lease:
 
     def mark_incomplete(self) -> None:
         """Mark it as incomplete from here on: its removal may be cut short."""
-        with contextlib.suppress(OSError):  # On a full disk the mark stays as it was.
+        with contextlib.suppress(OSError):  # On a full disk the marker stays as it was.
             self.write(BUILDING)
 
-    def delete_mark(self) -> None:
-        """Remove the mark of an environment that is gone.  Raises ``OSError``."""
-        os.unlink(self.path + MARK_SUFFIX)
+    def delete_marker(self) -> None:
+        """Remove the marker of an environment that is gone.  Raises ``OSError``."""
+        os.unlink(self.path + MARKER_SUFFIX)
 
 
 def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease | None:
@@ -88,11 +88,11 @@ def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease |
 
     It is not while it is held otherwise, or when it has no marker and ``create`` is false.
     """
-    mark = path + MARK_SUFFIX
+    marker = path + MARKER_SUFFIX
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
         try:
-            descriptor = os.open(mark, flags, 0o600)
+            descriptor = os.open(marker, flags, 0o600)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EISDIR):
                 return None
@@ -104,7 +104,7 @@ def acquire(path: str, *, shared: bool = False, create: bool = False) -> Lease |
             return None
         # The previous holder may have removed the file between our opening and locking it.
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(mark), os.fstat(descriptor)):
+            if os.path.samestat(os.stat(marker), os.fstat(descriptor)):
                 return Lease(path, descriptor)
         os.close(descriptor)
 
@@ -119,31 +119,31 @@ def create(directory: str, prefix: str) -> Lease:
                 lease.write(BUILDING)
             except OSError:
                 with contextlib.suppress(OSError):
-                    lease.delete_mark()
+                    lease.delete_marker()
                 lease.release()
                 raise
             return lease
 
 
 def marked(directory: str, prefix: str) -> list[str]:
-    """The paths of the environments in a directory that have a mark and this prefix."""
+    """The paths of the environments in a directory that have a marker and this prefix."""
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    found = [name[: -len(MARK_SUFFIX)] for name in names if name.startswith(prefix) and name.endswith(MARK_SUFFIX)]
+    found = [name[: -len(MARKER_SUFFIX)] for name in names if name.startswith(prefix) and name.endswith(MARKER_SUFFIX)]
     return sorted(os.path.join(directory, name) for name in found)
 
 
 def last_use(path: str) -> float:
     """When an environment was last used, in seconds since 1970; 0 if it is gone."""
     try:
-        return os.stat(path + MARK_SUFFIX).st_mtime
+        return os.stat(path + MARKER_SUFFIX).st_mtime
     except OSError:
         return 0.0
 
 
-def inhabited(path: str) -> bool:
+def in_use(path: str) -> bool:
     """Whether a process runs that was started from this environment, a kernel of a daemon that crashed for instance."""
     # psutil comes with ipykernel.
     import psutil

@@ -155,7 +155,7 @@ class Pool:
             environment = self._revive(lease, marker)
             if environment is not None and len(adopted) < self.state.target:
                 adopted.append(environment)
-            elif leases.inhabited(path):
+            elif leases.in_use(path):
                 lease.release()
             else:
                 unwanted.append(lease)
@@ -198,7 +198,7 @@ class Pool:
         if lease is None:
             return None
         marker = lease.read()
-        if marker.get("state") == leases.GIVEN and not leases.inhabited(path):
+        if marker.get("state") == leases.GIVEN and not leases.in_use(path):
             environment = self._revive(lease, dict(marker, state=leases.READY))
             if environment is not None:
                 lease.set_state(leases.READY)

@@ -31,7 +31,7 @@ class Removals:
         self._slots = asyncio.Semaphore(CONCURRENT)
 
     def begin(self, lease: Lease, *, awaited: bool = False) -> asyncio.Task[None]:
-        """Remove an environment, its mark last, and give up the hold.  What cannot be removed is logged and stays.
+        """Remove an environment, its marker last, and give up the hold.  What cannot be removed is logged and stays.
 
         If it is ``awaited`` it does not wait for others, and has no low priority.
         """
@@ -57,7 +57,7 @@ class Removals:
             else:
                 async with self._slots:
                     await clear(lease.path, background=True)
-            lease.delete_mark()
+            lease.delete_marker()
         except OSError as error:
             log.warning("%s cannot be removed, do it by hand: %s", lease.path, error)
 

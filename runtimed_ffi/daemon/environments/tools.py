@@ -32,7 +32,7 @@ class ToolMissing(Exception):
 class ToolError(Exception):
     """A program failed.
 
-    ``reason`` says how it ended (``exit code 1``, ``not finished after 60 s``), ``output`` is the end of what it said.
+    ``reason`` is how it ended (``exit code 1``, ``not finished after 60 s``), ``output`` the end of what it printed.
     """
 
     def __init__(self, program: str, reason: str, output: str) -> None:

@@ -72,7 +72,7 @@ class BaseStore:
         return self._base
 
     def remember(self, base: Base) -> None:
-        """What the base has turned out to be; on disk it stays as it is, which says the same."""
+        """Remember the settled base; the file on disk means the same and stays as it is."""
         self._base = base
 
     def save(self, base: Base) -> None:

@@ -2,8 +2,8 @@
 
 Storey: daemon (7).  The file is a peer that was away: its change is made in a copy of the document as it was when file
 and document were last the same, and merged from there, so that texts merge by character.  Two things a merge cannot
-do are mended behind it: a cell that the file moves keeps what happened to it in the room, and a cell that the file
-drops stays if a peer has edited it in the room.  Pure functions over cells in the form of the document.
+do are done after it (``reconcile``): a cell that the file moves keeps its edits and outputs of the room, and a cell
+that the file drops stays if a peer has edited it.  Pure functions over cells in the form of the document.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ StoreOutputs = Callable[[Cell], list[str]]
 
 
 class Change(NamedTuple):
-    """How a copy of the document becomes what the file is, in two steps, and what the file has to say beside."""
+    """The operations that turn a copy of the document into the file, in two steps, and facts about its cells."""
 
-    gentle: list[Json]
-    """Operations that leave every cell in its place."""
-    hard: list[Json]
-    """Operations that take cells out of the document or put others in their place; ``mend`` after these."""
+    in_place: list[Json]
+    """Operations that keep every cell in its place, and inserts if there is nothing else."""
+    structural: list[Json]
+    """Operations that delete, move or insert cells; ``reconcile`` after these."""
     dropped: frozenset[str]
     """Cells the file no longer has."""
     returned: frozenset[str]
     """Cells that are gone from the room but changed in the file: they come back."""
     replaced: frozenset[str]
-    """Cells that became others of the same id."""
+    """Cells that were made anew with the same id."""
 
 
 def change(base: Sequence[Json], file: Sequence[Cell], room: Sequence[Json], store: StoreOutputs) -> Change:
-    """The change that the file went through since it was ``base``, in view of what the room is now.
+    """The change of the file since it was ``base``, given the present cells of the room.
 
     Outputs of the file count only where it has others than before and the room has not.
     """
     before, now = {cell["id"]: cell for cell in base}, {cell["id"]: cell for cell in room}
     wanted = [cell.id for cell in file]
-    gentle: list[Json] = []
-    hard: list[Json] = []
+    in_place: list[Json] = []
+    structural: list[Json] = []
     returned: set[str] = set()
     for cell in file:
         known = before.get(cell.id)
@@ -51,36 +51,36 @@ def change(base: Sequence[Json], file: Sequence[Cell], room: Sequence[Json], sto
             continue
         if cell.id not in now and cell.key != (known["cell_type"], known["source"]):
             returned.add(cell.id)
-            hard.append({"op": "delete_cell", "cell_id": cell.id})
+            structural.append({"op": "delete_cell", "cell_id": cell.id})
             continue
-        gentle += _edits(known, cell, now.get(cell.id), store)
+        in_place += _edits(known, cell, now.get(cell.id), store)
     dropped = [name for name in before if name not in set(wanted)]
-    hard += [{"op": "delete_cell", "cell_id": name} for name in dropped]
+    structural += [{"op": "delete_cell", "cell_id": name} for name in dropped]
     order = [name for name in before if name not in returned and name not in dropped]
     moves = _moves(order, [name for name in wanted if name in set(order)])
-    hard += [{"op": "move_cell", "cell_id": name, "index": index} for name, index in moves]
+    structural += [{"op": "move_cell", "cell_id": name, "index": index} for name, index in moves]
     new = [(index, cell) for index, cell in enumerate(file) if cell.id not in before or cell.id in returned]
     inserts = [_insert(cell, index) for index, cell in new]
     contents = [op for _, cell in new for op in _contents(cell.id, store(cell), cell.execution_count)]
     # New cells come last: then every place before one is taken, and its index in the file is its place.
-    if hard:
-        hard += inserts + contents
+    if structural:
+        structural += inserts + contents
     else:
-        gentle += inserts + contents
+        in_place += inserts + contents
     replaced = frozenset(name for name, _ in moves)
-    return Change(gentle, hard, frozenset(dropped), frozenset(returned), replaced)
+    return Change(in_place, structural, frozenset(dropped), frozenset(returned), replaced)
 
 
 def exchange(room: Sequence[Json], file: Sequence[Cell], store: StoreOutputs) -> Change:
     """The change when it is unknown what the file was: the file's cells for the room's; ``unite`` brings those back."""
-    hard: list[Json] = [{"op": "delete_cell", "cell_id": cell["id"]} for cell in room]
-    hard += [_insert(cell, index) for index, cell in enumerate(file)]
-    hard += [op for cell in file for op in _contents(cell.id, store(cell), cell.execution_count)]
-    return Change([], hard, frozenset(), frozenset(), frozenset())
+    structural: list[Json] = [{"op": "delete_cell", "cell_id": cell["id"]} for cell in room]
+    structural += [_insert(cell, index) for index, cell in enumerate(file)]
+    structural += [op for cell in file for op in _contents(cell.id, store(cell), cell.execution_count)]
+    return Change([], structural, frozenset(), frozenset(), frozenset())
 
 
-def mend(base: Sequence[Json], made: Change, merged: Sequence[Json], after: Sequence[Json]) -> list[Json]:
-    """Operations on the room after the hard step.  ``merged`` are its cells between the steps, ``after`` those now."""
+def reconcile(base: Sequence[Json], made: Change, merged: Sequence[Json], after: Sequence[Json]) -> list[Json]:
+    """Operations on the room after the structural step: ``merged`` are its cells before it, ``after`` those now."""
     before, now = {cell["id"]: cell for cell in base}, {cell["id"]: cell for cell in after}
     was = {cell["id"] for cell in merged}
     # Deleted in the room; the file has only moved them.
@@ -142,7 +142,7 @@ def _edits(known: Json, cell: Cell, present: Json | None, store: StoreOutputs) -
 
 
 def _restored(present: Json, wanted: Json) -> list[Json]:
-    """Operations that give a cell the content another one had."""
+    """Operations that give a cell the content of another one."""
     name = wanted["id"]
     ops: list[Json] = []
     if present["source"] != wanted["source"]:
@@ -156,7 +156,7 @@ def _restored(present: Json, wanted: Json) -> list[Json]:
 
 
 def _back(cells: Sequence[Json], merged: Sequence[Json], after: Sequence[Json]) -> list[Json]:
-    """Operations that insert cells again, each behind the one that stood before it."""
+    """Operations that insert cells again, each behind the one that preceded it."""
     back = {cell["id"] for cell in cells}
     place = [cell["id"] for cell in after]
     standing = set(place)
@@ -223,7 +223,7 @@ def _moves(order: list[str], wanted: list[str]) -> list[tuple[str, int]]:
         if number in stay:
             continue
         current.remove(name)
-        # Behind the cell before it in the file, which stands right already.
+        # Behind the cell before it in the file, which is in place already.
         index = current.index(wanted[number - 1]) + 1 if number else 0
         current.insert(index, name)
         moves.append((name, index))

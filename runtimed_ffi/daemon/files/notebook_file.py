@@ -1,4 +1,4 @@
-"""The notebook file of one room: filling the room from it, merging what others do to it, saving.
+"""The notebook file of one room: filling the room from it, merging changes of other programs, saving.
 
 Storey: daemon (7).  Source: protocol 2, sections 7.3, 7.4 and 9.8; what the reference loses there (attachments, cell
 metadata, files that no room has loaded, changes of other programs) is kept.
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAVE_ATTEMPTS = 5
-"""How often a save merges and tries again while others keep changing the file."""
+"""How often a save merges and tries again while other programs keep changing the file."""
 
 _SNAPSHOT = "notebook_metadata"
 _UNRESOLVED: Json = {"output_type": "stream", "name": "stderr", "text": "[output could not be resolved]"}
 
 
-class Place(NamedTuple):
-    """Which room has which file."""
+class FileLocation(NamedTuple):
+    """The room and the paths of a notebook file."""
 
     notebook_id: str
     path: str
@@ -49,7 +49,7 @@ class NotebookFile:
     ``close`` was called nothing here touches the host any more.
     """
 
-    def __init__(self, place: Place, host: Host, blobs: Blobs) -> None:
+    def __init__(self, place: FileLocation, host: Host, blobs: Blobs) -> None:
         self.path = place.path
         self._id = place.notebook_id
         self._new_mode = place.new_mode
@@ -60,25 +60,25 @@ class NotebookFile:
         self._closed = False
         self._seen: Content | None = None
         self.problem: str | None = None
-        """Why the file could not be read when it was last looked at."""
+        """Why the file could not be read the last time."""
 
     def close(self) -> None:
         """Stop: a method that runs ends at its next step with ``FileError``.  Does not wait.  Idempotent."""
         self._closed = True
 
     def fill(self) -> None:
-        """Bring the prepared room up to its file.  Never raises; what is wrong is in ``problem``."""
+        """Bring the prepared room up to date with its file.  Never raises; an error is in ``problem``."""
         try:
             self.refresh()
         except FileError as error:
             log.error("room %r opens without its file: %s", self._id, error)
         except Exception as error:
-            # Saving comes by the same way and is refused for the same reason, so the file is safe.
+            # Saving begins the same way and is refused for the same reason, so the file is safe.
             self.problem = f"{self.path} could not be loaded: {error}"
             log.exception("room %r opens without its file", self._id)
 
     def refresh(self) -> bool:
-        """Merge what other programs did to the file since it was last loaded or saved; ``False`` if nothing.
+        """Merge changes of other programs to the file since it was last loaded or saved; ``False`` if nothing.
 
         Raises ``FileError`` if the file cannot be read; the room is as before.
         """
@@ -86,7 +86,7 @@ class NotebookFile:
             return self._refresh()
 
     def save(self) -> None:
-        """Write the room into the file, after merging what others did to it.
+        """Write the room into the file, after merging changes of other programs.
 
         Raises ``FileError``; the file is as before.
         """
@@ -111,7 +111,7 @@ class NotebookFile:
             return False
         try:
             content = paths.read(self.path)
-            merged = content is not None and self._meet(content)
+            merged = content is not None and self._merge_if_changed(content)
         except (FileError, notebooks.FormatError) as error:
             self._seen = None
             self.problem = str(error) if isinstance(error, FileError) else f"{self.path}: {error}"
@@ -120,8 +120,8 @@ class NotebookFile:
         self.problem = None
         return merged
 
-    def _meet(self, content: Content) -> bool:
-        """Bring the room up to the file, if it is another one than at the base."""
+    def _merge_if_changed(self, content: Content) -> bool:
+        """Merge the file into the room, if it has changed since the base."""
         room = self._host.fork(self._id)
         try:
             base = self._bases.load()
@@ -139,7 +139,7 @@ class NotebookFile:
         return True
 
     def _merge(self, content: Content, base: Base | None, room: Document) -> None:
-        """Make of a copy of the room what the room is to be, then let it have that at once."""
+        """Make the changes in a copy of the room, then merge that into the room at once."""
         past = room.fork(None if base is None else base.heads)
         try:
             known = past.cells()
@@ -154,29 +154,29 @@ class NotebookFile:
         finally:
             past.close()
         self._check()
-        self._keep(new._replace(earlier=_earlier(base)))
+        self._save_base(new._replace(earlier=_earlier(base)))
         self._host.merge(self._id, room)
-        self._keep(new)
+        self._save_base(new)
 
     def _exchange(self, room: Document, past: Document, file: notebooks.File) -> None:
         before = room.cells()
-        past.edit(merging.exchange(before, file.cells, self._elements).hard)
+        past.edit(merging.exchange(before, file.cells, self._elements).structural)
         room.merge(past)
         room.edit(merging.unite(before, room.cells()))
 
     def _change(self, room: Document, past: Document, file: notebooks.File) -> None:
         known, before = past.cells(), room.cells()
         change = merging.change(known, file.cells, before, self._elements)
-        # Cells that both have got under one id since: the room's stand back until the file's are there.
+        # Cells that both have added with the same id: the room's are taken out until the file's are there.
         new = {cell.id for cell in file.cells} - {cell["id"] for cell in known}
         both = [cell for cell in before if cell["id"] in new]
         room.edit([{"op": "delete_cell", "cell_id": cell["id"]} for cell in both])
-        past.edit(change.gentle)
+        past.edit(change.in_place)
         room.merge(past)
         merged = room.cells()
-        past.edit(change.hard)
+        past.edit(change.structural)
         room.merge(past)
-        room.edit(merging.mend(known, change, merged, room.cells()))
+        room.edit(merging.reconcile(known, change, merged, room.cells()))
         room.edit(merging.unite(both, room.cells()))
 
     def _elements(self, cell: notebooks.Cell) -> list[str]:
@@ -186,7 +186,7 @@ class NotebookFile:
                 elements.append(self._blobs.store_output(output))
             except Exception as error:
                 # Kept as it is, so that it comes back into the file; readers show it as unreadable.
-                log.warning("room %r: an output of cell %s is none: %s", self._id, cell.id, error)
+                log.warning("room %r: an output of cell %s is not valid: %s", self._id, cell.id, error)
                 elements.append(json.dumps(output, ensure_ascii=False, separators=(",", ":")))
         return elements
 
@@ -204,7 +204,7 @@ class NotebookFile:
         written = [self._cell(cell, cell_extras.get(cell["id"], {})) for cell in cells]
         data, complaint = notebooks.render(extras, written, _snapshot(metadata))
         if complaint is not None:
-            log.warning("room %r: nbformat has something against what is saved: %s", self._id, complaint)
+            log.warning("room %r: nbformat objects to what is saved: %s", self._id, complaint)
         self._check()
         if self._seen is not None and self._seen.digest == paths.digest_of(data):
             return
@@ -237,7 +237,7 @@ class NotebookFile:
 
     # -- parts
 
-    def _keep(self, base: Base) -> None:
+    def _save_base(self, base: Base) -> None:
         try:
             self._bases.save(base)
         except OSError as error:

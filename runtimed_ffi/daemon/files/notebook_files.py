@@ -56,9 +56,9 @@ class NotebookFiles:
         if path is None:
             return None
         # Imported late: nbformat takes longer than everything else before the first client can connect.
-        from runtimed_ffi.daemon.files.notebook_file import NotebookFile, Place
+        from runtimed_ffi.daemon.files.notebook_file import FileLocation, NotebookFile
 
-        file = NotebookFile(Place(notebook_id, path, base, self._new_mode), self._host, self._blobs)
+        file = NotebookFile(FileLocation(notebook_id, path, base, self._new_mode), self._host, self._blobs)
         self._files[notebook_id] = file
         self._watcher.watch(file, path)
         return file

@@ -89,7 +89,7 @@ def parse(data: bytes, known: Sequence[Mapping[str, Any]] = ()) -> File:
 
 
 def render(extras: Json, cells: Iterable[Cell], snapshot: Json | None) -> tuple[bytes, str | None]:
-    """The bytes of a notebook file, and what ``nbformat`` has to say against them, if anything.
+    """The bytes of a notebook file, and the objection of ``nbformat`` to them, if any.
 
     Members of a cell come in the order of the reference, sources are lists of lines, all other text is one string.
     """

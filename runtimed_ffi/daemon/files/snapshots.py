@@ -34,7 +34,7 @@ def of_metadata(metadata: Json) -> Json:
 
 
 def merged(metadata: Json, snapshot: Json) -> Json:
-    """A file's metadata with what the snapshot says; everything the snapshot does not speak of stays.
+    """A file's metadata updated from the snapshot; members that a snapshot cannot have stay.
 
     ``kernelspec`` and ``language_info`` go if the snapshot has none, unless what is there cannot be read: then it was
     never in a snapshot, and was not removed.  A ``runt`` with nothing but its version is not added to a file

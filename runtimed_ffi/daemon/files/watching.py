@@ -1,7 +1,7 @@
 """Notices when another program changes a file.
 
 Storey: daemon (7).  A thin use of ``watchdog``, which knows how each system reports changes.  Where a system cannot
-(no more inotify watches, a network file system), nothing is lost: a file is looked at before it is replaced.
+(no more inotify watches, a network file system), nothing is lost: a file is checked before it is replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TELLING = frozenset(("created", "modified", "moved", "deleted", "closed"))
+_CHANGES = frozenset(("created", "modified", "moved", "deleted", "closed"))
 """The events that a change makes; opening and reading are none, and our own reading must not look like a change."""
 
 
@@ -30,8 +30,8 @@ class _Watched(NamedTuple):
 class Watcher:
     """Watches files by their directories.
 
-    ``changed`` is called with the path that was given to ``watch``, on a thread of the watcher, which must not be held
-    up: pass it on.  The other methods may be called from any thread but that one, and may wait for it.
+    ``changed`` is called with the path that was given to ``watch``, on a thread of the watcher, which must not be
+    blocked.  The other methods may be called from any thread but that one, and may wait for it.
     """
 
     def __init__(self, changed: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ class Watcher:
             self._watched = {**self._watched, owner: _Watched(directory, name, path)}
 
     def forget(self, owner: object) -> None:
-        """Stop telling about the owner's file.  Idempotent."""
+        """Stop reporting changes of the owner's file.  Idempotent."""
         with self._lock:
             rest = dict(self._watched)
             gone = rest.pop(owner, None)
@@ -95,7 +95,7 @@ class Watcher:
         return self._observer.schedule(handler, directory, recursive=False)
 
     def _on_event(self, event: FileSystemEvent) -> None:
-        if event.event_type not in _TELLING:
+        if event.event_type not in _CHANGES:
             return
         places = {os.path.split(os.fsdecode(path)) for path in (event.src_path, event.dest_path)}
         for path in {watched.path for watched in self._watched.values() if watched[:2] in places}:
