@@ -78,7 +78,9 @@ class KernelPort(Protocol):
     def request(self, msg_type: str, content: Json, timeout: float) -> Awaitable[Json]:
         """Send a request on shell and wait for the content of its reply.
 
-        Raises ``asyncio.TimeoutError`` after ``timeout`` seconds and ``KernelGone`` when the kernel ends before.
+        Raises:
+            asyncio.TimeoutError: There is no reply after ``timeout`` seconds.
+            KernelGone: The kernel has ended.
         """
 
     def send_comm(self, message: Json) -> None:

@@ -86,8 +86,9 @@ class Service:
     async def run(self) -> None:
         """Run until ``stop`` is called.
 
-        Raises ``AlreadyRunning`` if the lock is taken and the host's error if the socket cannot be bound; nothing is
-        left behind then.
+        Raises:
+            AlreadyRunning: The lock is taken.
+            RuntimedError: The socket cannot be bound.  Nothing is left behind.
         """
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()

@@ -47,7 +47,9 @@ def _description(environ: Mapping[str, str], workspace: str) -> str | None:
 class State:
     """The files of a running daemon.  The constructor takes the lock; ``close`` gives it back.
 
-    Raises ``AlreadyRunning`` if another daemon has the lock, and ``Unsafe`` where others could change the files.
+    Raises:
+        AlreadyRunning: Another daemon has the lock.
+        Unsafe: Other users could change the files.
     """
 
     def __init__(self, paths: Layout) -> None:

@@ -269,7 +269,9 @@ def test_a_stubborn_one_is_killed_there(site: Path, elsewhere: dict[str, str]) -
     async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
         code = "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(os.getpid(), flush=True)"
         pids.append(int(await printed(kernel, ears, code)))
-        kernel.execute("import ctypes\nctypes.PyDLL(None).sleep(600)")  # With the interpreter's lock: it is deaf.
+        kernel.execute(
+            "import ctypes\nctypes.PyDLL(None).sleep(600)"
+        )  # It holds the interpreter's lock and does not answer.
         await kernel.shutdown(0.2)
         assert ears.deaths == []
         with pytest.raises(ProcessLookupError):

@@ -42,7 +42,8 @@ class BlobServer:
         plain_urls: Whether ``/blob/<hash>`` is served beside ``<prefix>/blob/<hash>``, for clients that know no
             prefix.
 
-    Raises ``OSError`` if the port cannot be had.
+    Raises:
+        OSError: The port cannot be bound.
     """
 
     def __init__(self, directory: str, plain_urls: bool = True) -> None:

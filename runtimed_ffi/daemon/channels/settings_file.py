@@ -126,7 +126,8 @@ class SettingsFile:
     def start_watching(self, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None]) -> None:
         """Call ``on_change`` on the loop when the file may have changed.  Blocks for the start: for a worker thread.
 
-        Raises ``OSError`` when the system has no watch left.
+        Raises:
+            OSError: The system has no watch left.
         """
         # Imported late: the first client need not wait for it.
         from watchdog.events import FileSystemEvent, FileSystemEventHandler

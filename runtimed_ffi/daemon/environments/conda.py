@@ -110,7 +110,9 @@ async def make_from_file(tool: Tool, path: str, file: str, progress: Progress) -
 async def prepare_pixi_project(manifest: str, progress: Progress) -> list[str]:
     """Let pixi make the environment of a project; returns the command of its interpreter.
 
-    Raises ``BuildError`` and ``ToolMissing``; a project without ipykernel cannot have kernels.
+    Raises:
+        BuildError: It failed; a project without ipykernel cannot have kernels.
+        ToolMissing: pixi is not installed.
     """
     program = shutil.which("pixi")
     if program is None:

@@ -100,8 +100,9 @@ def dependency_objects(metadata: Json) -> Json:
 def dependencies(metadata: Json, kind: str) -> Dependencies | None:
     """The dependencies of one kind, or ``None`` if there are none.
 
-    Raises ``LaunchError`` if they are not what a package manager may be given: a text that begins with a dash would be
-    an option, not a package.
+    Raises:
+        LaunchError: A package manager must not be given them: text that begins with a dash would be an option, not a
+            package.
     """
     listed = member(dependency_objects(metadata), kind)
     packages = listed.get("dependencies")

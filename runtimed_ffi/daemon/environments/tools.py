@@ -56,7 +56,8 @@ async def run(
     when the caller is cancelled, and when it ends and leaves children behind.  ``background`` lowers its priority.
     ``env`` replaces the environment.
 
-    Raises ``ToolError`` if it cannot be started, fails or takes too long.
+    Raises:
+        ToolError: It cannot be started, fails or takes too long.
     """
     name = os.path.basename(command[0])
     loop = asyncio.get_running_loop()

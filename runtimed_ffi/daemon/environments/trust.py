@@ -51,7 +51,8 @@ def key_path(environ: Mapping[str, str]) -> str:
 def load_key(path: str) -> bytes:
     """The key, made of random bytes with mode 0600 if there is none.
 
-    Raises ``TrustKeyError`` if it has another size or cannot be read or written.
+    Raises:
+        TrustKeyError: It has another size, or cannot be read or written.
     """
     try:
         try:
@@ -105,7 +106,8 @@ def _sign(value: Json, key: bytes, sort: bool) -> str:
 def status(metadata: Json, path: str) -> Trust:
     """The trust in a notebook file with this metadata; the key at ``path`` is read only if it matters.
 
-    Raises ``TrustKeyError``.
+    Raises:
+        TrustKeyError: The key cannot be read or written.
     """
     if not any(value.get("dependencies") for value in dependency_objects(metadata).values()):
         return Trust.NO_DEPENDENCIES

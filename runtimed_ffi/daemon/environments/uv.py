@@ -50,7 +50,8 @@ _FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
 def find() -> str:
     """The uv program: ``UV`` if set, the one installed with this package, or the one on ``PATH``.
 
-    Raises ``ToolMissing``.
+    Raises:
+        ToolMissing: It is not installed.
     """
     chosen = os.environ.get("UV")
     if chosen:
@@ -103,7 +104,9 @@ async def make(
     what is being done; ``defaults`` are further variables for uv.  A failure or cancellation leaves a partial directory
     behind, which is the caller's to remove.
 
-    Raises ``BuildError`` and ``ToolMissing``.
+    Raises:
+        BuildError: It failed.
+        ToolMissing: uv is not installed.
     """
     program, variables = find(), environment(os.environ, defaults)
     parent = os.path.dirname(path)
@@ -127,7 +130,9 @@ async def make(
 async def prepare_project(directory: str, progress: Progress) -> list[str]:
     """Let uv make the environment of the project around ``directory``; returns the command of its interpreter.
 
-    Raises ``BuildError`` and ``ToolMissing``.
+    Raises:
+        BuildError: It failed.
+        ToolMissing: uv is not installed.
     """
     command = [find(), "run", "--with", KERNEL_REQUIREMENTS[0], "python"]
     progress("installing the project's dependencies")

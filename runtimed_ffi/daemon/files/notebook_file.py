@@ -80,7 +80,8 @@ class NotebookFile:
     def refresh(self) -> bool:
         """Merge changes of other programs to the file since it was last loaded or saved; ``False`` if nothing.
 
-        Raises ``FileError`` if the file cannot be read; the room is as before.
+        Raises:
+            FileError: The file cannot be read; the room is as before.
         """
         with self._lock:
             return self._refresh()
@@ -88,7 +89,8 @@ class NotebookFile:
     def save(self) -> None:
         """Write the room into the file, after merging changes of other programs.
 
-        Raises ``FileError``; the file is as before.
+        Raises:
+            FileError: The file cannot be written; it is as before.
         """
         with self._lock:
             for _ in range(SAVE_ATTEMPTS):

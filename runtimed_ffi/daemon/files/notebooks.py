@@ -66,7 +66,8 @@ def parse(data: bytes, known: Sequence[Mapping[str, Any]] = ()) -> File:
     4.5) and cells whose id another one has already get that of the known cell they are most likely, or a new one that
     depends on nothing but the file.
 
-    Raises ``FormatError`` if this is no notebook or one that cannot be kept without loss.
+    Raises:
+        FormatError: This is no notebook, or one that cannot be kept without loss.
     """
     try:
         notebook = json.loads(data)

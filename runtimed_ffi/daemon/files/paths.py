@@ -71,8 +71,10 @@ def path_of(notebook_id: str) -> str | None:
 def read(path: str) -> Content | None:
     """The file at a path, symbolic links followed; ``None`` if there is no file or nothing in it.
 
-    Raises ``FileError`` if there is something else than a regular file, if it is larger than ``SIZE_LIMIT``, or if the
-    system refuses.  Never waits for a device or a pipe.
+    Never waits for a device or a pipe.
+
+    Raises:
+        FileError: It is no regular file, is larger than ``SIZE_LIMIT``, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -124,7 +126,9 @@ def replace(
     at a time.  ``ready`` is called when everything is written and only the name is missing.  Returns the file as
     it is then, without its bytes.
 
-    Raises ``Changed`` if the file is not what was seen, and ``OSError``; nothing has happened then.
+    Raises:
+        Changed: The file is not what was seen; nothing has happened.
+        OSError: The system refuses; nothing has happened.
     """
     target = os.path.realpath(path)
     if not os.path.isdir(os.path.dirname(target)):

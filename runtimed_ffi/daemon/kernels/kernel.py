@@ -130,7 +130,10 @@ class Kernel:
     async def hand_over(self, plan: LaunchPlan, listener: KernelListener) -> None:
         """Make a prewarmed kernel (see ``kernel_main``) the one of a plan: in its directory, with its listener.
 
-        Raises ``LaunchError``, ``KernelGone`` or ``asyncio.TimeoutError``; the kernel is of no use then.
+        Raises:
+            LaunchError: The kernel refuses.
+            KernelGone: It has ended.
+            asyncio.TimeoutError: It does not answer.  In each case the kernel is of no use.
         """
         self._stderr.clear()
         msg_id = self._send("rtd_handover_request", {"cwd": plan.cwd})
@@ -339,8 +342,9 @@ async def start(
     ``kernels_directory`` gets a private subdirectory with connection file and sockets.  ``umask`` is that of the
     kernel (-1: ours).
 
-    Raises ``LaunchError`` after ``limit`` seconds, or as soon as the process ends.  A cancelled start leaves nothing
-    behind.
+    Raises:
+        LaunchError: The process has ended, or the kernel is not ready after ``limit`` seconds.  Nothing is left of a
+            failed or cancelled start.
     """
     kernel = Kernel(plan, listener, kernel_directory.make(kernels_directory))
     try:

@@ -58,7 +58,8 @@ class Launcher:
     async def __call__(self, request: LaunchRequest, listener: LaunchListener) -> KernelPort:
         """Start what is asked for.  The listener gets the progress.
 
-        Raises ``LaunchError``.
+        Raises:
+            LaunchError: The kernel cannot be started; the text is for the peer.
         """
         choice = await asyncio.get_running_loop().run_in_executor(None, plans.resolve, request)
         launching = Launching(choice.kernel_type, choice.env_source)

@@ -149,7 +149,8 @@ class PrewarmedKernels:
     async def launch(self, plan: LaunchPlan, listener: KernelListener) -> Kernel:
         """A kernel for a plan: a prewarmed one, or the one being prewarmed, or a new one.
 
-        Raises ``LaunchError``.
+        Raises:
+            LaunchError: The kernel cannot be started.
         """
         self._launches += 1
         self._calm.clear()

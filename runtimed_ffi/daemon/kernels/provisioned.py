@@ -1,9 +1,9 @@
 """What runs a kernel, wherever that is: a kernelspec and the ``jupyter_client`` provisioner it names.
 
 Storey: daemon (7).  Source: documentation of ``jupyter_client``, "Kernel provisioning".  A local kernel is a child of
-the daemon.  Any other provisioner talks to machines that may be slow, deaf or gone, and its code may block where it
-says that it does not: each such kernel gets a thread with a loop of its own, on which all calls of its provisioner run,
-and every answer has a deadline here.  A provisioner that hangs delays its own room only.
+the daemon.  Any other provisioner talks to machines that may be slow, unresponsive or gone, and its coroutines may
+block.  So each such kernel gets a thread with a loop of its own, on which all calls of its provisioner run, and every
+answer has a deadline here.  A provisioner that hangs delays its own room only.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Provisioned:
     async def start(self, **options: Any) -> None:
         """Start the kernel; ``options`` are those of a process (``stdin``, ``stdout``, ``stderr``, ``umask``).
 
-        Raises ``LaunchError`` if there is no such kernelspec, and what the provisioner raises.
+        Raises:
+            LaunchError: There is no such kernelspec.
+            Exception: Whatever the provisioner raises.
         """
         spec = self._spec = await asyncio.get_running_loop().run_in_executor(None, _find_spec, self._plan)
         if _provisioner_name(spec) != _LOCAL:

@@ -1,4 +1,4 @@
-"""Requests that wait for a kernel which is dead, deaf or odd: each has an answer and delays no other."""
+"""Requests that wait for a kernel which is dead, unresponsive or odd: each has an answer and delays no other."""
 
 from __future__ import annotations
 
