@@ -9,8 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from runtimed_ffi import RuntimedError
+from runtimed_ffi._binding.ffi import lib
 from runtimed_ffi.daemon.limits import raise_descriptor_limit
-from runtimed_ffi.host import EventKind, Host
+from runtimed_ffi.host import ChannelKind, EventKind, Host
 from runtimed_ffi.testing.peers import join
 
 
@@ -73,3 +74,10 @@ def test_descriptors_may_have_large_numbers(tmp_path):
         while not (requests := [event for event in host.drain() if event.payload]):
             assert host.wait(60)
         host.respond(requests[0].token, {"result": "kernel_info"})
+
+
+def test_kinds_are_named_as_in_the_header():
+    for kind in EventKind:
+        assert getattr(lib, "RTD_EV_" + kind.name) == kind
+    for channel in ChannelKind:
+        assert getattr(lib, "RTD_CHANNEL_" + channel.name) == channel
