@@ -4,17 +4,10 @@
 //! Nothing here knows what a kernel is.
 
 mod address;
-mod aside;
-mod bulletin;
 mod host;
-mod journal;
-mod peer;
-mod prepare;
 mod queue;
 mod reactor;
-mod room;
 mod session;
-mod shared;
 mod signal;
 
 pub use host::{Host, HostOptions};

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
-use super::queue::{Waited, Wakeup};
-use super::reactor::ReactorUse;
+use super::hub::HostShared;
 use super::room::Room;
-use super::shared::HostShared;
-use super::{lock, DriveError};
 use crate::connection::{Event, Millis};
+use crate::drive::queue::{Waited, Wakeup};
+use crate::drive::reactor::ReactorUse;
+use crate::drive::{lock, DriveError};
 use crate::notebook::{Cell, Notebook, Op};
 use crate::wire::v2::PoolState;
 use crate::wire::Message;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use serde_json::{json, Value};
 
-use super::super::aside::{guarded, may_take_long, Aside};
+use super::super::hub::{HostShared, Hosted};
+use super::super::offload::{guarded, may_take_long, Aside};
 use super::super::room::{Home, Outcome, Room, RoomState};
-use super::super::shared::{HostShared, Hosted};
-use super::super::{lock, DriveError};
 use super::Peer;
 use crate::code::code;
 use crate::code::rtd_channel::RTD_CHANNEL_NOTEBOOK;
 use crate::code::rtd_code::RTD_E_PANIC;
 use crate::code::rtd_event_kind::{RTD_EV_ROOM_CHANGED, RTD_EV_SETTINGS_CHANGED};
 use crate::connection::{Event, Hint, ServerEvent};
+use crate::drive::{lock, DriveError};
 use crate::notebook::Notebook;
 use crate::settings::Settings;
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::peer::Peer;
-use super::{lock, DriveError};
+use crate::drive::{lock, DriveError};
 
 /// The last state announced, and who wants to know.
 pub struct Bulletin(Mutex<Board>);

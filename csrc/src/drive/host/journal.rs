@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::DriveError;
+use crate::drive::DriveError;
 use crate::notebook::Notebook;
 use crate::replica::{ChangeHash, Doc, ReplicaError};
 use crate::settings::Settings;

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use super::aside::Aside;
 use super::journal::Journal;
+use super::offload::Aside;
 use super::peer::Peer;
-use super::{lock, panic_text, DriveError};
+use crate::drive::{lock, panic_text, DriveError};
 use crate::notebook::{Notebook, Op};
 use crate::replica::{Doc, Replica};
 use crate::settings::Settings;

@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::Value;
 
-use super::aside::{guarded, Crew};
-use super::bulletin::Bulletin;
+use super::latest::Bulletin;
+use super::offload::{guarded, Crew};
 
-use super::host::HostOptions;
+use super::api::HostOptions;
 use super::peer::{leave_code, Peer};
-use super::queue::Queue;
-use super::reactor::{Handler, Reactor};
 use super::room::{Home, Outcome, Room, RoomState};
-use super::{address, lock, DriveError};
 use crate::code::code;
 use crate::code::rtd_channel;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC};
 use crate::code::rtd_event_kind::{self, *};
 use crate::connection::{Event, Hint, Millis};
+use crate::drive::queue::Queue;
+use crate::drive::reactor::{Handler, Reactor};
+use crate::drive::{address, lock, DriveError};
 use crate::notebook::Notebook;
 use crate::replica::Replica;
 use crate::settings::Settings;
@@ -494,9 +494,9 @@ impl Handler for HostShared {
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::Waited;
-    use super::super::reactor::ReactorUse;
     use super::*;
+    use crate::drive::queue::Waited;
+    use crate::drive::reactor::ReactorUse;
     use crate::wire::frame;
     use std::io::Write;
     use std::os::unix::net::UnixStream;

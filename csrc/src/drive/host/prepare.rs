@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::host::Host;
+use super::api::Host;
 use super::room::Room;
-use super::{lock, DriveError};
+use crate::drive::{lock, DriveError};
 use crate::notebook::Notebook;
 
 impl Host {

@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use turn::Turn;
 
-use super::reactor::{Handler, Reactor};
+use super::hub::{HostShared, Hosted};
 use super::room::{Home, Room};
-use super::shared::{HostShared, Hosted};
-use super::{address, lock, DriveError};
 use crate::code::code;
 use crate::code::rtd_channel::{RTD_CHANNEL_BLOB, RTD_CHANNEL_POOL};
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_TIMEOUT, RTD_E_TOO_BIG};
 use crate::connection::{Server, ServerEvent};
+use crate::drive::reactor::{Handler, Reactor};
+use crate::drive::{address, lock, DriveError};
 use crate::notebook::Notebook;
 use crate::replica::{Doc, Replica};
 use crate::wire::handshake::Channel;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::lock;
+use crate::drive::lock;
 use crate::replica::any_packed;
 
 /// What a peer does when it is its turn.
@@ -126,7 +126,7 @@ impl Crew {
 pub fn guarded(turn: impl FnOnce() + Send + 'static, failed: impl FnOnce(String) + Send + 'static) -> Turn {
     Box::new(move || {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(turn)) {
-            failed(super::panic_text(payload.as_ref()));
+            failed(crate::drive::panic_text(payload.as_ref()));
         }
     })
 }
