@@ -50,7 +50,8 @@ fn next(host: &Host) -> Event {
 }
 
 fn open(place: &Place) -> Host {
-    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    let options = HostOptions { watch_changes: true, ..HostOptions::default() };
+    let host = Host::open(&place.socket(), options).unwrap();
     host.open_room("slow", Some(&place.0.join("slow.automerge"))).unwrap();
     host.open_room("quick", None).unwrap();
     host

@@ -196,7 +196,7 @@ fn our_server_end_ends_in_the_recorded_document() {
                 while let Some(event) = server.next(Some(&mut notebook)).unwrap() {
                     match event {
                         ServerEvent::Handshake(_) => server.join(&Map::new()).unwrap(),
-                        ServerEvent::Request { body, request_id } => {
+                        ServerEvent::Request { body, request_id, .. } => {
                             assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), frame.json);
                             assert_eq!(request_id, None);
                             requests += 1;

@@ -76,7 +76,7 @@ fn a_peer_waits_when_it_has_asked_1024_things() {
 
 /// A host that takes 4000 bytes of requests without an answer.
 fn narrow_host(place: &Place) -> (Host, Session) {
-    host_with(HostOptions { peer_limit: 4000, ..HostOptions::default() }, place, "n")
+    host_with(HostOptions { peer_limit: 4000, watch_changes: true, ..HostOptions::default() }, place, "n")
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn server_event(
             event.payload = Hint::new(&changes).to_json().to_string().into_bytes();
             return Ok(Some(event));
         }
-        ServerEvent::Request { body, request_id } => (1, String::new(), body, request_id),
+        ServerEvent::Request { body, request_id, .. } => (1, String::new(), body, request_id),
         ServerEvent::PoolRequest(body) => (2, String::new(), body, None),
         ServerEvent::BlobPort(body) => (3, String::new(), body, None),
         ServerEvent::BlobStore { media_type, bytes } => (3, media_type, bytes, None),

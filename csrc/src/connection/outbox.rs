@@ -168,9 +168,9 @@ impl Outbox {
         self.in_turn.push_back(InTurn { kind: FrameType::Response, json, cause: 0 });
     }
 
-    /// Sends a state when everything before it was taken. One that waits still is replaced: of a channel that
-    /// only tells the present state, a slow peer needs the newest message alone.
-    pub fn present(&mut self, json: &Arc<[u8]>) {
+    /// Sends a value when everything before it was taken; one that still waits is replaced. For a channel that only
+    /// tells the current value, a slow peer needs no other.
+    pub fn send_latest(&mut self, json: &Arc<[u8]>) {
         if !self.closed {
             self.latest = Some(Arc::clone(json));
         }
@@ -309,7 +309,7 @@ mod tests {
                 assert!(outbox.respond(token, &json!({"result": "ok"})));
                 broadcast(outbox, "output", 0);
                 outbox.respond_in_turn(&json!({"result": "ok"}));
-                outbox.present(&Arc::from(&b"{}"[..]));
+                outbox.send_latest(&Arc::from(&b"{}"[..]));
                 outbox.document_moved();
             };
             for token in 1..=4 {
@@ -425,10 +425,10 @@ mod tests {
             outbox.written(output.len());
             output[4..].to_vec()
         };
-        outbox.present(&state("first"));
+        outbox.send_latest(&state("first"));
         outbox.fill(None).unwrap();
         for name in ["second", "third"] {
-            outbox.present(&state(name));
+            outbox.send_latest(&state(name));
             outbox.fill(None).unwrap();
         }
         assert_eq!(told(&mut outbox), b"first");

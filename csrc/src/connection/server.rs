@@ -10,7 +10,8 @@ use crate::replica::{Doc, PeerSync, Replica};
 use crate::wire::frame::{Decoder, CONTROL_LIMIT, DATA_LIMIT};
 use crate::wire::handshake::{Capabilities, Channel, Handshake, Protocol};
 use crate::wire::typed::split;
-use crate::wire::v2::{BlobRequest, PoolRequest, Request};
+use crate::wire::v2::request::AT_REQUEST;
+use crate::wire::v2::{BlobRequest, PoolRequest, Request, Targets};
 use crate::wire::{FrameType, Message};
 
 /// A request waits for changes that its sender announced but did not deliver (a Bloom filter may
@@ -28,8 +29,9 @@ pub enum ServerEvent<C = Changes> {
     Handshake(Handshake),
     /// The peer's sync message was applied.
     Synced(C),
-    /// A notebook request; JSON as received. Answer through the outbox.
-    Request { body: Vec<u8>, request_id: Option<Value> },
+    /// A notebook request; JSON as received, but without the library's own member `at_request`. Answer through the
+    /// outbox.
+    Request { body: Vec<u8>, request_id: Option<Value>, targets: Targets },
     /// A pool request; JSON as received.
     PoolRequest(Vec<u8>),
     /// `get_port` on the blob channel; JSON as received.
@@ -38,8 +40,8 @@ pub enum ServerEvent<C = Changes> {
     BlobStore { media_type: String, bytes: Vec<u8> },
 }
 
-/// The JSON of a request and its id.
-type Deferred = (Vec<u8>, Option<Value>);
+/// The JSON of a request, its id, and the cells it means.
+type Deferred = (Vec<u8>, Option<Value>, Targets);
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -139,8 +141,8 @@ impl Server {
     ) -> Result<Option<ServerEvent<R::Changes>>, ConnectionError> {
         loop {
             if self.deferred_rounds == 0 {
-                if let Some((body, request_id)) = self.deferred.pop_front() {
-                    return Ok(Some(ServerEvent::Request { body, request_id }));
+                if let Some((body, request_id, targets)) = self.deferred.pop_front() {
+                    return Ok(Some(ServerEvent::Request { body, request_id, targets }));
                 }
             }
             if self.state == State::Failed {
@@ -267,28 +269,34 @@ impl Server {
         match kind {
             FrameType::Sync => self.sync_frame(body, document).map(Some),
             FrameType::Request => {
-                let request = Message::<Request>::parse(body)
+                let mut request = Message::<Request>::parse(body)
                     .map_err(|error| ConnectionError::Message("request", error))?;
+                // Only the library adds this member.
+                let body = match request.extra.shift_remove(AT_REQUEST) {
+                    Some(_) => request.to_json(),
+                    None => body.to_vec(),
+                };
                 // "sync" asks the library, not the program behind it: has everything up to here arrived?
                 if request.extra.get("sync") == Some(&Value::Bool(true)) {
                     let id = request.extra.get("request_id").cloned().unwrap_or_default();
                     self.outbox.respond_in_turn(&json!({"result": "ok", "request_id": id}));
                     return Ok(None);
                 }
-                let (body, request_id) = (body.to_vec(), request.extra.get("request_id").cloned());
+                let (request_id, targets) =
+                    (request.extra.get("request_id").cloned(), request.body.targets());
                 if self.deferred.is_empty() && self.sync.missing(document) {
                     self.deferred_rounds = DEFER_ROUNDS;
                     self.deferred_bytes = 0;
                 }
                 if self.deferred_rounds > 0 {
                     self.deferred_bytes += body.len();
-                    self.deferred.push_back((body, request_id));
+                    self.deferred.push_back((body, request_id, targets));
                     if self.deferred.len() >= DEFER_REQUESTS || self.deferred_bytes >= DEFER_BYTES {
                         self.stop_deferring();
                     }
                     return Ok(None);
                 }
-                Ok(Some(ServerEvent::Request { body, request_id }))
+                Ok(Some(ServerEvent::Request { body, request_id, targets }))
             }
             // A client has no business sending these; the reference ignores them as well (5.1).
             FrameType::Response | FrameType::Broadcast => Ok(None),

@@ -164,7 +164,7 @@ fn quiet(stream: &UnixStream) -> io::Result<()> {
 
 /// Whether a connection comes from this process's user, or from root, who can do as that user anyway. What the
 /// system does not tell is a no.
-pub fn is_friend(stream: &UnixStream) -> bool {
+pub fn is_same_user(stream: &UnixStream) -> bool {
     // SAFETY: a plain system call that cannot fail.
     let own = unsafe { libc::geteuid() };
     user_of(stream).is_ok_and(|user| user == own || user == 0)
@@ -190,6 +190,18 @@ fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
     // SAFETY: both numbers are written to local variables.
     check(unsafe { libc::getpeereid(stream.as_raw_fd(), &mut user, &mut group) })?;
     Ok(user)
+}
+
+/// Processor time that this thread has used; zero where the system does not say.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a local structure of the right type.
+    let got = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    if got == 0 {
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// Whether the peer closed and nothing is left to read. Takes nothing from the stream.

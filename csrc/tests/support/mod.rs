@@ -135,7 +135,7 @@ impl Raw {
 
 /// A host with one room, and a session that has joined it.
 pub fn host_with_room(place: &Place, id: &str) -> (Host, Session) {
-    host_with(HostOptions::default(), place, id)
+    host_with(HostOptions { watch_changes: true, ..HostOptions::default() }, place, id)
 }
 
 /// The same with other options.

@@ -166,7 +166,7 @@ impl Play {
                 assert!(!self.server.is_deferring());
             }
             14 if matches!(self.channel, Some(Channel::PoolState)) => {
-                self.server.outbox.present(&Arc::from(&br#"{"state":1}"#[..]));
+                self.server.outbox.send_latest(&Arc::from(&br#"{"state":1}"#[..]));
             }
             14 => {}
             _ => {
@@ -260,7 +260,7 @@ impl Play {
             ServerEvent::Synced(_) => {
                 assert!(matches!(channel, Some(Channel::Notebook { .. } | Channel::SettingsSync)));
             }
-            ServerEvent::Request { body, request_id } => {
+            ServerEvent::Request { body, request_id, .. } => {
                 assert!(self.typed());
                 let request: Value = serde_json::from_slice(&body).expect("a request is JSON");
                 assert_eq!(request.get("request_id"), request_id.as_ref());

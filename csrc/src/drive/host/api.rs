@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
-use super::hub::HostShared;
-use super::room::Room;
-use crate::connection::{Event, Millis};
+use super::hub::Hub;
+use super::listener::Listener;
+use super::options::HostOptions;
+use super::room::{Broadcast, Room};
+use crate::connection::Event;
 use crate::drive::queue::{Waited, Wakeup};
 use crate::drive::reactor::ReactorUse;
 use crate::drive::{lock, DriveError};
@@ -17,32 +19,12 @@ use crate::notebook::{Cell, Notebook, Op};
 use crate::wire::v2::PoolState;
 use crate::wire::Message;
 
-/// How a host is opened.
-pub struct HostOptions {
-    /// Connections at one time; further ones are closed at once.
-    pub max_peers: usize,
-    /// Milliseconds a new connection has for its handshake.
-    pub handshake_timeout: Option<Millis>,
-    /// Bytes of responses and broadcasts kept for a peer that does not read; beyond, it is disconnected.
-    pub peer_limit: usize,
-    /// Members added to the capabilities frame.
-    pub capabilities: Map<String, Value>,
-}
-
-impl Default for HostOptions {
-    fn default() -> Self {
-        Self {
-            max_peers: 1024,
-            handshake_timeout: Some(10_000),
-            peer_limit: 64 * 1024 * 1024,
-            capabilities: Map::new(),
-        }
-    }
-}
-
 /// Rooms on one socket. Every method may be called from any thread; one thread at a time takes events.
 pub struct Host {
-    pub(super) shared: Arc<HostShared>,
+    pub(super) hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    /// The process that opened the host.
+    pid: u32,
     // Dropped last: the thread outlives what runs on it.
     _reactor: ReactorUse,
 }
@@ -55,13 +37,14 @@ impl Host {
     pub fn open(path: &Path, mut options: HostOptions) -> Result<Self, DriveError> {
         options.capabilities.insert("rtd".into(), json!(1));
         let guard = ReactorUse::acquire()?;
-        let shared = HostShared::listen(path, options, guard.reactor())?;
-        Ok(Self { shared, _reactor: guard })
+        let hub = Arc::new(Hub::new(options, guard.reactor())?);
+        let listener = Listener::open(path, &hub)?;
+        Ok(Self { hub, listener, pid: std::process::id(), _reactor: guard })
     }
 
     /// Whether this is the process that opened the host.
     pub fn in_own_process(&self) -> bool {
-        self.shared.pid == std::process::id()
+        self.pid == std::process::id()
     }
 
     /// Stops listening, disconnects every peer, removes the socket file. `Closed` is the last event.
@@ -71,13 +54,13 @@ impl Host {
     /// `State` in a forked child: socket and peers are the parent's.
     pub fn close(&self) -> Result<(), DriveError> {
         self.check_process()?;
-        self.shared.close();
+        self.hub.close(|| self.listener.close());
         Ok(())
     }
 
     /// The event queue's descriptor: readable exactly while an event or the end waits.
     pub fn fd(&self) -> std::os::fd::RawFd {
-        self.shared.queue.fd()
+        self.hub.queue.fd()
     }
 
     /// Takes the next event.
@@ -86,7 +69,7 @@ impl Host {
     /// `Closed` after the last one; `State` in a forked child.
     pub fn next_event(&self) -> Result<Option<Event>, DriveError> {
         self.check_process()?;
-        self.shared.queue.pop().map_err(|()| DriveError::Closed("the host is closed".into()))
+        self.hub.queue.pop().map_err(|()| DriveError::Closed("the host is closed".into()))
     }
 
     /// Waits for an event, a wake, or the time limit.
@@ -95,7 +78,7 @@ impl Host {
     /// `State` in a forked child.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Waited, DriveError> {
         self.check_process()?;
-        Ok(self.shared.queue.wait(timeout))
+        Ok(self.hub.queue.wait(timeout))
     }
 
     /// Ends the present or next wait.
@@ -104,7 +87,7 @@ impl Host {
     /// `State` in a forked child.
     pub fn wake(&self) -> Result<(), DriveError> {
         self.check_process()?;
-        self.shared.queue.wake();
+        self.hub.queue.wake();
         Ok(())
     }
 
@@ -114,7 +97,7 @@ impl Host {
     /// `State` in a forked child.
     pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
         self.check_process()?;
-        self.shared.queue.set_wakeup(wakeup);
+        self.hub.queue.set_wakeup(wakeup);
         Ok(())
     }
 
@@ -124,11 +107,11 @@ impl Host {
     /// `NotFound` when nobody waits for it.
     pub fn refuse_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
-        let waiting = lock(&self.shared.tables).wanted.remove(id);
+        let waiting = lock(&self.hub.registry).wanted.remove(id);
         let waiting =
             waiting.ok_or_else(|| DriveError::NotFound(format!("nobody waits for the room {id}")))?;
         for peer in waiting {
-            self.shared.drop_peer(&peer, &DriveError::State("the room was refused".into()));
+            self.hub.drop_peer(peer.id, &DriveError::State("the room was refused".into()));
         }
         Ok(())
     }
@@ -139,8 +122,8 @@ impl Host {
     /// `NotFound` when there is no such room.
     pub fn close_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
-        let room = self.shared.room(id)?;
-        self.shared.close_room(&room);
+        let room = self.hub.room(id)?;
+        self.hub.close_room(&room);
         Ok(())
     }
 
@@ -150,7 +133,8 @@ impl Host {
     /// `Again` when somebody is in it; `NotFound` when there is no such room.
     pub fn evict_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
-        self.shared.evict_room(&self.shared.room(id)?)
+        let room = self.hub.room(id)?;
+        self.hub.evict_room(&room)
     }
 
     /// One change (all or nothing), one sync message per peer, then the broadcasts. With a `cause` the
@@ -160,8 +144,10 @@ impl Host {
     /// Those of the operations (nothing is done then); `NotFound`; `Poisoned`.
     pub fn publish(&self, id: &str, ops: &[Op], broadcasts: &[Value], cause: u64) -> Result<(), DriveError> {
         self.check_open()?;
-        let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, outcome| state.publish(ops, broadcasts, cause, outcome))
+        let room = self.hub.room(id)?;
+        // Printed before the room is locked.
+        let broadcasts: Vec<Broadcast> = broadcasts.iter().map(Broadcast::new).collect();
+        self.hub.step(&room, |state, outcome| state.publish(ops, &broadcasts, cause, outcome))
     }
 
     /// One broadcast to one peer, behind the changes made before it. A peer of protocol version 1 has no
@@ -172,9 +158,9 @@ impl Host {
     pub fn send(&self, peer: u64, broadcast: &Value) -> Result<(), DriveError> {
         self.check_open()?;
         let gone = || DriveError::NotFound(format!("no such peer in a room: {peer}"));
-        let peer = self.shared.peer(peer).ok_or_else(gone)?;
+        let peer = self.hub.peer(peer).ok_or_else(gone)?;
         let room = Arc::clone(peer.room().ok_or_else(gone)?);
-        self.shared.step(&room, |state, outcome| state.send(&peer, broadcast, outcome))
+        self.hub.step(&room, |state, outcome| state.send(peer.id, broadcast, outcome))
     }
 
     /// Tells the pool state to its subscribers, if it is another one. The member `event` is added.
@@ -187,8 +173,8 @@ impl Host {
         message.extend(state.clone());
         let message = Message::<PoolState>::parse(&Value::Object(message).to_string().into_bytes())
             .map_err(|error| DriveError::Argument(format!("pool state: {error}")))?;
-        for (peer, error) in self.shared.pool_state.announce(message.to_json()) {
-            self.shared.drop_peer(&peer, &error);
+        for (peer, error) in self.hub.pool_state.publish(message.to_json()) {
+            self.hub.drop_peer(peer, &error);
         }
         Ok(())
     }
@@ -201,11 +187,11 @@ impl Host {
     pub fn open_settings(&self, journal: Option<&Path>) -> Result<(), DriveError> {
         self.check_open()?;
         let open = || DriveError::State("the settings are open".into());
-        if lock(&self.shared.tables).settings.is_some() {
+        if lock(&self.hub.registry).settings.is_some() {
             return Err(open());
         }
         let room = Arc::new(Room::open_settings(journal)?);
-        let mut tables = lock(&self.shared.tables);
+        let mut tables = lock(&self.hub.registry);
         if tables.settings.is_some() {
             return Err(open());
         }
@@ -219,9 +205,9 @@ impl Host {
     /// `State` when they are not open; `Poisoned`.
     pub fn settings(&self) -> Result<Value, DriveError> {
         self.check_open()?;
-        let room = self.shared.settings()?;
-        self.shared.step(&room, |state, _| {
-            self.shared.settings_unread.store(false, Ordering::Relaxed);
+        let room = self.hub.settings()?;
+        self.hub.step(&room, |state, _| {
+            self.hub.change_events.settings_unread.store(false, Ordering::Relaxed);
             Ok(Value::Object(state.document.to_json()))
         })
     }
@@ -233,11 +219,10 @@ impl Host {
     /// `Poisoned`.
     pub fn change_settings(&self, members: &Map<String, Value>) -> Result<(), DriveError> {
         self.check_open()?;
-        let room = self.shared.settings()?;
-        self.shared.step(&room, |state, outcome| {
+        let room = self.hub.settings()?;
+        self.hub.step(&room, |state, outcome| {
             if state.document.change(members)? {
-                state.moved(outcome);
-                state.flush_all(outcome);
+                state.changed(outcome);
             }
             Ok(())
         })
@@ -250,19 +235,19 @@ impl Host {
     pub fn respond(&self, token: u64, body: &Value) -> Result<(), DriveError> {
         self.check_open()?;
         let gone = || DriveError::NotFound(format!("no such request: {token}"));
-        let peer = lock(&self.shared.tables).tokens.remove(&token).ok_or_else(gone)?;
+        let peer = lock(&self.hub.registry).requests.remove(&token).ok_or_else(gone)?;
         if !peer.respond(token, body) {
             return Err(gone());
         }
         match peer.room() {
-            Some(room) => self.shared.step(&Arc::clone(room), |state, _| {
+            Some(room) => self.hub.step(&Arc::clone(room), |state, _| {
                 // Through the document's lock: the flush may have a sync message to make as well.
-                peer.flush(Some(&state.document))
+                peer.flush(&mut peer.lock(), Some(&state.document))
             }),
-            None => peer.flush(None),
+            None => peer.flush(&mut peer.lock(), None),
         }
         .map_err(|error| {
-            self.shared.drop_peer(&peer, &error);
+            self.hub.drop_peer(peer.id, &error);
             gone()
         })
     }
@@ -300,8 +285,8 @@ impl Host {
     /// `State` in a forked child.
     pub fn rooms(&self) -> Result<Value, DriveError> {
         self.check_process()?;
-        let rooms: Vec<Arc<Room>> = lock(&self.shared.tables).rooms.values().cloned().collect();
-        Ok(rooms.iter().map(|room| json!({"notebook_id": room.id, "peers": room.peer_count()})).collect())
+        let rooms: Vec<Arc<Room>> = lock(&self.hub.registry).rooms.values().cloned().collect();
+        Ok(rooms.iter().map(|room| json!({"notebook_id": room.id, "peers": room.member_count()})).collect())
     }
 
     /// Disconnects one peer.
@@ -311,8 +296,8 @@ impl Host {
     pub fn disconnect(&self, peer: u64) -> Result<(), DriveError> {
         self.check_open()?;
         let peer =
-            self.shared.peer(peer).ok_or_else(|| DriveError::NotFound(format!("no such peer: {peer}")))?;
-        self.shared.drop_peer(&peer, &DriveError::Closed("disconnected by the host".into()));
+            self.hub.peer(peer).ok_or_else(|| DriveError::NotFound(format!("no such peer: {peer}")))?;
+        self.hub.drop_peer(peer.id, &DriveError::Closed("disconnected by the host".into()));
         Ok(())
     }
 
@@ -326,8 +311,8 @@ impl Host {
         read: impl FnOnce(&Notebook) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         self.check_open()?;
-        let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, _| read(&state.document))
+        let room = self.hub.room(id)?;
+        self.hub.step(&room, |state, _| read(&state.document))
     }
 
     fn check_process(&self) -> Result<(), DriveError> {
@@ -340,7 +325,7 @@ impl Host {
 
     pub(super) fn check_open(&self) -> Result<(), DriveError> {
         self.check_process()?;
-        if lock(&self.shared.tables).closed {
+        if lock(&self.hub.registry).closed {
             return Err(DriveError::Closed("the host is closed".into()));
         }
         Ok(())
@@ -351,8 +336,8 @@ impl Drop for Host {
     fn drop(&mut self) {
         // The C layer never drops a handle of the parent in a forked child.
         if self.close().is_ok() {
-            self.shared.queue.set_wakeup(None);
-            self.shared.crew.join();
+            self.hub.queue.set_wakeup(None);
+            self.hub.workers.join();
         }
     }
 }

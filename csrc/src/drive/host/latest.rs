@@ -1,54 +1,63 @@
-//! A state that is told to whoever subscribed: the present one first, then each new one.
+//! Storey 3, host: a value with subscribers. Each gets the current value first, then every new one.
 //!
-//! Lock order: bulletin, then peer, then the host's tables.
+//! Lock order: latest value, then peer, then registry.
 
 use std::sync::{Arc, Mutex};
 
-use super::peer::Peer;
+use super::member::Member;
 use crate::drive::{lock, DriveError};
 
-/// The last state announced, and who wants to know.
-pub struct Bulletin(Mutex<Board>);
+/// The value published last, and its subscribers.
+pub struct LatestValue(Mutex<State>);
 
-/// Held locked for every step, so that each subscriber sees the states in one order.
-struct Board {
-    state: Arc<[u8]>,
-    subscribers: Vec<Arc<Peer>>,
+/// Locked for every step, so that all subscribers get the values in one order.
+struct State {
+    value: Arc<[u8]>,
+    subscribers: Vec<Arc<dyn Member>>,
 }
 
-impl Bulletin {
-    /// A bulletin that says this until something else is announced.
-    pub fn new(state: Vec<u8>) -> Self {
-        Self(Mutex::new(Board { state: state.into(), subscribers: Vec::new() }))
+impl LatestValue {
+    /// Starts with this value.
+    pub fn new(value: Vec<u8>) -> Self {
+        Self(Mutex::new(State { value: value.into(), subscribers: Vec::new() }))
     }
 
-    /// Tells a newcomer the present state, and what follows. `here` says whether he is still connected.
+    /// Sends a subscriber the current value and, from now on, each new one; nothing unless it `is_connected`.
     ///
     /// # Errors
     /// The connection cannot be used.
-    pub fn subscribe(&self, peer: &Arc<Peer>, here: impl FnOnce() -> bool) -> Result<(), DriveError> {
-        let mut board = lock(&self.0);
-        if here() {
-            board.subscribers.push(Arc::clone(peer));
-            peer.present(&board.state)?;
+    pub fn subscribe(
+        &self,
+        member: Arc<dyn Member>,
+        is_connected: impl FnOnce() -> bool,
+    ) -> Result<(), DriveError> {
+        let mut state = lock(&self.0);
+        if is_connected() {
+            state.subscribers.push(Arc::clone(&member));
+            send_latest(&*member, &state.value)?;
         }
         Ok(())
     }
 
-    /// Tells all subscribers, unless it is what they know. One that does not read gets the newest state when it
-    /// does. Gives those whose connection has ended.
-    pub fn announce(&self, state: Vec<u8>) -> Vec<(Arc<Peer>, DriveError)> {
-        let mut board = lock(&self.0);
-        if *board.state == *state {
+    /// Sends a value to all subscribers, unless it is the current one. A subscriber that does not read gets only the
+    /// newest value when it reads again. Returns the numbers of the connections that failed, with their errors.
+    pub fn publish(&self, value: Vec<u8>) -> Vec<(u64, DriveError)> {
+        let mut state = lock(&self.0);
+        if *state.value == *value {
             return Vec::new();
         }
-        board.state = state.into();
-        let tell = |peer: &Arc<Peer>| peer.present(&board.state).err().map(|error| (Arc::clone(peer), error));
-        board.subscribers.iter().filter_map(tell).collect()
+        state.value = value.into();
+        let send =
+            |member: &Arc<dyn Member>| Some((member.id(), send_latest(&**member, &state.value).err()?));
+        state.subscribers.iter().filter_map(send).collect()
     }
 
-    /// A connection has ended.
-    pub fn leave(&self, peer: u64) {
-        lock(&self.0).subscribers.retain(|other| other.id != peer);
+    /// Removes a subscriber.
+    pub fn unsubscribe(&self, id: u64) {
+        lock(&self.0).subscribers.retain(|member| member.id() != id);
     }
+}
+
+fn send_latest(member: &dyn Member, value: &Arc<[u8]>) -> Result<(), DriveError> {
+    member.send(None, &|outbox| outbox.send_latest(value))
 }

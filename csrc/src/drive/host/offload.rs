@@ -1,120 +1,183 @@
-//! Turns of peers that must not hold up the I/O thread: they take long, or wait for one that does.
+//! Storey 3, host: turns that must not hold up the I/O thread, because they take long or wait for one that does.
 //!
-//! A change of millions of characters takes the document engine seconds. The I/O thread hands such a turn
-//! to a thread of its room, and everything that comes for that room meanwhile queues behind it; peers
-//! elsewhere notice nothing. There is no such thread while nothing takes long.
+//! A change of millions of characters takes the document engine seconds. The I/O thread hands such a turn to a worker
+//! thread; further work on the same room queues behind it, and other rooms go on. A room has no worker while all its
+//! turns are short.
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::drive::lock;
+use crate::drive::{address, lock, panic_text};
 use crate::replica::any_packed;
 
-/// What a peer does when it is its turn.
-pub type Turn = Box<dyn FnOnce() + Send>;
+/// One piece of work on a room.
+pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Bytes that never take long, unless they are packed.
+/// Input of at most this many bytes never takes long, unless it is packed.
 const LONG_INPUT: usize = 64 * 1024;
-/// A room in which something took longer does the next turn aside as well: its document is large, and the I/O thread
-/// must not wait for the room's lock either.
-const LONG_TURN: Duration = Duration::from_millis(10);
+/// A room where something took this much processor time has its next turn done by a worker as well: its document is
+/// large, and the I/O thread must not wait for the room's lock either.
+const LONG_WORK: Duration = Duration::from_millis(10);
+/// The same by the clock: the disk is slow. Longer, because on a busy machine everything waits.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+/// How long an idle worker waits for more work; starting a thread for each turn would cost more than the turn.
+const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// Whether a turn with these bytes to decode may take long.
 pub fn may_take_long(pending: &[u8]) -> bool {
     pending.len() > LONG_INPUT || any_packed(pending)
 }
 
-/// The turns of one room that are done aside. One per peer and its timer at most: a peer is not read
-/// while its turn waits.
+/// The work of one room that a worker does. Bounded: a peer whose turn is queued is not read, so it has one turn and
+/// one timer here at most.
 #[derive(Default)]
-pub struct Aside {
-    /// None while no thread works on them.
-    waiting: Mutex<Option<VecDeque<Turn>>>,
+pub struct Offload {
+    /// `None` while no worker has this room.
+    queue: Mutex<Option<VecDeque<Job>>>,
     slow: AtomicBool,
 }
 
-impl Aside {
-    /// Whether the next turn is to be done aside, because others are, or because the last one took long.
+impl Offload {
+    /// Whether the next turn goes to a worker: others are there, or the last one took long.
     pub fn is_due(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) || lock(&self.waiting).is_some()
+        self.slow.load(Ordering::Relaxed) || lock(&self.queue).is_some()
     }
 
-    /// Does a turn and notes whether it took long.
+    /// Runs a turn and notes whether it took long.
     pub fn timed<T>(&self, turn: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
+        let watch = Stopwatch::start();
         let result = turn();
-        self.turn_took(begun.elapsed());
+        self.turn_ended(watch.is_long());
         result
     }
 
-    /// Does what is no turn; what follows is done aside if it took long.
+    /// Runs a step that is no turn; if it takes long, the next turn goes to a worker.
     pub fn watched<T>(&self, step: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
+        let watch = Stopwatch::start();
         let result = step();
-        self.step_took(begun.elapsed());
+        self.step_ended(watch.is_long());
         result
     }
 
-    fn turn_took(&self, time: Duration) {
-        self.slow.store(time >= LONG_TURN, Ordering::Relaxed);
+    /// Only a turn shows that turns are short again.
+    fn turn_ended(&self, long: bool) {
+        self.slow.store(long, Ordering::Relaxed);
     }
 
-    fn step_took(&self, time: Duration) {
-        self.slow.fetch_or(time >= LONG_TURN, Ordering::Relaxed);
+    fn step_ended(&self, long: bool) {
+        self.slow.fetch_or(long, Ordering::Relaxed);
     }
 
-    /// Does a turn aside, behind those that wait.
-    pub fn enqueue(self: &Arc<Self>, crew: &Crew, turn: Turn) {
+    /// Has a job done by a worker, behind those that wait.
+    pub fn enqueue(self: &Arc<Self>, workers: &Workers, job: Job) {
         {
-            let mut waiting = lock(&self.waiting);
-            if let Some(waiting) = waiting.as_mut() {
-                waiting.push_back(turn);
+            let mut queue = lock(&self.queue);
+            if let Some(queue) = queue.as_mut() {
+                queue.push_back(job);
                 return;
             }
-            *waiting = Some(VecDeque::from([turn]));
+            *queue = Some(VecDeque::from([job]));
         }
-        let me = Arc::clone(self);
-        if crew.start(move || me.work()).is_err() {
-            // The system has no thread left: late for everybody is better than never.
+        if workers.start(self).is_err() {
+            // The system has no thread left: late for everything is better than never.
             self.work();
         }
     }
 
     fn work(&self) {
         loop {
-            let turn = {
-                let mut waiting = lock(&self.waiting);
-                let Some(turn) = waiting.as_mut().and_then(VecDeque::pop_front) else {
-                    *waiting = None;
+            let job = {
+                let mut queue = lock(&self.queue);
+                let Some(job) = queue.as_mut().and_then(VecDeque::pop_front) else {
+                    *queue = None;
                     return;
                 };
-                turn
+                job
             };
-            turn();
+            job();
         }
     }
 }
 
-/// The threads of a host's rooms. They must have ended before the library may be unloaded.
+struct Stopwatch {
+    cpu: Duration,
+    clock: Instant,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { cpu: address::thread_time(), clock: Instant::now() }
+    }
+
+    fn is_long(&self) -> bool {
+        took_long(address::thread_time().saturating_sub(self.cpu), self.clock.elapsed())
+    }
+}
+
+fn took_long(cpu: Duration, clock: Duration) -> bool {
+    cpu >= LONG_WORK || clock >= LONG_WAIT
+}
+
+/// The worker threads of a host. They must have ended before the library may be unloaded.
 #[derive(Default)]
-pub struct Crew {
+pub struct Workers {
+    pool: Arc<Pool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Crew {
-    fn start(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// What the threads share. At most one of them is idle; it waits for a room to work on.
+struct Pool {
+    state: Mutex<PoolState>,
+    changed: Condvar,
+    idle_time: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), idle_time: IDLE_TIME }
+    }
+}
+
+#[derive(Default)]
+struct PoolState {
+    idle: bool,
+    next: Option<Arc<Offload>>,
+    closed: bool,
+}
+
+impl Workers {
+    /// Gives a room to the idle worker, or to a new one.
+    fn start(&self, room: &Arc<Offload>) -> std::io::Result<()> {
+        {
+            let mut state = lock(&self.pool.state);
+            if state.idle && state.next.is_none() {
+                state.next = Some(Arc::clone(room));
+                self.pool.changed.notify_one();
+                return Ok(());
+            }
+        }
         let mut threads = lock(&self.threads);
         threads.retain(|thread| !thread.is_finished());
-        threads.push(thread::Builder::new().name("runtimed-ffi-room".into()).spawn(work)?);
+        let (pool, mut room) = (Arc::clone(&self.pool), Arc::clone(room));
+        let run = move || loop {
+            room.work();
+            match pool.next() {
+                Some(next) => room = next,
+                None => return,
+            }
+        };
+        threads.push(thread::Builder::new().name("runtimed-ffi-room".into()).spawn(run)?);
         Ok(())
     }
 
-    /// Waits for the turns that are under way.
+    /// Waits until all work is done and all threads have ended.
     pub fn join(&self) {
+        lock(&self.pool.state).closed = true;
+        self.pool.changed.notify_one();
         loop {
             let Some(thread) = lock(&self.threads).pop() else { return };
             let _panicked = thread.join();
@@ -122,11 +185,27 @@ impl Crew {
     }
 }
 
-/// A turn that tells a panic instead of ending the thread, and with it the turns behind it.
-pub fn guarded(turn: impl FnOnce() + Send + 'static, failed: impl FnOnce(String) + Send + 'static) -> Turn {
+impl Pool {
+    /// The next room for a worker that has finished one; `None` when the thread is to end.
+    fn next(&self) -> Option<Arc<Offload>> {
+        let mut state = lock(&self.state);
+        if state.idle || state.closed {
+            return None;
+        }
+        state.idle = true;
+        let waits = |state: &mut PoolState| state.next.is_none() && !state.closed;
+        let waited = self.changed.wait_timeout_while(state, self.idle_time, waits);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.idle = false;
+        state.next.take()
+    }
+}
+
+/// A job that reports a panic instead of ending the thread and with it the jobs behind it.
+pub fn catch_panic(job: impl FnOnce() + Send + 'static, failed: impl FnOnce(String) + Send + 'static) -> Job {
     Box::new(move || {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(turn)) {
-            failed(crate::drive::panic_text(payload.as_ref()));
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+            failed(panic_text(payload.as_ref()));
         }
     })
 }
@@ -137,38 +216,89 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn turns_keep_their_order_and_survive_each_other() {
-        let (aside, crew) = (Arc::new(Aside::default()), Crew::default());
+    fn jobs_keep_their_order_and_survive_a_panic_of_another() {
+        let (room, workers) = (Arc::new(Offload::default()), Workers::default());
         let (go, gate) = channel::<()>();
         let (tell, told) = channel::<String>();
-        aside.enqueue(&crew, Box::new(move || gate.recv().unwrap()));
-        assert!(aside.is_due());
+        room.enqueue(&workers, Box::new(move || gate.recv().unwrap()));
+        assert!(room.is_due());
         let say = tell.clone();
-        aside.enqueue(&crew, guarded(|| panic!("boom"), move |reason| say.send(reason).unwrap()));
+        room.enqueue(&workers, catch_panic(|| panic!("boom"), move |reason| say.send(reason).unwrap()));
         for number in 0..3 {
             let say = tell.clone();
-            aside.enqueue(&crew, Box::new(move || say.send(number.to_string()).unwrap()));
+            room.enqueue(&workers, Box::new(move || say.send(number.to_string()).unwrap()));
         }
         assert!(told.try_recv().is_err(), "they wait for the first one");
         go.send(()).unwrap();
-        crew.join();
+        workers.join();
         drop(tell);
         let heard: Vec<String> = told.iter().collect();
         assert!(heard[0].contains("boom"), "{heard:?}");
         assert_eq!(heard[1..], ["0", "1", "2"]);
-        assert!(!aside.is_due());
+        assert!(!room.is_due());
+    }
+
+    /// The thread on which a job of a room of its own runs.
+    fn thread_of_a_job(workers: &Workers) -> thread::ThreadId {
+        let (tell, told) = channel();
+        let job = move || tell.send(thread::current().id()).unwrap();
+        Arc::new(Offload::default()).enqueue(workers, Box::new(job));
+        told.recv().unwrap()
+    }
+
+    fn wait_until_idle(workers: &Workers) {
+        while !lock(&workers.pool.state).idle {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn one_worker_waits_for_more_work_and_further_ones_end() {
+        let pool = Pool { idle_time: Duration::MAX, ..Pool::default() };
+        let workers = Workers { pool: Arc::new(pool), ..Workers::default() };
+        let first = thread_of_a_job(&workers);
+        wait_until_idle(&workers);
+        assert_eq!(thread_of_a_job(&workers), first, "no new thread for it");
+        wait_until_idle(&workers);
+        // Two rooms at a time need two threads.
+        let (go, gate) = channel::<()>();
+        Arc::new(Offload::default()).enqueue(&workers, Box::new(move || gate.recv().unwrap()));
+        assert_ne!(thread_of_a_job(&workers), first);
+        wait_until_idle(&workers);
+        go.send(()).unwrap();
+        let busy = |workers: &Workers| {
+            let threads = lock(&workers.threads);
+            threads.iter().filter(|thread| !thread.is_finished()).count()
+        };
+        while busy(&workers) > 1 {
+            thread::yield_now();
+        }
+        workers.join();
+        assert!(lock(&workers.threads).is_empty());
     }
 
     #[test]
     fn a_room_is_slow_as_long_as_its_turns_are() {
-        let aside = Aside::default();
-        aside.turn_took(LONG_TURN);
-        assert!(aside.is_due());
-        aside.step_took(Duration::ZERO);
-        assert!(aside.is_due(), "only a turn shows that turns are quick again");
-        aside.turn_took(Duration::ZERO);
-        assert!(!aside.is_due());
-        aside.step_took(LONG_TURN);
-        assert!(aside.is_due());
+        let room = Offload::default();
+        room.turn_ended(true);
+        assert!(room.is_due());
+        room.step_ended(false);
+        assert!(room.is_due(), "only a turn shows that turns are short again");
+        room.turn_ended(false);
+        assert!(!room.is_due());
+        room.step_ended(true);
+        assert!(room.is_due());
+    }
+
+    #[test]
+    fn work_is_long_by_its_processor_time_and_only_far_beyond_that_by_the_clock() {
+        let moment = Duration::from_nanos(1);
+        assert!(!took_long(LONG_WORK - moment, LONG_WAIT - moment));
+        assert!(took_long(LONG_WORK, LONG_WORK));
+        assert!(took_long(Duration::ZERO, LONG_WAIT));
+        let room = Offload::default();
+        let end = address::thread_time() + LONG_WORK * 2;
+        room.timed(|| while address::thread_time() < end {});
+        assert!(room.is_due());
     }
 }

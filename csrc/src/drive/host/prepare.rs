@@ -28,19 +28,19 @@ impl Host {
     pub fn prepare_room(&self, id: &str, journal: Option<&Path>) -> Result<(), DriveError> {
         self.check_open()?;
         let known = || {
-            let tables = lock(&self.shared.tables);
-            tables.rooms.contains_key(id) || tables.prepared.contains_key(id)
+            let registry = lock(&self.hub.registry);
+            registry.rooms.contains_key(id) || registry.prepared.contains_key(id)
         };
         let open = || DriveError::State(format!("the room is open: {id}"));
         if known() {
             return Err(open());
         }
         let room = Arc::new(Room::open(id, journal)?);
-        let mut tables = lock(&self.shared.tables);
-        if tables.rooms.contains_key(id) || tables.prepared.contains_key(id) {
+        let mut registry = lock(&self.hub.registry);
+        if registry.rooms.contains_key(id) || registry.prepared.contains_key(id) {
             return Err(open());
         }
-        tables.prepared.insert(id.into(), room);
+        registry.prepared.insert(id.into(), room);
         Ok(())
     }
 
@@ -51,14 +51,14 @@ impl Host {
     pub fn admit(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
         let (room, waiting) = {
-            let mut tables = lock(&self.shared.tables);
-            let room = tables.prepared.remove(id);
+            let mut registry = lock(&self.hub.registry);
+            let room = registry.prepared.remove(id);
             let room = room.ok_or_else(|| DriveError::NotFound(format!("no prepared room: {id}")))?;
-            tables.rooms.insert(id.into(), Arc::clone(&room));
-            (room, tables.wanted.remove(id).unwrap_or_default())
+            registry.rooms.insert(id.into(), Arc::clone(&room));
+            (room, registry.wanted.remove(id).unwrap_or_default())
         };
         for peer in waiting {
-            self.shared.enter(&peer, &room);
+            self.hub.enter(&peer, &room);
         }
         Ok(())
     }
@@ -69,8 +69,8 @@ impl Host {
     /// `NotFound`; `Poisoned`.
     pub fn fork(&self, id: &str) -> Result<Notebook, DriveError> {
         self.check_open()?;
-        let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, _| Ok(state.document.fork()))
+        let room = self.hub.room(id)?;
+        self.hub.step(&room, |state, _| Ok(state.document.fork()))
     }
 
     /// Takes what a copy of a room's document did meanwhile into the room, and tells the peers.
@@ -79,11 +79,10 @@ impl Host {
     /// `NotFound`; `Argument` when it is no copy of this room's document; `Poisoned`.
     pub fn merge(&self, id: &str, copy: &Notebook) -> Result<(), DriveError> {
         self.check_open()?;
-        let room = self.shared.room(id)?;
-        self.shared.step(&room, |state, outcome| {
+        let room = self.hub.room(id)?;
+        self.hub.step(&room, |state, outcome| {
             if state.document.merge(copy)? {
-                state.moved(outcome);
-                state.flush_all(outcome);
+                state.changed(outcome);
             }
             Ok(())
         })

@@ -1,6 +1,6 @@
-//! A document, its journal, and the peers that share it: a room, or the settings.
+//! Storey 3, host: a document, its journal, and the members that share it: a room, or the settings.
 //!
-//! Lock order: room, then peer, then the host's tables.
+//! Lock order: room, then peer, then registry.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
@@ -10,49 +10,64 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::journal::Journal;
-use super::offload::Aside;
-use super::peer::Peer;
+use super::member::Member;
+use super::offload::Offload;
 use crate::drive::{lock, panic_text, DriveError};
 use crate::notebook::{Notebook, Op};
 use crate::replica::{Doc, Replica};
 use crate::settings::Settings;
 
-/// What a room shares between the I/O thread and the host program.
+/// A document that peers share. The I/O thread and the host program both use it.
 pub struct Room<D = Notebook> {
     /// The notebook id, byte for byte; empty for the settings.
     pub id: String,
-    /// Number of peers. Whoever lists the rooms must not wait for one that is busy.
-    peers: AtomicUsize,
-    /// Turns that the I/O thread does not do itself.
-    pub aside: Arc<Aside>,
+    /// Number of members, kept beside the lock: listing the rooms must not wait for a busy one.
+    count: AtomicUsize,
+    /// Work on this room that the I/O thread does not do itself.
+    pub offload: Arc<Offload>,
     state: Mutex<RoomState<D>>,
 }
 
-/// The document and who is there. Held locked for every step, so that each peer sees changes and
-/// broadcasts in one order.
+/// The document and the members. Locked for every step, so that all members see changes and broadcasts in one order.
 pub struct RoomState<D = Notebook> {
+    /// The document.
     pub document: D,
     journal: Option<Journal>,
-    pub peers: Vec<Arc<Peer>>,
-    /// Why the room cannot be used any more.
-    pub broken: Option<String>,
-    shut: bool,
+    members: Vec<Arc<dyn Member>>,
+    /// Why the room failed, if it did.
+    poisoned: Option<String>,
+    closed: bool,
+    /// The last write of the journal failed.
     unsaved: bool,
 }
 
-/// Where a peer is.
-pub enum Home {
+/// What a peer takes part in.
+pub enum Membership {
+    /// The room of a notebook.
     Room(Arc<Room>),
+    /// The settings.
     Settings(Arc<Room<Settings>>),
 }
 
-/// What a step left to tell the host program.
+/// What a step leaves to be done after the room's lock is released.
 #[derive(Default)]
 pub struct Outcome {
-    /// Peers whose connection ended in this step, with the reason.
-    pub lost: Vec<(Arc<Peer>, DriveError)>,
+    /// Numbers of the connections that failed in this step, with their errors.
+    pub lost: Vec<(u64, DriveError)>,
     /// The journal could not be written.
     pub unsaved: Option<std::io::Error>,
+}
+
+/// A broadcast, printed once for all members.
+pub struct Broadcast {
+    json: Arc<[u8]>,
+}
+
+impl Broadcast {
+    /// Prints a broadcast.
+    pub fn new(body: &Value) -> Self {
+        Self { json: body.to_string().into_bytes().into() }
+    }
 }
 
 impl Room {
@@ -68,7 +83,7 @@ impl Room {
             }
             None => (None, Notebook::create(id)?),
         };
-        Ok(Self::over(id, document, journal))
+        Ok(Self::new(id, document, journal))
     }
 }
 
@@ -79,23 +94,29 @@ impl Room<Settings> {
     /// As [`Journal::open`].
     pub fn open_settings(journal: Option<&Path>) -> Result<Self, DriveError> {
         let Some(path) = journal else {
-            return Ok(Self::over("", Settings::create()?, None));
+            return Ok(Self::new("", Settings::create()?, None));
         };
         let (mut journal, settings) = Journal::open_settings(path)?;
-        // Loading may have moved what an older program wrote.
+        // Loading may have migrated settings of an older version.
         journal.record(&settings)?;
-        Ok(Self::over("", settings, Some(journal)))
+        Ok(Self::new("", settings, Some(journal)))
     }
 }
 
 impl<D: Replica> Room<D> {
-    fn over(id: &str, document: D, journal: Option<Journal>) -> Self {
-        let state =
-            RoomState { document, journal, peers: Vec::new(), broken: None, shut: false, unsaved: false };
-        Self { id: id.into(), peers: AtomicUsize::new(0), aside: Arc::default(), state: Mutex::new(state) }
+    fn new(id: &str, document: D, journal: Option<Journal>) -> Self {
+        let state = RoomState {
+            document,
+            journal,
+            members: Vec::new(),
+            poisoned: None,
+            closed: false,
+            unsaved: false,
+        };
+        Self { id: id.into(), count: AtomicUsize::new(0), offload: Arc::default(), state: Mutex::new(state) }
     }
 
-    /// Runs one step under the room's lock. A panic breaks this room and nothing else.
+    /// Runs one step under the room's lock. A panic poisons this room and nothing else.
     ///
     /// # Errors
     /// Those of `step`; `NotFound` when the room was closed; `Poisoned` when it failed before; `Panic` when it
@@ -106,134 +127,152 @@ impl<D: Replica> Room<D> {
         step: impl FnOnce(&mut RoomState<D>, &mut Outcome) -> Result<T, DriveError>,
     ) -> Result<T, DriveError> {
         let mut state = lock(&self.state);
-        if let Some(reason) = &state.broken {
+        if let Some(reason) = &state.poisoned {
             return Err(DriveError::Poisoned(reason.clone()));
         }
-        if state.shut {
+        if state.closed {
             return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
         }
         match catch_unwind(AssertUnwindSafe(|| step(&mut state, outcome))) {
             Ok(result) => result,
             Err(payload) => {
                 let reason = panic_text(payload.as_ref());
-                state.broken = Some(reason.clone());
+                state.poisoned = Some(reason.clone());
                 Err(DriveError::Panic(reason))
             }
         }
     }
 
-    /// Closes the room and takes its peers out. Whoever found it before it left the table is refused at
-    /// the next step; a peer that entered now would wait in a room that nobody can reach.
-    pub fn shut(&self) -> Vec<Arc<Peer>> {
+    /// Closes the room and removes its members; returns their numbers. A caller that found the room before it left the
+    /// registry gets `NotFound` from its next step, so no peer enters a room that cannot be reached any more.
+    pub fn close(&self) -> Vec<u64> {
         let mut state = lock(&self.state);
-        state.shut = true;
-        self.peers.store(0, Ordering::Relaxed);
-        std::mem::take(&mut state.peers)
+        state.closed = true;
+        self.count.store(0, Ordering::Relaxed);
+        std::mem::take(&mut state.members).iter().map(|member| member.id()).collect()
     }
 
-    /// Closes the room unless a peer is in it. It is taken out of its table meanwhile, so that nobody finds a closed one.
+    /// Closes the room unless it has members. `unregister` runs under the room's lock, so that a closed room is never
+    /// found in the registry.
     ///
     /// # Errors
-    /// `Again` when somebody is in it; `NotFound` when it was closed.
-    pub fn evict(&self, take_out: impl FnOnce()) -> Result<(), DriveError> {
+    /// `Again` when it has members; `NotFound` when it was closed.
+    pub fn evict(&self, unregister: impl FnOnce()) -> Result<(), DriveError> {
         let mut state = lock(&self.state);
-        if state.shut {
+        if state.closed {
             return Err(DriveError::NotFound(format!("no such room: {}", self.id)));
         }
-        if !state.peers.is_empty() {
-            return Err(DriveError::Again(format!("somebody is in the room {}", self.id)));
+        if !state.members.is_empty() {
+            return Err(DriveError::Again(format!("the room {} has peers", self.id)));
         }
-        state.shut = true;
-        take_out();
+        state.closed = true;
+        unregister();
         Ok(())
     }
 
-    /// To be called when a peer came or went, before anybody is told: the number of peers now.
-    pub fn count_peers(&self, state: &RoomState<D>) -> usize {
-        self.peers.store(state.peers.len(), Ordering::Relaxed);
-        state.peers.len()
+    /// Adds a member, in a step of this room; returns the number of members now.
+    pub fn add_member(&self, state: &mut RoomState<D>, member: Arc<dyn Member>) -> usize {
+        state.members.push(member);
+        self.count_members(state)
     }
 
-    /// Number of peers. Never waits.
-    pub fn peer_count(&self) -> usize {
-        self.peers.load(Ordering::Relaxed)
+    /// Removes a member, in a step of this room; returns the number of members now.
+    pub fn remove_member(&self, state: &mut RoomState<D>, id: u64) -> usize {
+        state.members.retain(|member| member.id() != id);
+        self.count_members(state)
+    }
+
+    fn count_members(&self, state: &RoomState<D>) -> usize {
+        self.count.store(state.members.len(), Ordering::Relaxed);
+        state.members.len()
+    }
+
+    /// Number of members. Never waits.
+    pub fn member_count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 }
 
 impl<D: Replica> RoomState<D> {
-    /// After the document moved: record it, then let every peer know. Recording comes first, so that
-    /// nothing is acknowledged that a crash could lose.
-    pub fn moved(&mut self, outcome: &mut Outcome) {
-        if let Some(journal) = &mut self.journal {
-            match journal.record(&self.document) {
-                Ok(()) => self.unsaved = false,
-                Err(error) => {
-                    // Told once per outage; each further change tries again.
-                    if !std::mem::replace(&mut self.unsaved, true) {
-                        outcome.unsaved = Some(error);
-                    }
+    /// After the document changed: records the change, then sends it to every member.
+    pub fn changed(&mut self, outcome: &mut Outcome) {
+        self.record(outcome);
+        self.send_all(true, &[], 0, outcome);
+    }
+
+    /// Appends the change to the journal. To be done before any member gets it, so that nothing is acknowledged that a
+    /// crash could lose.
+    fn record(&mut self, outcome: &mut Outcome) {
+        let Some(journal) = &mut self.journal else { return };
+        match journal.record(&self.document) {
+            Ok(()) => self.unsaved = false,
+            Err(error) => {
+                // One report per outage; each further change tries again.
+                if !std::mem::replace(&mut self.unsaved, true) {
+                    outcome.unsaved = Some(error);
                 }
             }
         }
-        for peer in &self.peers {
-            lock(&peer.state).server.outbox.document_moved();
-        }
     }
 
-    /// Sends every peer what it can take now.
-    pub fn flush_all(&mut self, outcome: &mut Outcome) {
+    /// Sends every member the change, if there is one, then the broadcasts.
+    fn send_all(&mut self, changed: bool, broadcasts: &[Broadcast], cause: u64, outcome: &mut Outcome) {
         let document: &dyn Doc = &self.document;
         let lost = &mut outcome.lost;
-        self.peers.retain(|peer| match peer.flush(Some(document)) {
-            Ok(()) => true,
-            Err(error) => {
-                lost.push((Arc::clone(peer), error));
-                false
+        self.members.retain(|member| {
+            let sent = member.send(Some(document), &|outbox| {
+                if changed {
+                    outbox.document_moved();
+                }
+                for broadcast in broadcasts {
+                    outbox.broadcast(&broadcast.json, cause);
+                }
+            });
+            match sent {
+                Ok(()) => true,
+                Err(error) => {
+                    lost.push((member.id(), error));
+                    false
+                }
             }
         });
+    }
+
+    /// Sends one broadcast to one member, behind the changes before it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not a member of this room (any more).
+    pub fn send(&mut self, id: u64, broadcast: &Value, outcome: &mut Outcome) -> Result<(), DriveError> {
+        let position = self.members.iter().position(|member| member.id() == id);
+        let position =
+            position.ok_or_else(|| DriveError::NotFound(format!("no such peer in a room: {id}")))?;
+        let json: Arc<[u8]> = broadcast.to_string().into_bytes().into();
+        let sent = self.members[position].send(Some(&self.document), &|outbox| outbox.broadcast(&json, 0));
+        if let Err(error) = sent {
+            self.members.remove(position);
+            outcome.lost.push((id, error));
+        }
+        Ok(())
     }
 }
 
 impl RoomState {
-    /// Applies operations as one change, then queues the broadcasts behind it for every peer.
+    /// Applies operations as one change and sends it to every member, the broadcasts behind it.
     ///
     /// # Errors
     /// Those of the operations; nothing changed then and nothing is broadcast.
     pub fn publish(
         &mut self,
         ops: &[Op],
-        broadcasts: &[Value],
+        broadcasts: &[Broadcast],
         cause: u64,
         outcome: &mut Outcome,
     ) -> Result<(), DriveError> {
-        if !ops.is_empty() && self.document.edit(ops)? {
-            self.moved(outcome);
+        let changed = !ops.is_empty() && self.document.edit(ops)?;
+        if changed {
+            self.record(outcome);
         }
-        for broadcast in broadcasts {
-            let json: Arc<[u8]> = broadcast.to_string().into_bytes().into();
-            for peer in &self.peers {
-                lock(&peer.state).server.outbox.broadcast(&json, cause);
-            }
-        }
-        self.flush_all(outcome);
-        Ok(())
-    }
-
-    /// Queues a broadcast for one peer, behind the changes before it, and sends what it can take now.
-    ///
-    /// # Errors
-    /// `NotFound` when the peer is not in this room any more.
-    pub fn send(
-        &mut self,
-        peer: &Arc<Peer>,
-        broadcast: &Value,
-        outcome: &mut Outcome,
-    ) -> Result<(), DriveError> {
-        if !self.peers.iter().any(|other| other.id == peer.id) {
-            return Err(DriveError::NotFound(format!("no such peer in a room: {}", peer.id)));
-        }
-        lock(&peer.state).server.outbox.broadcast(&broadcast.to_string().into_bytes().into(), 0);
-        self.flush_all(outcome);
+        self.send_all(changed, broadcasts, cause, outcome);
         Ok(())
     }
 }

@@ -13,5 +13,5 @@ pub use blob::{BlobRequest, BlobResponse};
 pub use broadcast::Broadcast;
 pub use pool::{PoolRequest, PoolResponse};
 pub use pool_state::PoolState;
-pub use request::Request;
+pub use request::{Request, Targets};
 pub use response::Response;

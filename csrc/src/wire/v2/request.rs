@@ -77,6 +77,43 @@ impl Body for Request {
     const TAG: Tag = Tag::Member("action");
 }
 
+/// The cells whose sources a request to execute means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// It executes no cells.
+    None,
+    /// The cell with this id.
+    Cell(String),
+    /// All cells of the notebook.
+    AllCells,
+}
+
+impl Request {
+    /// The cells that this request means.
+    pub fn targets(&self) -> Targets {
+        match self {
+            Request::ExecuteCell { cell_id } => Targets::Cell(cell_id.clone()),
+            Request::RunAllCells => Targets::AllCells,
+            _ => Targets::None,
+        }
+    }
+}
+
+/// The member that [`with_cells`] adds.
+pub const AT_REQUEST: &str = "at_request";
+
+/// A request with the member `at_request`: the cells it means, as they are at this moment. Edits that follow a request
+/// do not change what runs (protocol 2, section 5.9), but may have been applied when the host program sees it.
+///
+/// `body` is a parsed request without that member.
+pub fn with_cells(mut body: Vec<u8>, cells: &Value) -> Vec<u8> {
+    if let Some(end) = body.iter().rposition(|byte| *byte == b'}') {
+        body.truncate(end);
+        body.extend_from_slice(format!(r#","{AT_REQUEST}":{cells}}}"#).as_bytes());
+    }
+    body
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
