@@ -73,6 +73,7 @@ class Host(Handle):
         peer_limit: bytes of unsent responses and broadcasts kept for one peer before it is disconnected (default
             64 MiB). Also bytes of requests of one peer that wait for an answer; with more, or with 1024 requests, the
             host reads nothing more from it until answers are given.
+        watch_changes: whether a `EventKind.ROOM_CHANGED` says what peers change in a room.
 
     Raises:
         RuntimedError: the socket cannot be bound; the text is the operating system's.
@@ -89,12 +90,15 @@ class Host(Handle):
         max_peers: int | None = None,
         handshake_timeout: float | None = None,
         peer_limit: int | None = None,
+        watch_changes: bool = False,
     ) -> None:
         options = ffi.new("rtd_host_options *")
         lib.rtd_host_options_init(options, ffi.sizeof("rtd_host_options"))
         keep = None if capabilities is None else json_in(dict(capabilities))
         if keep is not None:
             options.capabilities, options.capabilities_len = keep
+        if watch_changes:
+            options.flags = lib.RTD_HOST_WATCH_CHANGES
         if max_peers is not None:
             options.max_peers = max_peers
         if handshake_timeout is not None:

@@ -137,7 +137,8 @@ typedef enum rtd_event_kind {
   /// The library adds the member `at_request` to execute_cell and run_all_cells: an array of the cells to run (id,
   /// cell_type, source), as they were when the request arrived.
   RTD_EV_REQUEST = 23,
-  /// Peers changed a room's document. payload and merging as for RTD_EV_CHANGED, per room.
+  /// Peers changed a room's document; only with RTD_HOST_WATCH_CHANGES. payload and merging as for RTD_EV_CHANGED, per
+  /// room.
   RTD_EV_ROOM_CHANGED = 24,
   /// code RTD_E_IO: the room's journal cannot be written at present (the room stays open, and each change tries again);
   /// any other code: the room failed and was closed.
@@ -214,6 +215,12 @@ typedef enum rtd_session_flag {
   /// Also report RTD_EV_OUTPUT and RTD_EV_CLEARED of cells that other peers run, with token 0.
   RTD_SESSION_WATCH_ALL = 1,
 } rtd_session_flag;
+
+/// Flags of a host.
+typedef enum rtd_host_flag {
+  /// RTD_EV_ROOM_CHANGED whenever a peer changes the document of a room.
+  RTD_HOST_WATCH_CHANGES = 1,
+} rtd_host_flag;
 
 /// Kinds of frames of the notebook channel (protocol 2, section 5.1).
 typedef enum rtd_frame {
@@ -373,6 +380,8 @@ typedef struct rtd_session_options {
 typedef struct rtd_host_options {
   /// sizeof(rtd_host_options), as the program was compiled.
   uint32_t struct_size;
+  /// Sum of rtd_host_flag. Default 0.
+  uint32_t flags;
   /// Largest number of connections; the host closes further ones at once. Default 1024.
   uint32_t max_peers;
   /// Milliseconds until a new connection must have sent its handshake; negative: no limit. Default 10000.
@@ -643,8 +652,8 @@ void rtd_host_options_init(struct rtd_host_options *options, size_t size);
 /// \param len its length in bytes, at most 107 on Linux
 /// \param options NULL for the defaults
 /// \param out receives the handle, NULL on failure; release with rtd_host_free()
-/// \return RTD_OK; RTD_E_IO with the system's text, also when another daemon listens there; RTD_E_ARG; RTD_E_VERSION;
-///   RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_IO with the system's text, also when another daemon listens there; RTD_E_ARG, also for
+///   unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 rtd_result rtd_host_open(const char *socket_path,
                          size_t len,

@@ -91,7 +91,8 @@ pub enum rtd_event_kind {
     /// The library adds the member `at_request` to execute_cell and run_all_cells: an array of the cells to run (id,
     /// cell_type, source), as they were when the request arrived.
     RTD_EV_REQUEST = 23,
-    /// Peers changed a room's document. payload and merging as for RTD_EV_CHANGED, per room.
+    /// Peers changed a room's document; only with RTD_HOST_WATCH_CHANGES. payload and merging as for RTD_EV_CHANGED, per
+    /// room.
     RTD_EV_ROOM_CHANGED = 24,
     /// code RTD_E_IO: the room's journal cannot be written at present (the room stays open, and each change tries again);
     /// any other code: the room failed and was closed.

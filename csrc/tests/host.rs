@@ -4,15 +4,17 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use runtimed_ffi::code::rtd_event_kind::*;
-use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::connection::Client;
+use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::{Notebook, Op};
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Map, Value};
-use support::{until, Place, Raw, PATIENCE};
+use support::{host_with, until, Place, Raw, Source, PATIENCE};
 
 const V2: &str = r#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
 const V1: &str = r#"{"channel":"notebook_sync","notebook_id":"n"}"#;
@@ -74,6 +76,87 @@ fn nothing_can_be_sent_to_a_peer_that_is_in_no_room() {
     let _old = Raw::open(&place.socket(), V1);
     let number = until(&host, RTD_EV_PEER_JOINED).peer;
     host.send(number, &json!({"event": "x"})).unwrap();
+}
+
+#[test]
+fn changes_of_peers_are_events_for_a_host_that_watches_them_and_no_other() {
+    for watch_changes in [true, false] {
+        let place = Place::new();
+        let options = HostOptions { watch_changes, ..HostOptions::default() };
+        let (host, session) = host_with(options, &place, "n");
+        session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        session.request(1, br#"{"action":"get_kernel_info"}"#, None).unwrap();
+        let mut changed = false;
+        // The request is behind the edit, and its event behind the one of the edit.
+        loop {
+            match host.take() {
+                Some(event) if event.kind == RTD_EV_REQUEST => break,
+                Some(event) => changed |= event.kind == RTD_EV_ROOM_CHANGED,
+                None => assert_ne!(host.wait_for_event(PATIENCE), Waited::TimedOut),
+            }
+        }
+        assert_eq!(changed, watch_changes);
+        assert_eq!(host.cells("n").unwrap().len(), 1);
+    }
+}
+
+/// The broadcasts that a peer gets, up to and with `execution_done`.
+fn broadcasts(peer: &mut Raw) -> Vec<String> {
+    let mut events: Vec<String> = Vec::new();
+    while events.last().is_none_or(|event| event != "execution_done") {
+        let frame = peer.frame();
+        if frame[0] == FrameType::Broadcast as u8 {
+            let body: Value = serde_json::from_slice(&frame[1..]).unwrap();
+            events.push(body["event"].as_str().unwrap().to_owned());
+        }
+    }
+    events
+}
+
+#[test]
+fn only_a_peer_that_reads_outputs_from_the_document_gets_no_broadcasts_of_them() {
+    let place = Place::new();
+    let host = open(&place);
+    let hello = |members: &str| V2.replace('}', members);
+    let reads_document = hello(r#","rtd":1,"outputs":"document"}"#);
+    let gets_all = [V2.to_owned(), hello(r#","rtd":1}"#), hello(r#","rtd":1,"outputs":"all"}"#)];
+    let mut peers: Vec<Raw> =
+        gets_all.iter().chain([&reads_document]).map(|hello| Raw::open(&place.socket(), hello)).collect();
+    let numbers: Vec<u64> = peers.iter().map(|_| until(&host, RTD_EV_PEER_JOINED).peer).collect();
+    for peer in &mut peers {
+        assert_eq!(serde_json::from_slice::<Value>(&peer.frame()).unwrap()["protocol"], "v2");
+    }
+    let events = ["execution_started", "output", "output", "execution_done"];
+    let bodies = events.map(|event| json!({"event": event, "cell_id": "c", "output": {}}));
+    host.publish("n", &[Op::insert_cell("c", "code", "x", None)], &bodies, 0).unwrap();
+    let last = peers.len() - 1;
+    for peer in &mut peers[..last] {
+        assert_eq!(broadcasts(peer), events);
+    }
+    assert_eq!(broadcasts(&mut peers[last]), ["execution_started", "execution_done"]);
+    // What is sent to one peer is sent as it is.
+    for number in numbers {
+        host.send(number, &bodies[1]).unwrap();
+        host.send(number, &bodies[3]).unwrap();
+    }
+    for peer in &mut peers {
+        assert_eq!(broadcasts(peer), ["output", "execution_done"]);
+    }
+}
+
+#[test]
+fn a_session_asks_for_no_broadcasts_of_outputs() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.socket()).unwrap();
+    let _session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
+    let mut daemon = Raw::over(listener.accept().unwrap().0);
+    let hello: Value = serde_json::from_slice(&daemon.frame()).unwrap();
+    assert_eq!((&hello["rtd"], &hello["outputs"]), (&json!(1), &json!("document")));
+    // An owner of the state machine alone may read broadcasts.
+    let mut out = Vec::new();
+    Client::new("n").unwrap().take_output(&mut out);
+    let hello: Value = serde_json::from_slice(&out[4..]).unwrap();
+    assert_eq!((&hello["rtd"], hello.get("outputs")), (&json!(1), None));
 }
 
 const SUBSCRIBE: &str = r#"{"channel":"pool_state_subscribe"}"#;

@@ -37,6 +37,7 @@ class EventKind(IntEnum):
     REQUEST = lib.RTD_EV_REQUEST
     """``payload`` is the request, ``code`` its `ChannelKind`: ``respond`` once."""
     ROOM_CHANGED = lib.RTD_EV_ROOM_CHANGED
+    """Peers changed the document of the room ``id``; only with ``watch_changes``."""
     ROOM_FAILED = lib.RTD_EV_ROOM_FAILED
     """``code`` and ``text`` say why; the room goes on only if its journal could not be written."""
     SETTINGS_CHANGED = lib.RTD_EV_SETTINGS_CHANGED

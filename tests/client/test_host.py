@@ -52,6 +52,21 @@ def test_a_room_is_evicted_when_nobody_is_in_it(tmp_path):
             host.evict_room("n")
 
 
+@pytest.mark.parametrize("watch", [True, False])
+def test_changes_are_events_for_a_host_that_watches_them(tmp_path, watch):
+    with Host(tmp_path / "socket", watch_changes=watch) as host:
+        host.open_room("n")
+        with join(str(tmp_path / "socket"), "n") as peer:
+            peer.edit({"op": "insert_cell", "cell_id": "c", "cell_type": "code", "source": "1"})
+            peer.post("get_kernel_info")
+            peer.flush()
+            kinds = set()
+            while EventKind.REQUEST not in kinds:
+                assert host.wait(60)
+                kinds |= {event.kind for event in host.drain()}
+    assert (EventKind.ROOM_CHANGED in kinds) == watch
+
+
 def test_descriptors_may_have_large_numbers(tmp_path):
     """Whoever has a thousand files open waits for hosts and peers all the same."""
     most = raise_descriptor_limit()

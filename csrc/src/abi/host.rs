@@ -25,6 +25,8 @@ pub struct rtd_host {
 pub struct rtd_host_options {
     /// sizeof(rtd_host_options), as the program was compiled.
     pub struct_size: u32,
+    /// Sum of rtd_host_flag. Default 0.
+    pub flags: u32,
     /// Largest number of connections; the host closes further ones at once. Default 1024.
     pub max_peers: u32,
     /// Milliseconds until a new connection must have sent its handshake; negative: no limit. Default 10000.
@@ -37,6 +39,13 @@ pub struct rtd_host_options {
     pub capabilities: *const u8,
     /// Length of `capabilities` in bytes.
     pub capabilities_len: usize,
+}
+
+/// Flags of a host.
+#[repr(C)]
+pub enum rtd_host_flag {
+    /// RTD_EV_ROOM_CHANGED whenever a peer changes the document of a room.
+    RTD_HOST_WATCH_CHANGES = 1,
 }
 
 /// Sets options to their defaults.
@@ -55,6 +64,7 @@ pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, s
             let defaults = HostOptions::default();
             *options = rtd_host_options {
                 struct_size: size as u32,
+                flags: 0,
                 max_peers: defaults.max_peers as u32,
                 handshake_timeout_ms: defaults.handshake_timeout.map_or(-1, |timeout| timeout as i64),
                 peer_limit: defaults.peer_limit as u64,
@@ -72,8 +82,8 @@ pub unsafe extern "C" fn rtd_host_options_init(options: *mut rtd_host_options, s
 /// \param len its length in bytes, at most 107 on Linux
 /// \param options NULL for the defaults
 /// \param out receives the handle, NULL on failure; release with rtd_host_free()
-/// \return RTD_OK; RTD_E_IO with the system's text, also when another daemon listens there; RTD_E_ARG; RTD_E_VERSION;
-///   RTD_E_UTF8; RTD_E_NULL
+/// \return RTD_OK; RTD_E_IO with the system's text, also when another daemon listens there; RTD_E_ARG, also for
+///   unknown flags; RTD_E_VERSION; RTD_E_UTF8; RTD_E_NULL
 /// \threads any
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_open(
@@ -104,6 +114,10 @@ unsafe fn read_options(options: *const rtd_host_options) -> Result<HostOptions, 
     if options.struct_size as usize != size_of::<rtd_host_options>() {
         return Err(Failure::new(rtd_code::RTD_E_VERSION, "struct_size of rtd_host_options is unknown"));
     }
+    let watch = rtd_host_flag::RTD_HOST_WATCH_CHANGES as u32;
+    if options.flags & !watch != 0 {
+        return Err(Failure::new(rtd_code::RTD_E_ARG, "unknown flags"));
+    }
     // SAFETY: the caller's promise.
     let json = unsafe { bytes(options.capabilities, options.capabilities_len, "capabilities")? };
     let capabilities = if json.is_empty() { Map::new() } else { object(json, "capabilities")? };
@@ -112,6 +126,7 @@ unsafe fn read_options(options: *const rtd_host_options) -> Result<HostOptions, 
         handshake_timeout: millis(options.handshake_timeout_ms),
         peer_limit: usize::try_from(options.peer_limit).unwrap_or(usize::MAX),
         capabilities,
+        watch_changes: options.flags & watch != 0,
     })
 }
 
