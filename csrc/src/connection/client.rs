@@ -74,8 +74,19 @@ impl Client {
     /// # Errors
     /// `TooLarge` when the notebook id does not fit a control frame.
     pub fn new(notebook_id: &str) -> Result<Self, ConnectionError> {
-        let mut extra = Map::new();
-        extra.insert("rtd".into(), json!(1));
+        Self::open(notebook_id, Map::from_iter([("rtd".into(), json!(1))]))
+    }
+
+    /// The same for an owner that reads outputs from the document: a daemon of ours then sends no broadcasts of them.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn without_output_broadcasts(notebook_id: &str) -> Result<Self, ConnectionError> {
+        let members = [("rtd".into(), json!(1)), ("outputs".into(), json!("document"))];
+        Self::open(notebook_id, Map::from_iter(members))
+    }
+
+    fn open(notebook_id: &str, extra: Map<String, Value>) -> Result<Self, ConnectionError> {
         let channel = Channel::Notebook { notebook_id: notebook_id.into(), protocol: Some("v2".into()) };
         let hello = Handshake { channel, extra }.to_json();
         if hello.len() > frame::CONTROL_LIMIT {

@@ -51,6 +51,8 @@ pub struct Outbox {
     latest: Option<Arc<[u8]>>,
     /// The peer takes nothing any more.
     closed: bool,
+    /// The peer reads outputs from the document.
+    omits_outputs: bool,
 }
 
 impl Outbox {
@@ -68,7 +70,18 @@ impl Outbox {
             document_moved: false,
             latest: None,
             closed: false,
+            omits_outputs: false,
         }
+    }
+
+    /// Notes that the peer reads outputs from the document and wants no broadcasts of them.
+    pub fn omit_outputs(&mut self) {
+        self.omits_outputs = true;
+    }
+
+    /// Whether broadcasts of outputs are to be left out.
+    pub fn omits_outputs(&self) -> bool {
+        self.omits_outputs
     }
 
     /// Appends an untyped frame to the wire at once (capabilities).

@@ -242,6 +242,9 @@ impl Server {
         }
         let typed = self.state == State::Waiting && self.protocol == Protocol::V2;
         self.outbox = Outbox::new(typed);
+        if handshake.extra.get("outputs").and_then(Value::as_str) == Some("document") {
+            self.outbox.omit_outputs();
+        }
         Ok(ServerEvent::Handshake(handshake))
     }
 

@@ -61,12 +61,15 @@ pub struct Outcome {
 /// A broadcast, printed once for all members.
 pub struct Broadcast {
     json: Arc<[u8]>,
+    /// It repeats an output that is in the document.
+    is_output: bool,
 }
 
 impl Broadcast {
     /// Prints a broadcast.
     pub fn new(body: &Value) -> Self {
-        Self { json: body.to_string().into_bytes().into() }
+        let is_output = body.get("event").and_then(Value::as_str) == Some("output");
+        Self { json: body.to_string().into_bytes().into(), is_output }
     }
 }
 
@@ -225,7 +228,10 @@ impl<D: Replica> RoomState<D> {
                     outbox.document_moved();
                 }
                 for broadcast in broadcasts {
-                    outbox.broadcast(&broadcast.json, cause);
+                    // A peer that reads outputs from the document does not get them a second time.
+                    if !(broadcast.is_output && outbox.omits_outputs()) {
+                        outbox.broadcast(&broadcast.json, cause);
+                    }
                 }
             });
             match sent {

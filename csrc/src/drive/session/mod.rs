@@ -66,7 +66,7 @@ impl Session {
     /// `Io` as the operating system says; `Timeout` when nobody accepts in time; `Again` when a signal came while
     /// waiting for that; `TooBig` for a notebook id over the control frame limit.
     pub fn open(socket_path: &Path, notebook_id: &str, options: SessionOptions) -> Result<Self, DriveError> {
-        let client = Client::new(notebook_id)?;
+        let client = Client::without_output_broadcasts(notebook_id)?;
         let timeout = options.connect_timeout.map(std::time::Duration::from_millis);
         let stream = address::connect(socket_path, timeout).map_err(|error| match error.kind() {
             std::io::ErrorKind::TimedOut => DriveError::Timeout(error.to_string()),
