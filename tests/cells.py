@@ -31,7 +31,7 @@ class Gate:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         os.mkfifo(path)
-        # Open for both directions: then no cell waits for somebody who opens the other end.
+        # Open for both directions: then no cell waits for the other end to be opened.
         self._pipe = os.open(path, os.O_RDWR)
         self.wait = f"import os\ngate = os.open({os.fspath(path)!r}, os.O_RDONLY)\nos.read(gate, 1)\nos.close(gate)\n"
         """Code that goes on when the gate is open."""

@@ -1,6 +1,6 @@
-"""What holds for all tests.
+"""Fixtures and options of all tests.
 
-A home of their own: kernels, shells and daemons write into it, and not into that of whoever runs the tests.
+A home of their own: kernels, shells and daemons write into it, and not into the user's.
 
 And the options of the tests that can be run longer; see docs/testing.md.
 """
@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     directory = tmp_path_factory.mktemp("home")
     profile = directory / ".ipython" / "profile_default"
     profile.mkdir(parents=True)
-    # Many kernels at once would quarrel about the file, and say so on stdout.
+    # Many kernels at once would wait for each other's lock on the file, and print warnings.
     (profile / "ipython_config.py").write_text("c.HistoryManager.hist_file = ':memory:'\n")
     with pytest.MonkeyPatch.context() as patch:
         for name, place in KEPT.items():

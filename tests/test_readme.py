@@ -56,7 +56,7 @@ def test_c_program_compiles_and_runs(environment, tmp_path):
     run(*cc(), "-std=c99", *STRICT, source, *flags("--cflags", "--libs"), "-o", program)
     (cell,) = json.loads(run(program, environment["RUNTIMED_SOCKET_PATH"]))
     assert cell["source"] == "print('from C')"
-    done = subprocess.run([program, str(tmp_path / "nobody")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, str(tmp_path / "absent")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "os error 2" in done.stderr
 
 

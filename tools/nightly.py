@@ -122,7 +122,7 @@ def fuzz(options):
 
 
 def build_with_everything(sanitizer):
-    """Builds all targets as cargo-fuzz does: every crate tells where it is and what it compares; the exit status."""
+    """Builds all targets as cargo-fuzz does: all crates report coverage and comparisons; returns the exit status."""
     host()
     if answer(*cargo("fuzz", "--version")) is None:
         raise Missing("cargo-fuzz: cargo install cargo-fuzz --locked")
@@ -130,7 +130,7 @@ def build_with_everything(sanitizer):
 
 
 def build_for_edges(targets):
-    """Builds all targets so that our own crates tell where they are; the exit status."""
+    """Builds all targets with coverage of our own crates only; returns the exit status."""
     return call(
         cargo("build", "--release", "--locked", "--manifest-path", FUZZ / "Cargo.toml", "--target", host()),
         CARGO_TARGET_DIR=str(EDGES),

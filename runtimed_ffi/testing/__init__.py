@@ -1,4 +1,4 @@
-"""What this project is tested with, for those who implement the protocol themselves.
+"""Tools for testing implementations of the protocol; this project's own tests use them.
 
 Storey: beside all others; nothing else of the package imports it. Knows the C library's pure tier, sockets and the
 specification of protocol 2; knows nothing of our daemon, so that everything here can be pointed at another one.

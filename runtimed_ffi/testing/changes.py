@@ -46,7 +46,7 @@ def change(root: dict[str, Any], actor: bytes = b"\xc3" * 16) -> bytes:
 
     Args:
         root: values are `None`, `bool`, `int`, `float`, `str`, `bytes`, `Counter`, `Timestamp`, `Text`, `dict`, `list`.
-        actor: the identity of who made it.
+        actor: the identity of its author.
 
     Returns:
         The bytes of a change chunk, as ``rtd_doc_load`` and other implementations of Automerge load them.

@@ -1,6 +1,6 @@
 """Peers that share no code with `Session`: plain sockets, and replicas of the library's pure tier.
 
-Storey: testing. Nothing here blocks but `pump`, which reads for all peers that are not told to be slow, and ends with
+Storey: testing. Nothing here blocks but `pump`, which reads for all peers that are not slow, and ends with
 the condition it was given or fails at its deadline. Source: protocol 2, sections 2, 3 and 5; additional members:
 docs/protocol.md.
 
@@ -49,10 +49,10 @@ class Peer:
         path: the daemon's socket.
         notebook_id: the room.
         document: a replica; a new, empty one if `None`.
-        plain: say nothing of our additions (`rtd`, `request_id`), so that responses are told apart by their order.
+        plain: say nothing of our additions (`rtd`, `request_id`), so that responses are matched by their order.
 
     Raises:
-        OSError: nobody accepts at the socket.
+        OSError: no daemon accepts at the socket.
     """
 
     def __init__(self, path: str, notebook_id: str, document: Replica | None = None, *, plain: bool = False) -> None:
@@ -232,7 +232,7 @@ def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = L
     """Read and write for all peers until the condition holds; a peer that is slow is not read.
 
     Raises:
-        Violation: it does not hold within `seconds`, or nobody is left who could make it hold.
+        Violation: it does not hold within `seconds`, or all connections have ended before.
     """
     peers = list(peers)
     deadline = time.monotonic() + seconds

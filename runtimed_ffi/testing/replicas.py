@@ -143,7 +143,7 @@ def announced_heads(message: bytes) -> set[bytes]:
 
 
 def saturate(message: bytes) -> bytes:
-    """The same sync message with filters that say of every change that it is there: who gets it withholds them."""
+    """The same sync message with filters that claim every change: its receiver sends none."""
     at = 1
     for _ in range(2):  # heads, need
         count, at = _number(message, at)
@@ -176,7 +176,7 @@ def _number(message: bytes, at: int) -> tuple[int, int]:
 
 
 def converge(replicas: list[Replica], rounds: int = 100) -> None:
-    """Let each replica talk to the first one, on fresh connections without loss, until nobody has anything to say.
+    """Synchronise each replica with the first one, on fresh connections without loss, until none has a message to send.
 
     Raises:
         Violation: the exchange does not end within so many rounds.

@@ -51,9 +51,9 @@ class Fault:
     largest = 1 << 30
     """Longer frames of clients close the connection."""
     keeps_open = False
-    """When the daemon closes a connection, the client is not told."""
+    """When the daemon closes a connection, the client's connection stays open."""
     last_words = b""
-    """What a client is told when the daemon closes a connection."""
+    """What a client receives when the daemon closes a connection."""
 
     def up(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
         return [payload]
@@ -157,7 +157,7 @@ class FaultProxy:
                 return False
             if len(waiting[source]) < 4 + length:
                 if length > 1 << 27:
-                    daemon.sendall(waiting[source])  # Nobody reads so much: the daemon closes.
+                    daemon.sendall(waiting[source])  # More than the daemon reads: it closes.
                     waiting[source] = b""
                 break
             payload, waiting[source] = waiting[source][4 : 4 + length], waiting[source][4 + length :]
@@ -306,42 +306,43 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "ids in lower case": (LowersIds(), ("rooms-by-id",)),
     "other bytes in blobs": (TrimsBlobs(), ("store-blob",)),
     "no pong": (
-        Json_(lambda told: {"type": "ok"}, type="pong"),
+        Json_(lambda message: {"type": "ok"}, type="pong"),
         ("pool-in-order", "one-write", "first-frame-at-limit"),
     ),
-    "no numbers": (Json_(lambda told: {**told, "stats": {}}, type="stats"), ("status",)),
+    "no numbers": (Json_(lambda message: {**message, "stats": {}}, type="stats"), ("status",)),
     "peers are not counted": (
         Json_(
-            lambda told: {**told, "rooms": [{**room, "active_peers": 1} for room in told["rooms"]]}, type="rooms_list"
+            lambda message: {**message, "rooms": [{**room, "active_peers": 1} for room in message["rooms"]]},
+            type="rooms_list",
         ),
         ("list-rooms",),
     ),
     "other texts": (
-        Json_(lambda told: {**told, "error": "not here"}, result="error"),
+        Json_(lambda message: {**message, "error": "not here"}, result="error"),
         ("unknown-cell", "requests-see-edits"),
     ),
     "a kernel of its own": (
-        Json_(lambda told: {**told, "status": "idle"}, result="kernel_info"),
+        Json_(lambda message: {**message, "status": "idle"}, result="kernel_info"),
         ("no-launch-unasked",),
     ),
     "errors where there is no kernel": (
-        Json_(lambda told: {"result": "error", "error": "No kernel running"}, result="no_kernel"),
+        Json_(lambda message: {"result": "error", "error": "No kernel running"}, result="no_kernel"),
         ("without-kernel",),
     ),
     "outputs stay": (
-        Json_(lambda told: None, event="outputs_cleared"),
+        Json_(lambda message: None, event="outputs_cleared"),
         ("clear-outputs", "broadcasts-behind-responses"),
     ),
-    "no pool state": (Json_(lambda told: None, event="pool_state"), ("pool-state",)),
+    "no pool state": (Json_(lambda message: None, event="pool_state"), ("pool-state",)),
     "outputs as lists": (
         Json_(
-            lambda told: {**told, "cells": [{**cell, "execution_count": 5} for cell in told["cells"]]},
+            lambda message: {**message, "cells": [{**cell, "execution_count": 5} for cell in message["cells"]]},
             type="notebook_state",
         ),
         ("inspect-live-room",),
     ),
     "inspecting finds all": (
-        Json_(lambda told: {"type": "notebook_state", "cells": []}, type="error"),
+        Json_(lambda message: {"type": "notebook_state", "cells": []}, type="error"),
         ("inspect-unknown",),
     ),
 }

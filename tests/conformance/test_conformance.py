@@ -140,16 +140,16 @@ def test_the_command_says_what_is_broken_as_json(socket: str, tmp_path: Path) ->
     with FaultProxy(tmp_path / "s", socket, FAULTS["no pong"][0]) as relay:
         done = command("--socket", relay.path, "--json", "--timeout", "5", "pool-in-order", "status")
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert told["protocol"] == 2 and told["counts"] == {"broken": 1, "kept": 1}
-    (rule,) = [one for one in told["rules"] if one["outcome"] == "broken"]
+    printed = json.loads(done.stdout)
+    assert printed["protocol"] == 2 and printed["counts"] == {"broken": 1, "kept": 1}
+    (rule,) = [one for one in printed["rules"] if one["outcome"] == "broken"]
     assert (rule["name"], rule["section"], rule["must"], rule["kernel"]) == ("pool-in-order", "4", True, False)
     assert "ok" in rule["reason"]
 
 
 def test_the_command_refuses_what_it_cannot_do(socket: str, tmp_path: Path) -> None:
-    nobody = command("--socket", str(tmp_path / "nobody"))
-    assert nobody.returncode == 2 and "No such file" in nobody.stderr and nobody.stdout == ""
+    absent = command("--socket", str(tmp_path / "absent"))
+    assert absent.returncode == 2 and "No such file" in absent.stderr and absent.stdout == ""
     unknown = command("--socket", socket, "no-such-rule")
     assert unknown.returncode == 2 and "no-such-rule" in unknown.stderr
     assert command().returncode == 2

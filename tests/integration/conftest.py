@@ -25,8 +25,8 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 import runtimed_ffi
 
 MARK = "RUNTIMED_FFI_TEST_RUN"
-LAST_WORDS = 10.0
-"""Seconds for what was told to end to be gone."""
+END_SECONDS = 10.0
+"""Seconds for processes that are ending to be gone."""
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -59,7 +59,7 @@ def _ended(mark: str) -> dict[int, str]:
     """Wait for the end of every process that carries the mark; return those that do not end."""
     if not sys.platform.startswith("linux"):
         return {}
-    deadline = time.monotonic() + LAST_WORDS
+    deadline = time.monotonic() + END_SECONDS
     while True:
         living = _marked(mark)
         if not living or time.monotonic() > deadline:
@@ -86,7 +86,7 @@ def _marked(mark: str) -> dict[int, str]:
 
 @pytest.fixture(scope="package")
 def shared_daemon(nothing_left_behind: None) -> Iterator[runtimed_ffi.Daemon]:
-    """The daemon of all tests that do it no harm."""
+    """The daemon of all tests that leave it as it is."""
     with runtimed_ffi.Daemon() as daemon:
         yield daemon
 

@@ -1,4 +1,4 @@
-"""Sessions that find no daemon start one: one, however many try, and it ends when nobody needs it."""
+"""Sessions that find no daemon start one: one, however many try, and it ends when no session needs it."""
 
 from __future__ import annotations
 

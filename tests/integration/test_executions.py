@@ -1,4 +1,4 @@
-"""Executions on a real kernel: who waits for what, what ends a wait, and what callbacks may do."""
+"""Executions on a real kernel: what waits for what, what ends a wait, and what callbacks may do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cells import FOREVER, Gate
 import runtimed_ffi
 from runtimed_ffi import Output, OutputEvent
 
-from .tools import LIMIT, Ears, Thread, first_output
+from .tools import LIMIT, Recorder, Thread, first_output
 
 
 def test_three_threads_in_one_session_get_their_own_outputs(session: runtimed_ffi.Session) -> None:
@@ -210,7 +210,7 @@ def test_a_time_limit_has_the_partial_result_and_leaves_the_session_usable(
     assert caught.value.result is not None
     assert caught.value.result.stdout == "begun\n"
     assert caught.value.result.state == "timed_out"
-    # The next one waits behind it and hears nothing of it.
+    # The next one waits behind it and gets nothing of it.
     following = session.submit_cell(session.create_cell("print('own')"))
     gate.open()
     assert following.result().stdout == "own\n"
@@ -219,7 +219,7 @@ def test_a_time_limit_has_the_partial_result_and_leaves_the_session_usable(
 
 def test_a_time_limit_of_zero_has_already_passed(session: runtimed_ffi.Session) -> None:
     with pytest.raises(runtimed_ffi.TimeoutError_):
-        session.run("print('unheard')", timeout_secs=0)
+        session.run("print('unreceived')", timeout_secs=0)
     assert session.run("print('own')").stdout == "own\n"
 
 
@@ -266,15 +266,15 @@ def test_on_output_runs_in_order_on_the_waiting_thread_while_the_cell_runs(
     session: runtimed_ffi.Session, gates: Callable[[], Gate]
 ) -> None:
     threads, seen = set(), []
-    # Each output waits for the word that the one before it was heard.
+    # The cell prints each output after the callback of the one before.
     each = [gates() for _ in range(5)]
 
-    def heard(output: Output) -> None:
+    def received(output: Output) -> None:
         threads.add(threading.current_thread())
         seen.append(output)
         each[len(seen) - 1].open()
 
-    result = session.run("".join(gate.code for gate in each), on_output=heard)
+    result = session.run("".join(gate.code for gate in each), on_output=received)
     assert result.stdout == "begun\n" * 5
     assert [output.text for output in seen] == ["begun\n"] * 5
     assert threads == {threading.current_thread()}
@@ -318,16 +318,16 @@ def test_on_error_takes_what_subscribers_raise(
 
 
 def test_a_subscription_removed_inside_its_callback_is_not_called_again(session: runtimed_ffi.Session) -> None:
-    heard = []
+    received = []
 
     def once(event: OutputEvent) -> None:
-        heard.append(event)
+        received.append(event)
         subscription.remove()
 
     subscription = session.on_output(once)
     assert len(session.run("for i in range(10): display(i)").outputs) == 10
     session.sync()
-    assert len(heard) == 1
+    assert len(received) == 1
 
 
 def test_a_callback_may_edit_the_document(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
@@ -356,11 +356,11 @@ def test_a_callback_may_run_another_cell(session: runtimed_ffi.Session) -> None:
 def test_a_subscriber_may_wait_for_the_session(session: runtimed_ffi.Session) -> None:
     inner: list[str] = []
 
-    def heard(event: OutputEvent) -> None:
+    def received(event: OutputEvent) -> None:
         if event.output.data == {"text/plain": "'outer'"}:
             inner.append(session.run("print('inner')").stdout)
 
-    with session.on_output(heard):
+    with session.on_output(received):
         assert session.run("'outer'").success
         session.sync()
     assert inner == ["inner\n"]
@@ -380,11 +380,11 @@ def test_edits_in_a_row_reach_a_session_that_does_nothing(join: Callable[..., ru
     cell = writer.create_cell("start")
     writer.sync()
     reader = join(writer.notebook_id)
-    with Ears(reader) as ears:
+    with Recorder(reader) as recorder:
         for number in range(25):
             writer.set_source(cell, f"edit {number}")
-            told = number + 1
-            ears.until(lambda told=told: sum(cell in change.cells for change in ears.changes) >= told)
+            count = number + 1
+            recorder.until(lambda count=count: sum(cell in change.cells for change in recorder.changes) >= count)
             assert reader.get_cell(cell).source == f"edit {number}"
 
 
@@ -392,7 +392,7 @@ def test_edits_in_a_row_reach_a_session_that_does_nothing(join: Callable[..., ru
 def test_a_burst_of_edits_from_both_sides_converges(join: Callable[..., runtimed_ffi.Session]) -> None:
     one = join()
     two = join(one.notebook_id)
-    with Ears(one) as ears_one, Ears(two) as ears_two:
+    with Recorder(one) as ears_one, Recorder(two) as ears_two:
 
         def write(session: runtimed_ffi.Session, name: str) -> None:
             for number in range(100):

@@ -23,8 +23,8 @@ EXIT = """
     path, room, load, way = sys.argv[1:]
     session = runtimed_ffi.Session(room, socket_path=path)
     session.start_kernel()
-    heard = threading.Event()
-    session.on_output(lambda output: heard.set())
+    received = threading.Event()
+    session.on_output(lambda output: received.set())
     session.on_change(lambda change: None)
     session.on_broadcast(lambda message: None)
     if way != "thread":
@@ -41,7 +41,7 @@ EXIT = """
 
     for _ in range(2):
         threading.Thread(target=wait, daemon=True).start()
-    assert heard.wait(30), "no outputs came"
+    assert received.wait(30), "no outputs came"
     if way == "edits":
         mine = runtimed_ffi.Session(room + "-edits", socket_path=path)
         mine.connect()

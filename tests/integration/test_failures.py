@@ -11,7 +11,7 @@ from cells import FOREVER, Gate
 
 import runtimed_ffi
 
-from .tools import Ears, Thread, first_output
+from .tools import Recorder, Thread, first_output
 
 AT_ONCE = 15.0
 """Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
@@ -84,10 +84,10 @@ def test_the_death_of_an_idle_kernel_is_told_to_every_session(
 ) -> None:
     kernel = int(session.run("import os\nprint(os.getpid())").stdout)
     other.sync()
-    with Ears(session) as mine, Ears(other) as theirs:
+    with Recorder(session) as mine, Recorder(other) as theirs:
         os.kill(kernel, signal.SIGKILL)
-        for ears in (mine, theirs):
-            ears.until(lambda ears=ears: any("SIGKILL" in str(message) for message in ears.broadcasts))
+        for recorder in (mine, theirs):
+            recorder.until(lambda recorder=recorder: any("SIGKILL" in str(message) for message in recorder.broadcasts))
     with pytest.raises(runtimed_ffi.NoKernelError):
         other.run("1")
     other.start_kernel()
@@ -115,8 +115,8 @@ def test_a_killed_daemon_ends_every_waiter_and_the_document_comes_back(directory
         execution = session.submit_cell(session.create_cell(FOREVER))
         first_output(execution)
         waiters = [Thread(execution.result), Thread(session.run, "1"), Thread(session.run, "2")]
-        with Ears(session) as ears:
-            ears.until(lambda: session.queue_state()["queued"] and len(session.get_cells()) == 4)
+        with Recorder(session) as recorder:
+            recorder.until(lambda: session.queue_state()["queued"] and len(session.get_cells()) == 4)
             begin = time.monotonic()
             daemon.kill()
             for waiter in waiters:
@@ -127,7 +127,7 @@ def test_a_killed_daemon_ends_every_waiter_and_the_document_comes_back(directory
         assert execution.state == "disconnected"
         assert not session.is_connected
         with pytest.raises(runtimed_ffi.ConnectError):
-            session.run("3")  # Connects by itself, but nobody is there.
+            session.run("3")  # Connects by itself, but no daemon is there.
     with runtimed_ffi.Daemon(directory) as daemon:
         session.connect()
         assert session.is_connected
@@ -168,8 +168,8 @@ def test_disconnecting_ends_the_waits_of_other_threads(
     execution = other.submit_cell(other.create_cell(FOREVER))
     first_output(execution)
     waiters = [Thread(execution.result), Thread(other.run, "1")]
-    with Ears(session) as ears:
-        ears.until(lambda: len(session.queue_state()["queued"]) == 1)
+    with Recorder(session) as recorder:
+        recorder.until(lambda: len(session.queue_state()["queued"]) == 1)
     other.disconnect()
     for waiter in waiters:
         with pytest.raises(runtimed_ffi.DisconnectedError):

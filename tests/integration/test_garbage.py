@@ -77,7 +77,7 @@ ANY_ORDER = """
             try:
                 session.get_cells()
             except runtimed_ffi.RuntimedError:
-                pass  # told on the way out
+                pass  # the test compares what was collected
 
         subscription = session.on_change(on_change)
         last = Last(session.get_cells, host.rooms, document.cells, lambda: blobs.put(b"x", "text/plain"))
@@ -98,12 +98,12 @@ ANY_ORDER = """
             if randomly.random() < 0.3:
                 gc.collect()
 
-    # Somebody works meanwhile, and collects in its callbacks.
+    # Another session works meanwhile, and collects in its callbacks.
     working = runtimed_ffi.Session("garbage", socket_path=path)
     working.start_kernel()
-    heard = []
+    received = []
     working.on_change(lambda change: gc.collect(0))
-    working.on_output(lambda output: (heard.append(output), gc.collect()))
+    working.on_output(lambda output: (received.append(output), gc.collect()))
     threads = [threading.Thread(target=lambda: [end() for _ in range(10)]) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -114,7 +114,7 @@ ANY_ORDER = """
     for _ in range(3):
         gc.collect()
     assert working.run("'alive'").success
-    assert len(heard) == 51, len(heard)
+    assert len(received) == 51, len(received)
     working.disconnect()
     directory.cleanup()
 """

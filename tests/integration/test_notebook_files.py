@@ -15,7 +15,7 @@ import pytest
 
 import runtimed_ffi
 
-from .tools import LIMIT, Ears, Thread
+from .tools import LIMIT, Recorder, Thread
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v2" / "files"
 
@@ -112,9 +112,9 @@ def test_a_change_by_others_is_merged_at_once(directory: str, notebook: Path) ->
         session.connect()
         session.set_source("a", "ONE two")
         session.sync()
-        with Ears(session) as ears:
+        with Recorder(session) as recorder:
             write(notebook, ("b", "b"), ("a", "one TWO"), ("c", "new"))
-            ears.until(lambda: sources(session) == ["b", "ONE TWO", "new"])
+            recorder.until(lambda: sources(session) == ["b", "ONE TWO", "new"])
         session.save()
         assert [cell["metadata"] for cell in read(notebook)["cells"]] == [{"of": name} for name in "bac"]
 
@@ -127,9 +127,9 @@ def test_a_broken_file_is_reported_and_left_alone(directory: str, notebook: Path
         with pytest.raises(runtimed_ffi.errors.DaemonError, match="the file is no JSON"):
             session.save()
         assert notebook.read_text() == "{ half a"
-        with Ears(session) as ears:
+        with Recorder(session) as recorder:
             write(notebook, ("a", "mended"))
-            ears.until(lambda: sorted(sources(session)) == ["mended", "mine"])
+            recorder.until(lambda: sorted(sources(session)) == ["mended", "mine"])
         session.save()
         assert len(read(notebook)["cells"]) == 2
 
@@ -160,16 +160,16 @@ def test_two_names_of_one_file_are_two_rooms_that_meet_in_it(directory: str, not
         first.create_cell("of the first", "markdown")
         second.create_cell("of the second", "markdown")
         second.sync()
-        with Ears(second) as ears:
+        with Recorder(second) as recorder:
             first.save()
-            ears.until(lambda: set(sources(second)) == {"one", "of the first", "of the second"})
+            recorder.until(lambda: set(sources(second)) == {"one", "of the first", "of the second"})
         second.save()
         assert link.is_symlink()
         assert len(read(notebook)["cells"]) == 3
 
 
 def test_a_room_that_opens_slowly_holds_nobody_up_and_a_corrupt_journal_is_told(directory: str, notebook: Path) -> None:
-    """The journal is a pipe: the library reads it until somebody writes, and then finds no document in it."""
+    """The journal is a pipe: the library reads it until something is written, and then finds no document in it."""
     write(notebook, ("a", "one"))
     slow = journal(directory, str(notebook))
     with runtimed_ffi.Daemon(directory) as daemon:

@@ -1,4 +1,4 @@
-"""Outputs of real kernels: complete, in order, and as the cell meant them, also for those who only watch."""
+"""Outputs of real kernels: complete, in order, and as the cell meant them, also for sessions that only watch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import runtimed_ffi
 from runtimed_ffi import Output
 
-from .tools import LIMIT, Ears
+from .tools import LIMIT, Recorder
 
 
 def texts(outputs: list[Output]) -> list[str]:
@@ -48,12 +48,12 @@ def test_five_thousand_flushed_prints_are_complete_and_in_order(session: runtime
 
 @pytest.mark.stress
 def test_a_thousand_outputs_while_somebody_watches(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
-    with Ears(other) as ears:
+    with Recorder(other) as recorder:
         result = session.run("for i in range(1000):\n    display({'text/plain': str(i)}, raw=True)")
-        ears.until(lambda: len(ears.outputs) >= 1000)
-        assert [event.output for event in ears.outputs] == result.outputs
-        assert [event.index for event in ears.outputs] == list(range(1000))
-        assert {event.cell_id for event in ears.outputs} == {result.cell_id}
+        recorder.until(lambda: len(recorder.outputs) >= 1000)
+        assert [event.output for event in recorder.outputs] == result.outputs
+        assert [event.index for event in recorder.outputs] == list(range(1000))
+        assert {event.cell_id for event in recorder.outputs} == {result.cell_id}
     assert texts(result.outputs) == [str(i) for i in range(1000)]
 
 
@@ -107,7 +107,7 @@ def test_outputs_of_all_kinds_keep_their_order(session: runtimed_ffi.Session) ->
 
 def test_updates_of_a_display_replace_it(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
     seen: list[Output] = []
-    with Ears(other) as ears:
+    with Recorder(other) as recorder:
         result = session.run(
             "handle = display('first', display_id=True)\ndisplay('next')\nhandle.update('second')\n"
             "handle.update('third')",
@@ -115,8 +115,8 @@ def test_updates_of_a_display_replace_it(session: runtimed_ffi.Session, other: r
         )
         assert texts(result.outputs) == ["'third'", "'next'"]
         # Updates that were readable together with what they update are one change with it.
-        ears.until(lambda: "'third'" in texts([event.output for event in ears.outputs]))
-        assert [event.index for event in ears.outputs if event.replaced] in ([0, 0], [0], [])
+        recorder.until(lambda: "'third'" in texts([event.output for event in recorder.outputs]))
+        assert [event.index for event in recorder.outputs if event.replaced] in ([0, 0], [0], [])
     assert "'third'" in texts(seen)
     assert session.get_outputs(result.cell_id) == result.outputs
 

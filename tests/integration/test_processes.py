@@ -49,11 +49,11 @@ FORK = (
     + """
     session = runtimed_ffi.Session("fork", socket_path=sys.argv[1])
     session.start_kernel()
-    heard = []
-    subscription = session.on_output(heard.append)
+    received = []
+    subscription = session.on_output(received.append)
     session.start_pump()
 
-    # Somebody waits for it, and is not there in a child.
+    # A thread waits for it, which a child does not have.
     begun = threading.Event()
     endless = session.submit_cell(session.create_cell(sys.argv[2]), lambda output: begun.set())
     waiting = threading.Thread(target=endless.result)
@@ -62,7 +62,7 @@ FORK = (
     assert forked(lambda: refused(lambda: endless.result(), lambda: list(endless))) == 0
     session.interrupt()
     waiting.join()
-    heard.clear()
+    received.clear()
 
     # Values, not prints: a value is one event, a print may come in pieces.
     def run(session, value):
@@ -91,7 +91,7 @@ FORK = (
         assert forked(child) == 0
         run(session, "parent")
     assert execution.result().success
-    assert len(heard) == 7, heard  # one of its own at first, then one of a child and one of its own each time
+    assert len(received) == 7, received  # one of its own at first, then one of a child and one of its own each time
     # The other way round: the parent has none yet, and its child's child has neither.
     session.disconnect()
     assert forked(lambda: forked(lambda: runtimed_ffi.Session("fork", socket_path=sys.argv[1]).connect())) == 0

@@ -82,7 +82,7 @@ SCRIPT = """
         "flush_pool": lambda: client.flush_pool(),
     }
     for name, call in calls.items():
-        # A daemon that is stopped answers nothing, and nobody's connection ends.
+        # A stopped daemon answers nothing, and no connection ends.
         if name == "start_kernel":
             session.shutdown_kernel()
         os.kill(pid, signal.SIGSTOP)
@@ -98,7 +98,7 @@ SCRIPT = """
     assert [execution.result().state for execution in submitted] == ["done"] * len(submitted)
     for end in ("disconnect", "close"):
         session.shutdown_kernel()
-        session.start_kernel()  # Who launched the kernel stops it in `close`.
+        session.start_kernel()  # The session that launched the kernel stops it in `close`.
         os.kill(pid, signal.SIGSTOP)
         try:
             session.create_cell("x" * 500_000)  # More than the socket takes.
@@ -114,7 +114,7 @@ SCRIPT = """
     os.kill(pid, signal.SIGCONT)
     daemon.stop()
 
-    # The line of those who wait for `accept` is full: connecting itself waits.
+    # The queue of connections that wait for `accept` is full: connecting itself waits.
     with runtimed_ffi.Daemon() as empty, socket.socket(socket.AF_UNIX) as listener:
         path = os.path.join(empty.directory, "full")
         listener.bind(path)

@@ -1,4 +1,4 @@
-"""What real kernels print, in pieces and from threads, is one output in the end; widgets reach those who come late."""
+"""What real kernels print, in pieces and from threads, is one output in the end; late sessions get the widgets too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import runtimed_ffi
 from runtimed_ffi import Output
 
-from .tools import LIMIT, Ears
+from .tools import LIMIT, Recorder
 
 pytestmark = pytest.mark.kernel
 
@@ -26,11 +26,11 @@ def test_pieces_are_told_once_and_are_one_output_in_the_end(
     seen: list[Output] = []
     code = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.002)\ndisplay(1)"
     text = "".join(f"line {i}\n" for i in range(60))
-    with Ears(other) as ears:
+    with Recorder(other) as recorder:
         result = session.run(code, on_output=seen.append)
-        ears.until(lambda: ears.outputs and ears.outputs[-1].output.output_type == "display_data")
-        assert ears.texts() == text
-        assert {event.index for event in ears.outputs[:-1]} == {0} and ears.outputs[-1].index == 1
+        recorder.until(lambda: recorder.outputs and recorder.outputs[-1].output.output_type == "display_data")
+        assert recorder.texts() == text
+        assert {event.index for event in recorder.outputs[:-1]} == {0} and recorder.outputs[-1].index == 1
     assert len(seen) > 2 and "".join(output.text or "" for output in seen) == text
     assert [output.text for output in result.outputs] == [text, None]
     assert session.get_outputs(result.cell_id) == result.outputs == other.get_outputs(result.cell_id)
@@ -46,13 +46,13 @@ def test_a_thread_goes_on_the_text_of_its_cell(session: runtimed_ffi.Session, ot
         "threading.Thread(target=work).start()\nprint('main', flush=True)"
     )
     text = "main\n" + "".join(f"t {i}\n" for i in range(20))
-    with Ears(other) as ears:
+    with Recorder(other) as recorder:
         result = session.run(code)
         assert [output.text for output in result.outputs] == ["main\n"]
         with open(go, "w"):
             pass
-        ears.until(lambda: ears.texts() == text)
-        assert {(event.cell_id, event.index) for event in ears.outputs} == {(result.cell_id, 0)}
+        recorder.until(lambda: recorder.texts() == text)
+        assert {(event.cell_id, event.index) for event in recorder.outputs} == {(result.cell_id, 0)}
     assert "".join(output.text or "" for output in other.get_outputs(result.cell_id)) == text
     shutil.rmtree(directory)
 
@@ -74,14 +74,14 @@ def test_who_joins_late_hears_of_the_widgets(session: runtimed_ffi.Session) -> N
     )
     assert session.run(code).success
     late = runtimed_ffi.Session(session.notebook_id, socket_path=session._require().socket_path)
-    heard, arrived = [], threading.Event()
+    received, arrived = [], threading.Event()
 
-    def hear(event: Any) -> None:
+    def receive(event: Any) -> None:
         if event["event"] == "comm_sync":
-            heard.append(event)
+            received.append(event)
             arrived.set()
 
-    with late.on_broadcast(hear):
+    with late.on_broadcast(receive):
         late.connect()
         late.start_pump()
         try:
@@ -89,7 +89,7 @@ def test_who_joins_late_hears_of_the_widgets(session: runtimed_ffi.Session) -> N
         finally:
             late.stop_pump()
             late.disconnect()
-    ((entry,),) = [event["comms"] for event in heard]
+    ((entry,),) = [event["comms"] for event in received]
     assert entry["state"] == {"_model_name": "M", "value": 7} and entry["model_name"] == "M"
     assert session.run("c.close()").success
 

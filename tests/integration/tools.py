@@ -15,15 +15,15 @@ LIMIT = 30.0
 """Seconds until a wait for something that must come is a failure."""
 
 
-class Ears:
-    """Hears everything that happens in a session, on the session's pump; the session itself does nothing."""
+class Recorder:
+    """Records all events of a session, on the session's pump; the session itself does nothing."""
 
     def __init__(self, session: runtimed_ffi.Session) -> None:
         self.changes: list[runtimed_ffi.Change] = []
         self.outputs: list[runtimed_ffi.OutputEvent] = []
         self.broadcasts: list[Any] = []
         self._session = session
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         self._subscriptions = [
             session.on_change(lambda change: self._note(self.changes, change)),
             session.on_output(lambda output: self._note(self.outputs, output)),
@@ -32,14 +32,14 @@ class Ears:
         session.start_pump()
 
     def _note(self, where: list[Any], what: Any) -> None:
-        with self._news:
+        with self._condition:
             where.append(what)
-            self._news.notify_all()
+            self._condition.notify_all()
 
     def until(self, condition: Callable[[], Any], seconds: float = LIMIT) -> None:
-        """Wait for news until the condition holds."""
-        with self._news:
-            assert self._news.wait_for(condition, seconds), "what was waited for did not come"
+        """Wait for events until the condition holds."""
+        with self._condition:
+            assert self._condition.wait_for(condition, seconds), "what was waited for did not come"
 
     def texts(self) -> str:
         return "".join(event.output.text or "" for event in self.outputs)
@@ -49,7 +49,7 @@ class Ears:
             subscription.remove()
         self._session.stop_pump()
 
-    def __enter__(self) -> Ears:
+    def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:

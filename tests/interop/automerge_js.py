@@ -38,7 +38,7 @@ def install() -> Path:
 
 
 class JavaScriptError(Exception):
-    """What the program threw."""
+    """The program threw an exception."""
 
 
 class JavaScript:

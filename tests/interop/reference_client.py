@@ -251,7 +251,7 @@ class Peer:
 class PromptPeer(Peer):
     """A client that reads without delay and answers every sync frame; for protocol 1 as well.
 
-    It stands for the raw client of the recordings, and for whoever looks at what the daemon sends.
+    It stands for the raw client of the recordings, and for tests that look at what the daemon sends.
     """
 
     def __init__(self, path: str, notebook_id: str, protocol: str | None = "v2") -> None:
@@ -374,7 +374,7 @@ class ReferenceClient(Peer):
             self.answer()
         elif kind == BROADCAST:
             self._queue.append(content)
-            # The reference would block here for ever; nobody reads in between.
+            # The reference would block here for ever, because nothing reads the queue in between.
             assert len(self._queue) <= QUEUE, "64 unread broadcasts: the reference hangs"
 
     def _tick(self, deadline: float) -> None:

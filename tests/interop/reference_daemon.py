@@ -132,7 +132,7 @@ class Room:
 
 
 class Kernel(threading.Thread):
-    """Runs sources one after the other and tells what a kernel's messages become (5.9, 5.10)."""
+    """Runs sources one after the other and sends what a kernel's messages become (5.9, 5.10)."""
 
     def __init__(self, room: Room) -> None:
         super().__init__(daemon=True)

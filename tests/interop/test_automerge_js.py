@@ -137,7 +137,7 @@ def test_documents_of_the_reference_are_read_alike(js: JavaScript, path: Path) -
 
 
 def talk(js: JavaScript, replica: Replica, state: SyncState, rounds: int = 100) -> int:
-    """Exchange messages until nobody has anything to say; the number of messages."""
+    """Exchange messages until neither side has one to send; returns their number."""
     count = 0
     for _ in range(rounds):
         quiet = True

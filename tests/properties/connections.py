@@ -100,7 +100,7 @@ def frames(data: bytes) -> list[bytes]:
 
 
 def settle(client: Conn, server: Conn) -> tuple[list[Event], list[Event]]:
-    """Move bytes both ways until nobody has anything to say; the server joins when it is asked for a room."""
+    """Move bytes both ways until neither side has any to send; the server joins when it is asked for a room."""
     at_client: list[Event] = []
     at_server: list[Event] = []
     for now in range(0, 100_000, 1000):

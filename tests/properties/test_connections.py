@@ -144,7 +144,7 @@ def test_any_call_in_any_state_gives_a_documented_code(state: str) -> None:
             if one[0] == "rtd_conn_eof":
                 broken = True
             if one[0] == "rtd_conn_next_event":
-                # A failed connection stays failed; what came before may still be told.
+                # A failed connection stays failed; events from before it may still come.
                 assert not broken or code in (lib.RTD_OK, lib.RTD_E_PROTOCOL, lib.RTD_E_TOO_BIG, lib.RTD_E_NULL)
                 broken = broken or code in (lib.RTD_E_PROTOCOL, lib.RTD_E_TOO_BIG)
             if code == lib.RTD_E_STATE:
@@ -202,7 +202,7 @@ class Conversation:
         self.answers: dict[int, Json] = {}
         self.answered: dict[int, Json] = {}
         self.broadcasts: list[Json] = []
-        self.heard: list[Json] = []
+        self.received: list[Json] = []
         self.asked: list[Json] = []
         self.cells = 0
         self.now = 0
@@ -250,7 +250,7 @@ class Conversation:
     def _down(self, count: int) -> None:
         self.client.receive(self._move("down", count))
         events = self.client.events()
-        self.heard += bodies(events, lib.RTD_EV_BROADCAST)
+        self.received += bodies(events, lib.RTD_EV_BROADCAST)
         for event in events:
             if event.kind == lib.RTD_EV_RESPONSE:
                 assert event.token not in self.answered
@@ -278,7 +278,7 @@ def test_a_conversation_in_any_pieces_loses_nothing(steps: list[tuple[str, Any]]
     talk.end()
     without_ids = [{key: value for key, value in asked.items() if key != "request_id"} for asked in talk.asked]
     assert without_ids == talk.requests
-    assert talk.heard == talk.broadcasts
+    assert talk.received == talk.broadcasts
     assert sorted(talk.answered) == list(range(1, len(talk.requests) + 1))
     for token, answer in talk.answered.items():
         assert answer["error"] == str(token)
@@ -291,7 +291,7 @@ def test_a_conversation_in_any_pieces_loses_nothing(steps: list[tuple[str, Any]]
 @examples()
 @given(st.data(), st.integers(0, 3))
 def test_broken_frames_end_a_joined_server_without_a_word(data: st.DataObject, before: int) -> None:
-    """Everything before the broken frame is told, the document is unchanged by it, and nothing is sent (2.4, 5.1)."""
+    """All events before the broken frame come, the document is unchanged by it, and nothing is sent (2.4, 5.1)."""
     _, server = pair()
     broken = st.one_of(
         strategies.broken_message("request").map(lambda body: typed(REQUEST, body)),
@@ -304,10 +304,10 @@ def test_broken_frames_end_a_joined_server_without_a_word(data: st.DataObject, b
     heads = server.document.heads()
     for piece in data.draw(strategies.split(b"".join(good) + data.draw(broken))):
         server.receive(piece)
-    told = 0
+    events = 0
     while server.next()[0] == lib.RTD_OK:
-        told += 1
-    assert told == before
+        events += 1
+    assert events == before
     assert server.failure() == lib.RTD_E_PROTOCOL
     assert server.output() == b"" and server.document.heads() == heads
 

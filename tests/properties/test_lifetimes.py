@@ -220,7 +220,7 @@ class Lives(RuleBasedStateMachine):
         if kind == "session":
             out = ffi.new("rtd_session **")
             if call("rtd_session_open", *text_in(self.path), *ROOM, ffi.NULL, out) != lib.RTD_OK:
-                # Nobody listens. Something is made in any case: what is drawn must not depend on the host's speed.
+                # No socket listens. Something is made in any case: what is drawn must not depend on the host's speed.
                 assert out[0] == ffi.NULL
                 kind, pointer = "decoder", self._made("rtd_decoder", "rtd_decoder_new", 10)
             else:

@@ -152,8 +152,8 @@ class SessionsAndHost(RuleBasedStateMachine):
             begun = {"event": "execution_started", "execution_count": 1, **run}
             self.publish(room, [{"op": "clear_outputs", **there}], [{**status, "status": "busy"}, begun])
             for element in elements:
-                told = {"event": "output", "output_type": "stream", "output_json": element, **run}
-                self.publish(room, [{"op": "append_outputs", "outputs": [element], **there}], [told])
+                broadcast = {"event": "output", "output_type": "stream", "output_json": element, **run}
+                self.publish(room, [{"op": "append_outputs", "outputs": [element], **there}], [broadcast])
         done = {"event": "execution_done", "status": end if started else "cancelled", **run}
         idle = {"event": "queue_changed", "executing": None, "queued": []}
         self.publish(room, [], [{**status, "status": "idle"}, done, idle])
@@ -358,12 +358,12 @@ def test_a_host_refuses_what_it_cannot_do() -> None:
     with tempfile.TemporaryDirectory(prefix="rtd-") as directory, Host(os.path.join(directory, "s")) as host:
         for refused in (
             lambda: host.respond(1, {}),
-            lambda: host.publish("nobody", [], [{"event": "x"}]),
+            lambda: host.publish("absent", [], [{"event": "x"}]),
             lambda: host.disconnect(1),
-            lambda: host.close_room("nobody"),
-            lambda: host.refuse_room("nobody"),
-            lambda: host.admit("nobody"),
-            lambda: host.cells("nobody"),
+            lambda: host.close_room("absent"),
+            lambda: host.refuse_room("absent"),
+            lambda: host.admit("absent"),
+            lambda: host.cells("absent"),
         ):
             try:
                 refused()

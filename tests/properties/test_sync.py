@@ -52,7 +52,7 @@ class Network(RuleBasedStateMachine):
         self.had = [replica.heads() for replica in self.replicas]
         self.made = 0
         self.texts: dict[str, int] = {}
-        """Characters that were inserted and never deleted, and who did it."""
+        """Characters that were inserted and never deleted, and the replica that inserted them."""
 
     def _pick(self, data: st.DataObject) -> tuple[Link, int]:
         return data.draw(st.sampled_from(self.links)), data.draw(st.integers(0, 1))
@@ -81,7 +81,7 @@ class Network(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 4), index=st.integers(0, 20))
     def type_a_character(self, which: int, index: int) -> None:
-        """A character that is there once, beyond the BMP; nobody deletes it."""
+        """A character that is there once, beyond the BMP, which no step deletes."""
         which %= len(self.replicas)
         cell = self.replicas[which].cell("t")
         assert cell is not None

@@ -199,7 +199,7 @@ class Room:
         assert arrived == sorted(arrived, reverse=True), f"an edit arrived without the one before it: {unsure}"
 
     def arrived(self, now: Cells) -> list[bool]:
-        """Of the edits that nobody has confirmed: which have arrived, as far as later ones do not hide it."""
+        """Of the unconfirmed edits: which have arrived, as far as later ones do not hide it."""
         deleted = {cell_id for kind, cell_id, _ in self.sent if kind == "delete"}
         erased = {detail for kind, _, detail in self.sent if kind == "erase"}
         flags = []

@@ -97,7 +97,7 @@ class DaemonProcess:
             self._forget()
 
     def await_end(self) -> None:
-        """Wait for an end that somebody else causes."""
+        """Wait for an end that has another cause."""
         assert self.process is not None
         self.process.wait(30)
         self._forget()
@@ -123,7 +123,7 @@ class DaemonProcess:
         until(lambda: not self.kernels(), what="the kernels to be gone")
 
     def kernels(self) -> list[int]:
-        """The processes of scripted kernels of this directory, whoever their parent is by now."""
+        """The processes of scripted kernels of this directory, with any parent."""
         wanted = f"RTD_SCRIPT_LOG={self.kernel_logs}".encode()
         found = []
         for entry in os.listdir("/proc"):
@@ -136,7 +136,7 @@ class DaemonProcess:
                 with open(f"/proc/{entry}/environ", "rb") as file:
                     if wanted in file.read().split(b"\0"):
                         found.append(int(entry))
-            except OSError:  # It has ended meanwhile, or is nobody of ours.
+            except OSError:  # It has ended meanwhile, or belongs to another user.
                 continue
         return found
 
@@ -160,7 +160,7 @@ class DaemonProcess:
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
-    """Look at a condition until it is true; for what nobody announces, the end of a stranger's process for instance."""
+    """Look at a condition until it is true; for what has no event, such as the end of a process that is no child."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {what or condition}"

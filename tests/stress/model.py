@@ -1,4 +1,4 @@
-"""What must be true of a room, told from what the kernels noted and what a peer that read everything has seen.
+"""What must be true of a room, by the notes of its kernels and the broadcasts that a peer received.
 
 Plain Python on JSON values; nothing here knows sockets or Automerge.
 """
@@ -133,25 +133,25 @@ def executions(broadcasts: Sequence[Json]) -> dict[str, Execution]:
     started: dict[str, Json] = {}
     outputs: dict[str, list[str]] = {}
     done: dict[str, Json] = {}
-    for told in broadcasts:
-        event, name = told["event"], told.get("execution_id")
+    for broadcast in broadcasts:
+        event, name = broadcast["event"], broadcast.get("execution_id")
         if event == "execution_started":
-            assert name not in started, f"started twice: {told}"
-            assert name not in done, f"started after its end: {told}"
-            started[name] = told
+            assert name not in started, f"started twice: {broadcast}"
+            assert name not in done, f"started after its end: {broadcast}"
+            started[name] = broadcast
         elif event == "output":
-            assert name in started, f"an output before the start: {told}"
-            assert name not in done, f"an output after the end: {told}"
-            outputs.setdefault(name, []).append(told["output_json"])
+            assert name in started, f"an output before the start: {broadcast}"
+            assert name not in done, f"an output after the end: {broadcast}"
+            outputs.setdefault(name, []).append(broadcast["output_json"])
         elif event == "execution_done":
-            assert name not in done, f"ended twice: {done[name]} and {told}"
-            done[name] = told
+            assert name not in done, f"ended twice: {done[name]} and {broadcast}"
+            done[name] = broadcast
     assert set(started) <= set(done), f"never ended: {[started[name] for name in set(started) - set(done)]}"
     return {name: Execution(name, started.get(name), outputs.get(name, []), done[name]) for name in done}
 
 
 class Screen:
-    """What the cells of a room show, told from its broadcasts alone."""
+    """What the cells of a room show, by its broadcasts alone."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -162,25 +162,25 @@ class Screen:
 
     def feed(self, broadcasts: Sequence[Json]) -> None:
         """Take the broadcasts that are new since the last call."""
-        for told in broadcasts[self._seen :]:
-            self._take(told)
+        for broadcast in broadcasts[self._seen :]:
+            self._take(broadcast)
         self._seen = len(broadcasts)
 
-    def _take(self, told: Json) -> None:
-        event = told["event"]
+    def _take(self, broadcast: Json) -> None:
+        event = broadcast["event"]
         if event == "queue_changed":
-            if told["executing"] is not None and told["executing"] != self.executing:
-                self.outputs[told["executing"]] = []
-            self.executing, self.queued = told["executing"], told["queued"]
+            if broadcast["executing"] is not None and broadcast["executing"] != self.executing:
+                self.outputs[broadcast["executing"]] = []
+            self.executing, self.queued = broadcast["executing"], broadcast["queued"]
         elif event == "output":
-            self.outputs.setdefault(told["cell_id"], []).append(self._blobs.output(told["output_json"]))
+            self.outputs.setdefault(broadcast["cell_id"], []).append(self._blobs.output(broadcast["output_json"]))
         elif event == "outputs_cleared":
-            self.outputs[told["cell_id"]] = []
+            self.outputs[broadcast["cell_id"]] = []
         elif event == "display_update":
             for outputs in self.outputs.values():
                 for output in outputs:
-                    if (output.get("transient") or {}).get("display_id") == told["display_id"]:
-                        output["data"] = told["data"]
+                    if (output.get("transient") or {}).get("display_id") == broadcast["display_id"]:
+                        output["data"] = broadcast["data"]
 
     def shows(self, cell_id: str) -> list[Item]:
         """The outputs of a cell."""

@@ -20,7 +20,7 @@ step                       what the kernel does
 ``block``                  until it is interrupted
 ``order FIRST``            sends ``reply`` or ``idle`` first (default: the reply)
 ``lose HALF``              never sends the ``reply`` or the ``idle`` of this run
-``garbage``                sends what is no message, and messages nobody knows
+``garbage``                sends what is no message, and messages of unknown types
 ``deaf``                   neither reads nor listens to interrupts any more, and never ends the run
 ``exit CODE``              ends the process
 ``die SIGNAL``             ends the process by a signal
@@ -57,7 +57,7 @@ RUNS = 10_000
 
 
 def first_count(pid):
-    """The number below the count of a kernel's first execution; it tells the kernels of a machine apart."""
+    """The number below the count of a kernel's first execution; it is different for each kernel of a machine."""
     return pid % 100_000 * RUNS
 
 

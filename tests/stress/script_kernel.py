@@ -21,7 +21,7 @@ DELIMITER = b"<IDS|MSG>"
 
 
 class Interrupted(Exception):
-    """Somebody wants the script to end."""
+    """The script has to end: an interrupt or a shutdown."""
 
 
 class Kernel:

@@ -1,4 +1,4 @@
-"""A hundred rooms and fifty kernels at once: everybody is answered, whatever the others do."""
+"""A hundred rooms and fifty kernels at once: every peer is answered, whatever the others do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
             assert outputs[0] == ("stream", "stdout", f"hello {number}" + ("\n" if kinds[peer] == "python" else ""))
             assert len(outputs) == 22
 
-        # All kernels are at work and will not end by themselves; nobody waits for them.
+        # All kernels are at work and will not end by themselves, and no peer waits for them.
         for peer in with_kernel:
             forever = (
                 "import time\nwhile True: time.sleep(0.01)" if kinds[peer] == "python" else script.write(("block",))

@@ -51,7 +51,7 @@ def round_of_life(daemon: DaemonProcess, number: int) -> int:
     """Everything that comes and goes, once; returns the number of runs."""
     rooms = [f"soak/{number}/{place}" for place in range(ROOMS)]
     peers = [[raw.join(daemon.socket, room) for _ in range(3)] for room in rooms]
-    everybody = [peer for trio in peers for peer in trio]
+    all_peers = [peer for trio in peers for peer in trio]
     done = 0
     try:
         for place, (first, second, third) in enumerate(peers):
@@ -66,18 +66,18 @@ def round_of_life(daemon: DaemonProcess, number: int) -> int:
                 second.post("get_kernel_info")
             raw.settle([first, second, third])
             raw.ask(
-                second, "launch_kernel", others=everybody, kernel_type=KERNEL, env_source="auto", notebook_path=None
+                second, "launch_kernel", others=all_peers, kernel_type=KERNEL, env_source="auto", notebook_path=None
             )
             posted = [(first, second)[place % 2].post("execute_cell", cell_id=f"c{index}") for index in range(RUNS)]
             third.close()
             assert posted
         for place, (first, _, _) in enumerate(peers):
-            raw.pump(everybody, lambda f=first: len(f.of("execution_done")) == RUNS, what="the end of all runs")
+            raw.pump(all_peers, lambda f=first: len(f.of("execution_done")) == RUNS, what="the end of all runs")
             done += len(first.of("execution_done"))
             if place % 2:
-                raw.ask(first, "shutdown_kernel", others=everybody)
+                raw.ask(first, "shutdown_kernel", others=all_peers)
     finally:
-        for peer in everybody:
+        for peer in all_peers:
             peer.close()
     return done
 

@@ -1,4 +1,4 @@
-"""Says rule by rule of protocol 2 what a daemon keeps, whoever made it.
+"""Checks a daemon, ours or another, against protocol 2, rule by rule.
 
 Storey: testing. From the command line::
 

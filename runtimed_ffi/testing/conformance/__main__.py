@@ -1,7 +1,7 @@
 """The command: ``python -m runtimed_ffi.testing.conformance --socket PATH``.
 
 Storey: testing. Exit status: 0 when every rule that clients rely on is kept, 1 when one is broken (with ``--strict``
-also one for new daemons), 2 when the command is wrong or nobody listens at the socket.
+also one for new daemons), 2 when the command is wrong or no daemon listens at the socket.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-kernel", action="store_true", help="leave out the rules that start a kernel")
     parser.add_argument("--kernel-type", default="python", help="kernel to launch; must run Python (default: python)")
     parser.add_argument("--env-source", default="uv:prewarmed", help="its environment (default: uv:prewarmed)")
-    parser.add_argument("--list", action="store_true", help="print the rules and judge nobody")
+    parser.add_argument("--list", action="store_true", help="print the rules and check nothing")
     parser.add_argument("rules", nargs="*", metavar="RULE", help="names or sections of rules (default: all)")
     options = parser.parse_args(arguments)
     if options.list:

@@ -50,7 +50,7 @@ def launch(world: World) -> None:
     info = world.ask(peer, "get_kernel_info")
     expect(info["kernel_type"] == answer["kernel_type"] and info["env_source"] == answer["env_source"], f"it is {info}")
     rooms = {room["notebook_id"]: room for room in world.ask_pool({"type": "list_rooms"})["rooms"]}
-    expect(rooms[peer.notebook_id].get("has_kernel") is True, f"list_rooms tells {rooms[peer.notebook_id]}")
+    expect(rooms[peer.notebook_id].get("has_kernel") is True, f"list_rooms has {rooms[peer.notebook_id]}")
 
 
 @rule("5.9", "The broadcasts of an execution come in their order, the same at every peer", kernel=True)
@@ -61,11 +61,11 @@ def order_of_broadcasts(world: World) -> None:
     _run(world, peer, "c", "print('x')")
     world.settle(other)
     for each in (peer, other):
-        told = [_short(one, "c") for one in each.broadcasts]
+        events = [_short(one, "c") for one in each.broadcasts]
         wanted = ["executing", "busy", "started", "output", "idle", "done"]
-        places = [told.index(word) if word in told else -1 for word in wanted]
-        expect(-1 not in places and places == sorted(places), f"what came was {[word for word in told if word]}")
-        behind = told[told.index("done") :]
+        places = [events.index(word) if word in events else -1 for word in wanted]
+        expect(-1 not in places and places == sorted(places), f"what came was {[word for word in events if word]}")
+        behind = events[events.index("done") :]
         expect("empty" in behind, "no queue_changed with nothing executing behind the end")
 
 
@@ -87,7 +87,7 @@ def outputs_in_the_document(world: World) -> None:
     world.launch(peer)
     source = "print('a\u0301😀')\nimport sys\nprint('e', file=sys.stderr)\n1 + 1"
     broadcasts = _run(world, peer, "c", source)
-    expect(_output_types(broadcasts).count("execute_result") == 1, f"outputs told were {_output_types(broadcasts)}")
+    expect(_output_types(broadcasts).count("execute_result") == 1, f"outputs sent were {_output_types(broadcasts)}")
     (cell,) = peer.document.cells()
     outputs = [json.loads(one) if one.startswith("{") else {} for one in cell["outputs"]]
     expect(len(outputs) >= 3, f"the document has {cell['outputs']}")
@@ -103,7 +103,7 @@ def failing_cell(world: World) -> None:
     peer = world.peer()
     world.launch(peer)
     broadcasts = _run(world, peer, "c", "1 / 0")
-    expect("error" in _output_types(broadcasts), f"outputs told were {_output_types(broadcasts)}")
+    expect("error" in _output_types(broadcasts), f"outputs sent were {_output_types(broadcasts)}")
     answer = world.ask(peer, "get_queue_state")
     expect(answer["executing"] is None or world.left() > 0, f"the queue is {answer}")
 
@@ -121,10 +121,10 @@ def one_end(world: World) -> None:
         _run(world, peer, cell_id, source)
     _run(world, peer, "last", "1")
     for cell_id in ("good", "bad", "blank", "last"):
-        told = [_short(one, cell_id) for one in peer.broadcasts]
-        expect(told.count("done") == 1, f"{cell_id}: {told.count('done')} times execution_done")
-        expect("output" not in told[told.index("done") :], f"{cell_id}: an output behind the end")
-        expect(told.index("idle") < told.index("done"), f"{cell_id}: the end came before the idle")
+        events = [_short(one, cell_id) for one in peer.broadcasts]
+        expect(events.count("done") == 1, f"{cell_id}: {events.count('done')} times execution_done")
+        expect("output" not in events[events.index("done") :], f"{cell_id}: an output behind the end")
+        expect(events.index("idle") < events.index("done"), f"{cell_id}: the end came before the idle")
 
 
 @rule("14.3", "The execution count is written into the document", must=False, kernel=True)
@@ -134,7 +134,7 @@ def count_in_the_document(world: World) -> None:
     broadcasts = _run(world, peer, "c", "1")
     count = next(one["execution_count"] for one in broadcasts if one["event"] == "execution_started")
     cell = peer.document.cell("c")
-    expect(cell is not None and cell["execution_count"] == count, f"{count} was told, the cell is {cell}")
+    expect(cell is not None and cell["execution_count"] == count, f"{count} was announced, the cell is {cell}")
 
 
 @rule(
@@ -156,8 +156,8 @@ def queueing(world: World) -> None:
     expect(world.ask(peer, "interrupt_execution")["result"] == "interrupt_sent", "interrupt_execution was refused")
     world.wait([peer], lambda: _finished(peer, "gate"), "the end of the interrupted cell")
     world.wait([peer], lambda: _idle(world, peer), "an empty queue")
-    told = [one for one in peer.broadcasts if one.get("cell_id") in ("gate", "c")]
-    expect(not peer.of("execution_started", cell_id="c"), f"an error did not clear the queue: {told}")
+    events = [one for one in peer.broadcasts if one.get("cell_id") in ("gate", "c")]
+    expect(not peer.of("execution_started", cell_id="c"), f"an error did not clear the queue: {events}")
 
 
 def _idle(world: World, peer: Peer) -> bool:
@@ -194,7 +194,7 @@ def kernel_questions(world: World) -> None:
     expect(answer["result"] == "history_result", f"get_history was answered with {answer}")
 
 
-@rule("7.5", "An update of a display replaces its output in the document and is told to all", kernel=True)
+@rule("7.5", "An update of a display replaces its output in the document and is sent to all", kernel=True)
 def display_update(world: World) -> None:
     peer = world.peer()
     world.launch(peer)
@@ -204,7 +204,7 @@ def display_update(world: World) -> None:
     )
     _run(world, peer, "c", source)
     updates = peer.of("display_update", display_id="conf")
-    expect(updates and updates[-1]["data"] == {"text/plain": "new"}, f"updates told were {updates}")
+    expect(updates and updates[-1]["data"] == {"text/plain": "new"}, f"updates sent were {updates}")
     (cell,) = peer.document.cells()
     inline: list[Any] = [json.loads(one) for one in cell["outputs"] if one.startswith("{")]
     if not inline:
@@ -212,7 +212,7 @@ def display_update(world: World) -> None:
     expect([one["data"] for one in inline] == [{"text/plain": "new"}], f"the document has {inline}")
 
 
-@rule("5.12", "shutdown_kernel is told to all and answered; then there is no kernel", kernel=True)
+@rule("5.12", "shutdown_kernel is broadcast and answered; then there is no kernel", kernel=True)
 def shutdown_kernel(world: World) -> None:
     peer = world.peer()
     other = world.peer(peer.notebook_id)
@@ -226,7 +226,7 @@ def shutdown_kernel(world: World) -> None:
 
 @rule(
     "14.2",
-    "A cell whose kernel is shut down gets its end all the same, and the queue is told to be empty",
+    "A cell whose kernel is shut down gets its end all the same, and a broadcast says that the queue is empty",
     must=False,
     kernel=True,
 )

@@ -77,14 +77,14 @@ def later_frame_over_limit(world: World) -> None:
 def typed_garbage(world: World) -> None:
     for garbage in (frame(b""), typed(4, b"{}"), typed(0xFF, b"")):
         peer = world.peer()
-        heard = peer.frames
+        received = peer.frames
         peer.send_raw(garbage)
         world.ended(peer, repr(garbage))
-        expect(peer.frames == heard, f"{garbage!r} was answered")
+        expect(peer.frames == received, f"{garbage!r} was answered")
     world.alive()
 
 
-@rule("2.3", "A connection that ends inside a frame harms nobody else")
+@rule("2.3", "A connection that ends inside a frame harms no other")
 def torn_frame(world: World) -> None:
     for data in (
         b"\0",

@@ -86,7 +86,7 @@ def concurrent_edits(world: World) -> None:
     expect(len(_ids(peers[0])) == 16, f"there are {len(_ids(peers[0]))} cells, not 16")
 
 
-@rule("9.4", "Who enters later gets the whole document")
+@rule("9.4", "A peer that enters later gets the whole document")
 def late_joiner(world: World) -> None:
     peer = world.peer()
     peer.edit(*[insert(str(number), _AWKWARD) for number in range(50)])
@@ -97,7 +97,7 @@ def late_joiner(world: World) -> None:
     expect(late.document.heads() == peer.document.heads(), "the newcomer has other heads")
 
 
-@rule("9.3", "Who comes back soon after the last peer has left finds the room as it was")
+@rule("9.3", "A peer that comes back soon after the last one left finds the room as it was")
 def room_outlives_its_peers(world: World) -> None:
     peer = world.peer()
     peer.edit(insert("c", "x"))
@@ -106,7 +106,7 @@ def room_outlives_its_peers(world: World) -> None:
     expect(_ids(world.peer(peer.notebook_id)) == ["c"], "the room has lost its cell")
 
 
-@rule("9.1", "Rooms are told apart by their id byte for byte")
+@rule("9.1", "Rooms are identified by their id, byte for byte")
 def rooms_by_id(world: World) -> None:
     peer = world.peer()
     peer.edit(insert("c"))
@@ -153,8 +153,8 @@ def broadcasts_behind_responses(world: World) -> None:
     other = world.peer(peer.notebook_id)
     world.ask(peer, "clear_outputs", cell_id="c")
     world.wait([peer, other], lambda: peer.broadcasts and other.broadcasts, "outputs_cleared at both peers")
-    told = [(kind, content.get("result") or content.get("event")) for kind, content in peer.arrived]
-    expect(told == [(RESPONSE, "outputs_cleared"), (BROADCAST, "outputs_cleared")], f"what came was {told}")
+    found = [(kind, content.get("result") or content.get("event")) for kind, content in peer.arrived]
+    expect(found == [(RESPONSE, "outputs_cleared"), (BROADCAST, "outputs_cleared")], f"what came was {found}")
     expect(other.broadcasts[0].get("cell_id") == "c", f"the broadcast was {other.broadcasts[0]}")
 
 
@@ -204,7 +204,7 @@ def unknown_cell(world: World) -> None:
     expect(answer.get("error") == "Cell not found in document: nô", f"the answer was {answer}")
 
 
-@rule("5.13", "clear_outputs empties outputs and count of a cell, tells all peers, and succeeds for an unknown cell")
+@rule("5.13", "clear_outputs empties outputs and count of a cell, notifies all peers, and succeeds for an unknown cell")
 def clear_outputs(world: World) -> None:
     peer = world.peer()
     peer.edit(insert("c"), {"op": "append_outputs", "cell_id": "c", "outputs": ["a", "b"]})

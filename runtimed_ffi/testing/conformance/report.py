@@ -90,7 +90,7 @@ def check(
         env_source: the environment to ask for.
 
     Raises:
-        OSError: nobody accepts at the socket.
+        OSError: no daemon accepts at the socket.
         ValueError: a name in `rules` is none.
     """
     report = Report()

@@ -89,7 +89,7 @@ class Link:
         try:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # Reading tells.
+            pass  # Reading shows it.
 
     def send_json(self, value: Any) -> None:
         """One frame of JSON."""
@@ -164,7 +164,7 @@ class World:
         return self.deadline - time.monotonic()
 
     def room(self) -> str:
-        """An id nobody uses, that starts no kernel by itself (9.5)."""
+        """An unused id that starts no kernel by itself (9.5)."""
         return f"conformance-{uuid.uuid4()}"
 
     def link(self, hello: bytes = b"") -> Link:
@@ -186,7 +186,7 @@ class World:
         return answer
 
     def alive(self) -> None:
-        """The daemon must still answer somebody else."""
+        """The daemon must still answer other clients."""
         expect(self.ask_pool({"type": "ping"}).get("type") == "pong", "ping is not answered by pong")
 
     def peer(self, room: str | None = None) -> Peer:

@@ -45,7 +45,7 @@ def unknown_members_of_pool_requests(world: World) -> None:
     expect(world.ask_pool({"type": "ping", "id": 9})["type"] == "pong", "ping is not answered by pong")
 
 
-@rule("4.2", "status tells four numbers, and an error only while a pool fails")
+@rule("4.2", "status has four numbers, and an error only while a pool fails")
 def status(world: World) -> None:
     stats = world.ask_pool({"type": "status"})["stats"]
     for name in ("uv_available", "uv_warming", "conda_available", "conda_warming"):
@@ -63,11 +63,11 @@ def list_rooms(world: World) -> None:
     room = rooms[one.notebook_id]
     expect(room["active_peers"] == 2, f"active_peers is {room['active_peers']}, not 2")
     expect(room["has_kernel"] is False, f"has_kernel is {room['has_kernel']}")
-    expect(not {"kernel_type", "env_source", "kernel_status"} & set(room), f"a kernel is told of: {room}")
+    expect(not {"kernel_type", "env_source", "kernel_status"} & set(room), f"a kernel is mentioned: {room}")
     other.close()
 
 
-@rule("4.2", "inspect_notebook tells the cells of a live room, counts and outputs as the document's strings")
+@rule("4.2", "inspect_notebook has the cells of a live room, counts and outputs as the document's strings")
 def inspect_live_room(world: World) -> None:
     peer = world.peer()
     peer.edit(insert("c", "x = 1\n"), {"op": "set_execution_count", "cell_id": "c", "execution_count": 5})
@@ -169,7 +169,7 @@ def settings_speak_first(world: World) -> None:
     announced_heads(first)
 
 
-@rule("11.2", "A subscriber of the pool state is told the present one at once, both members always there")
+@rule("11.2", "A subscriber of the pool state gets the present one at once, with both members")
 def pool_state(world: World) -> None:
     state = world.link(frame(encode({"channel": "pool_state_subscribe"}))).json("the pool state")
     expect(state["event"] == "pool_state", f"the event was {state}")

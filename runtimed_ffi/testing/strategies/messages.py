@@ -208,7 +208,7 @@ def message(draw: st.DrawFn, kind: str, variant: str | None = None) -> Json:
     Args:
         draw: given by Hypothesis.
         kind: one of `KINDS`.
-        variant: the value of the member that tells variants apart; any if `None`.
+        variant: the value of the member that names the variant; any if `None`.
     """
     tag, variants = _TABLE[kind]
     chosen = variant if variant is not None else draw(st.sampled_from(sorted(variants)))

@@ -34,7 +34,7 @@ _LENGTHS = st.one_of(
 
 
 def garbage() -> st.SearchStrategy[bytes]:
-    """Bytes nobody should send: noise, announced lengths with anything behind them, text where a length is due."""
+    """Bytes that are no valid stream: noise, lengths with anything behind them, text where a length is due."""
     announced = st.builds(lambda length, rest: struct.pack(">I", length) + rest, _LENGTHS, st.binary(max_size=40))
     words = st.sampled_from(
         [b"GET / HTTP/1.1\r\n\r\n", b'{"channel":"pool"}', b"\x16\x03\x01\x02\x00", b"\n", b"\0" * 9]
