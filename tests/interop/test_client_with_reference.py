@@ -14,7 +14,8 @@ pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not bu
 
 import runtimed_ffi
 from interop.daemons import until
-from interop.reference_daemon import ReferenceDaemon, recorded_orders, reference
+from interop.reference_daemon import ReferenceDaemon, reference
+from interop.reference_kernel import recorded_orders
 
 pytestmark = pytest.mark.interop
 
