@@ -12,12 +12,12 @@ from typing import Any, Callable, TypeVar
 from runtimed_ffi import errors
 from runtimed_ffi._binding.events import EventKind
 from runtimed_ffi._binding.ffi import StrPath
-from runtimed_ffi._binding.process import ProcessLock
 from runtimed_ffi._client import arguments, requests
 from runtimed_ffi._client.autostart import ensure_running
 from runtimed_ffi._client.connection import Connection, log_errors
 from runtimed_ffi._client.discovery import locate
 from runtimed_ffi._client.editing import DocumentAccess
+from runtimed_ffi._system.process import ProcessLock
 from runtimed_ffi.client import DaemonClient
 from runtimed_ffi.execution import Execution, OnOutput
 from runtimed_ffi.output import OutputEvent

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from runtimed_ffi._binding.events import Event, EventKind
-from runtimed_ffi._binding.process import ProcessLock
+from runtimed_ffi._system.process import ProcessLock
 from runtimed_ffi.output import OutputEvent
 
 Callback = Callable[[Any], Any]

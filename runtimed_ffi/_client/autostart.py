@@ -13,9 +13,9 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from runtimed_ffi._binding.filelock import acquire
 from runtimed_ffi._client.launch import READY_SECONDS, failed_start, launch
 from runtimed_ffi._client.wire import accepts, os_error_text
+from runtimed_ffi._system.filelock import acquire
 from runtimed_ffi.errors import ConnectError
 from runtimed_ffi.places import IDLE_SECONDS, LOG_NAME, daemon_command
 

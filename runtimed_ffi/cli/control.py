@@ -13,9 +13,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from runtimed_ffi._binding.filelock import acquire
-from runtimed_ffi._binding.permissions import Unsafe, make_base
 from runtimed_ffi._client.autostart import ensure_running
+from runtimed_ffi._system.filelock import acquire
+from runtimed_ffi._system.permissions import Unsafe, make_base
 from runtimed_ffi.cli.observe import Observation, holders, is_ours, observe
 from runtimed_ffi.cli.parser import parse, run_options
 from runtimed_ffi.errors import ConnectError

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 
-from runtimed_ffi._binding.permissions import make_base
+from runtimed_ffi._system.permissions import make_base
 from runtimed_ffi._version import __version__
 from runtimed_ffi.daemon import service
 from runtimed_ffi.daemon.logging_setup import open_log

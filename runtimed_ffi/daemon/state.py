@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from runtimed_ffi._binding.permissions import make_base, make_private
+from runtimed_ffi._system.permissions import make_base, make_private
 from runtimed_ffi.daemon.files import atomic
 from runtimed_ffi.daemon.kernels import kernel_directory
 from runtimed_ffi.daemon.ports import Json

@@ -15,9 +15,9 @@ import tempfile
 import pytest
 
 import runtimed_ffi
-from runtimed_ffi._binding.filelock import acquire
 from runtimed_ffi._client import autostart, discovery
 from runtimed_ffi._client.discovery import locate, own_socket_path, reference_socket_path
+from runtimed_ffi._system.filelock import acquire
 
 VARIABLES = ["RUNTIMED_SOCKET_PATH", "RUNTIMED_DEV", "CONDUCTOR_WORKSPACE_PATH", "XDG_CACHE_HOME"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi._binding import permissions
-from runtimed_ffi._binding.permissions import Unsafe, check_own, check_shared_directory, make_private
+from runtimed_ffi._system import permissions
+from runtimed_ffi._system.permissions import Unsafe, check_own, check_shared_directory, make_private
 from runtimed_ffi.daemon.state import State
 from runtimed_ffi.places import layout
 

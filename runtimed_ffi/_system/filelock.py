@@ -1,4 +1,4 @@
-"""Waiting for a file lock with a limit (storey 5: the standard library only)."""
+"""Waiting for a file lock with a limit (storey 5, ground: the standard library only)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked child needs: a lock that no thread has taken there (storey 5: the standard library only).
+"""What a forked child needs: a lock that no thread has taken there (storey 5, ground: the standard library only).
 
 Threads that held a lock when the process forked do not exist in the child, so the lock would never be released.
 """

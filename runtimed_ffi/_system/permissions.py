@@ -1,6 +1,6 @@
 """Whose files a daemon works with: only its user's, in directories that no other user can change.
 
-Storey 5 (binding); imports the standard library and `places`.
+Storey 5 (ground); imports the standard library and `places`.
 
 A notebook is a program that runs with the user's rights. Another user who can replace the socket, the lock or a
 document can run programs as that user, so a daemon refuses to work where that is possible (the reference does not
