@@ -15,6 +15,7 @@ from runtimed_ffi._binding import config
 pytestmark = pytest.mark.c
 
 TESTS = ROOT / "tests" / "c"
+SMOKE = [TESTS / "pure.c", TESTS / "smoke.c"]
 EXAMPLES = ROOT / "examples" / "c"
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 LOST = "definite,indirect,possible"
@@ -57,18 +58,21 @@ def memcheck():
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_smoke(place, compiler):
-    program = compile_program(TESTS / "smoke.c", place, require(compiler))
+@pytest.mark.parametrize("source", SMOKE, ids=lambda source: source.stem)
+def test_smoke(place, source, compiler):
+    program = compile_program(source, place, require(compiler))
     assert run(program, place) == "ok\n"
 
 
-def test_smoke_under_valgrind(place):
-    program = compile_program(TESTS / "smoke.c", place, cc(), "-g")
+@pytest.mark.parametrize("source", SMOKE, ids=lambda source: source.stem)
+def test_smoke_under_valgrind(place, source):
+    program = compile_program(source, place, cc(), "-g")
     assert run(*memcheck(), program, place) == "ok\n"
 
 
-def test_smoke_with_sanitizers(place):
-    assert run(sanitized(TESTS / "smoke.c", place), place) == "ok\n"
+@pytest.mark.parametrize("source", SMOKE, ids=lambda source: source.stem)
+def test_smoke_with_sanitizers(place, source):
+    assert run(sanitized(source, place), place) == "ok\n"
 
 
 # --- the library in a process that does more than use it

@@ -30,12 +30,13 @@ SANITIZERS = {"address": "__asan_", "thread": "__tsan_"}
 # With their arguments. The thread sanitizer ends a process that starts threads in a forked child.
 C_PROGRAMS = {
     "address": {
+        "pure": ["{place}"],
         "smoke": ["{place}"],
         "lifetime": ["{library}", "{place}"],
         "fork": ["{place}"],
         "sigpipe": ["{place}"],
     },
-    "thread": {"smoke": ["{place}"], "lifetime": ["{library}", "{place}"], "sigpipe": ["{place}"]},
+    "thread": {"pure": ["{place}"], "smoke": ["{place}"], "lifetime": ["{library}", "{place}"], "sigpipe": ["{place}"]},
 }
 
 # What miri runs, as filters of unit tests. Without those that miri cannot run, or not in reasonable time:
