@@ -64,6 +64,26 @@ def test_one_event_may_be_as_large_as_it_is():
     assert [event.kind for event in drain(backlog)] == [EventKind.OUTPUT, EventKind.RESYNC]
 
 
+def test_what_was_taken_makes_room_although_it_is_never_empty():
+    backlog = Backlog()
+    backlog.put(Event(EventKind.OUTPUT, seq=0, payload=b"p" * 1_000))
+    for seq in range(1, 50):
+        backlog.put(Event(EventKind.OUTPUT, seq=seq, payload=b"p" * 1_000))
+        assert backlog.take().kind == EventKind.OUTPUT
+    assert [event.seq for event in drain(backlog)] == [49]
+
+
+def test_every_overflow_is_one_resync():
+    backlog = Backlog()
+    for seq in range(20):
+        backlog.put(Event(EventKind.OUTPUT, seq=seq, payload=b"p" * 1_000))
+    backlog.put(Event(EventKind.DONE, seq=20))
+    for seq in range(21, 40):
+        backlog.put(Event(EventKind.OUTPUT, seq=seq, payload=b"p" * 1_000))
+    kinds = [event.kind for event in drain(backlog)]
+    assert kinds[-3:] == [EventKind.RESYNC, EventKind.DONE, EventKind.RESYNC]
+
+
 def test_cleared_it_is_as_new():
     backlog = Backlog()
     for _ in range(2):

@@ -64,6 +64,17 @@ def test_what_was_there_before_is_not_told_again():
     assert told.texts == ["a", "c", "d", "e", "f"]
 
 
+def test_executions_that_are_joined_at_the_same_time_count_apart():
+    told = Told()
+    told.show(EventKind.CLEARED, 1, number=1)
+    told.show(EventKind.CLEARED, 2, number=2, cell="d")
+    told.output("a", 1)
+    told.output("b", 2, 2, cell="d")
+    told.output("c", 1)
+    told.output("d", 2, cell="d")
+    assert told.texts == ["c", "d"]
+
+
 @pytest.mark.parametrize("end", [EventKind.DONE, EventKind.RESYNC])
 def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
     told = Told()

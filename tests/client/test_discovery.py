@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -87,6 +88,16 @@ def test_development_mode_by_git(home, monkeypatch):
     assert reference_socket_path() == f"{home}/.cache/runt/worktrees/{digits}/runtimed.sock"
     monkeypatch.setenv("RUNTIMED_DEV", "true")
     assert reference_socket_path() == f"{home}/.cache/runt/runtimed.sock", "only 1 counts"
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_without_a_home_the_password_database_has_one(home, monkeypatch, value):
+    monkeypatch.delenv("HOME")
+    if value is not None:
+        monkeypatch.setenv("HOME", value)
+    expected = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".cache")
+    assert own_socket_path() == os.path.join(expected, "runtimed-ffi", "runtimed.sock")
+    assert reference_socket_path() == os.path.join(expected, "runt", "runtimed.sock")
 
 
 def test_order(home, monkeypatch, listen):

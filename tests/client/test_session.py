@@ -361,17 +361,19 @@ def test_who_waits_for_a_turn_sleeps_until_it_is_rung(ready, monkeypatch):
     assert len(bells) == 4, "one for the beginning and one for each output"
 
 
-def test_dropped_events_are_read_from_the_document(ready):
+@pytest.mark.parametrize("end", [Done.OK, Done.ERROR, Done.INTERRUPTED])
+def test_dropped_events_are_read_from_the_document(ready, end):
     cell = ready.create_cell()
     ready.fake.document[cell]["outputs"] = [json.dumps(dict(OUT, text=str(n))) for n in range(3)]
 
     def execute(token, cell_id):
-        ready.fake.push(Event(EventKind.RESYNC), Event(EventKind.DONE, token=token, number=1))
+        ready.fake.push(Event(EventKind.RESYNC), Event(EventKind.DONE, token=token, number=1, code=end))
 
     ready.fake.on_execute = execute
-    seen = []
-    assert ready.execute_cell(cell, on_output=seen.append).stdout == "012"
-    assert len(seen) == 3
+    for _ in range(2):
+        seen = []
+        assert ready.execute_cell(cell, on_output=seen.append).stdout == "012"
+        assert len(seen) == 3
 
 
 def test_subscriptions(ready):
@@ -429,6 +431,17 @@ def test_what_several_subscribers_raise_is_raised_and_logged(ready, caplog):
     with caplog.at_level(logging.ERROR, "runtimed_ffi"), pytest.raises(IndexError):
         ready.run("1")
     assert caplog.text.count("IndexError") == 2
+
+
+def test_what_a_subscriber_raises_during_an_execution_is_raised_once(ready):
+    ready.on_change(lambda change: [].pop())
+    ready.fake.on_execute = lambda token, cell: None
+    execution = ready.submit_cell(ready.create_cell())
+    ready.fake.push(Event(EventKind.CHANGED, payload=b"{}"))
+    ready.fake.push(Event(EventKind.DONE, token=execution._call._box.token))
+    with pytest.raises(IndexError):
+        execution.result()
+    assert execution.result().success
 
 
 def test_what_a_subscriber_raises_while_leaving_comes_out_of_disconnect(ready):
