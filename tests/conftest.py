@@ -11,7 +11,18 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# How fast this machine is decides nothing; properties with settings of their own take theirs from here too.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    derandomize=os.environ.get("RTD_PROFILE", "ci") == "ci",
+    print_blob=True,
+)
+hypothesis.settings.load_profile("tests")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and whatever that starts inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
