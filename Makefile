@@ -23,7 +23,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # PyPy differs in the binding, collection, threads, the ends of interpreters and what stands on these.
-PYPY_TESTS := -m 'not slow and not c and not interop' --ignore tests/conformance
+PYPY_TESTS := -m 'pypy or not (slow or stress or c or interop)' --ignore tests/conformance
 # The numbers of repetitions of `make test-long`; tests/conftest.py has those of `make test`.
 LONGER := --crash-runs 500 --exit-runs 50 --fork-runs 100 --soak-rounds 50
 

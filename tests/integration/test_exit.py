@@ -92,6 +92,7 @@ EXIT = """
 """
 
 
+@pytest.mark.pypy
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_the_interpreter_ends_with_a_live_session_under_load(

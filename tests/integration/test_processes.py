@@ -154,6 +154,7 @@ UNDER_LOAD = (
 )
 
 
+@pytest.mark.pypy
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_forks_while_other_threads_use_the_library(
