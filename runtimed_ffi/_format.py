@@ -10,37 +10,9 @@ _SHORT = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": 
 
 # Spacing marks (category Mc) that Unicode counts as grapheme extending; of the other categories all of Mn and Me are.
 _EXTENDING = frozenset(
-    map(
-        chr,
-        [
-            2494,
-            2519,
-            2878,
-            2903,
-            3006,
-            3031,
-            3266,
-            3285,
-            3286,
-            3390,
-            3415,
-            3535,
-            3551,
-            6965,
-            12334,
-            12335,
-            65438,
-            65439,
-            70462,
-            70487,
-            70832,
-            70845,
-            71087,
-            71984,
-            119141,
-            *list(range(119150, 119155)),
-        ],
-    )
+    "\u09be\u09d7\u0b3e\u0b57\u0bbe\u0bd7\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u1b35\u302e\u302f\uff9e\uff9f"
+    "\U0001133e\U00011357\U000114b0\U000114bd\U000115af\U00011930\U0001d165\U0001d16e\U0001d16f\U0001d170"
+    "\U0001d171\U0001d172"
 )
 
 
