@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::Client;
-use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::{Notebook, Op};
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::FrameType;
@@ -272,6 +272,93 @@ fn idle_newcomers_make_room_for_others_and_peers_stay() {
     let newest = idle.last_mut().unwrap();
     newest.send(SUBSCRIBE.as_bytes());
     newest.frame();
+}
+
+#[test]
+fn the_oldest_newcomer_makes_room_when_there_are_more_than_256() {
+    let place = Place::new();
+    let options = HostOptions { handshake_timeout: None, ..HostOptions::default() };
+    let _host = Host::open(&place.socket(), options).unwrap();
+    let mut idle: Vec<Raw> = (0..255).map(|_| Raw::connect(&place.socket())).collect();
+    // The 256th has a handshake, whose answer shows that all were accepted.
+    Raw::open(&place.socket(), SUBSCRIBE).frame();
+    idle[0].send(SUBSCRIBE.as_bytes());
+    idle[0].frame();
+    // 254 are left, and three more come.
+    idle.extend((0..2).map(|_| Raw::connect(&place.socket())));
+    Raw::open(&place.socket(), SUBSCRIBE).frame();
+    idle[1].closed();
+    idle[2].send(SUBSCRIBE.as_bytes());
+    idle[2].frame();
+}
+
+#[test]
+fn so_many_peers_are_let_in_and_no_more() {
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions { max_peers: 2, ..HostOptions::default() }).unwrap();
+    host.open_room("n", None).unwrap();
+    let join = || {
+        let mut peer = Raw::open(&place.socket(), V2);
+        peer.frame();
+        peer
+    };
+    let (first, _second) = (join(), join());
+    for peers in [1, 2] {
+        assert_eq!(until(&host, RTD_EV_PEER_JOINED).number, peers);
+    }
+    assert_eq!(host.rooms().unwrap()[0]["peers"], 2);
+    for _ in 0..2 {
+        Raw::connect(&place.socket()).closed();
+    }
+    drop(first);
+    assert_eq!(until(&host, RTD_EV_PEER_LEFT).number, 1);
+    assert_eq!(host.rooms().unwrap()[0]["peers"], 1);
+    let _third = join();
+    assert_eq!(until(&host, RTD_EV_PEER_JOINED).number, 2);
+    Raw::connect(&place.socket()).closed();
+}
+
+#[test]
+fn requests_of_a_peer_that_has_gone_cannot_be_answered() {
+    let place = Place::new();
+    let host = open(&place);
+    let ask = |peer: &mut Raw| {
+        peer.send(&[&[FrameType::Request as u8], &br#"{"action":"get_kernel_info"}"#[..]].concat());
+        until(&host, RTD_EV_REQUEST).token
+    };
+    let (mut leaves, mut stays) = (Raw::open(&place.socket(), V2), Raw::open(&place.socket(), V2));
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        tokens.push(ask(&mut leaves));
+    }
+    let answerable = ask(&mut stays);
+    drop(leaves);
+    until(&host, RTD_EV_PEER_LEFT);
+    for token in tokens {
+        let error = host.respond(token, &json!({"result": "ok"})).unwrap_err();
+        assert_eq!(error.to_string(), format!("no such request: {token}"));
+    }
+    host.respond(answerable, &json!({"result": "ok"})).unwrap();
+}
+
+#[test]
+fn a_room_is_evicted_again_after_each_last_peer_has_left() {
+    let place = Place::new();
+    let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
+    for _ in 0..2 {
+        host.open_room("n", None).unwrap();
+        let (first, second) = (Raw::open(&place.socket(), V2), Raw::open(&place.socket(), V2));
+        for peers in [1, 2] {
+            assert_eq!(until(&host, RTD_EV_PEER_JOINED).number, peers);
+        }
+        for (peer, left) in [(first, 1), (second, 0)] {
+            assert!(matches!(host.evict_room("n"), Err(DriveError::Again(_))));
+            drop(peer);
+            assert_eq!(until(&host, RTD_EV_PEER_LEFT).number, left);
+        }
+        host.evict_room("n").unwrap();
+        assert!(matches!(host.evict_room("n"), Err(DriveError::NotFound(_))));
+    }
 }
 
 /// Connects as another user and says what became of it: 0 when the host has closed the connection, 1 when it answers,

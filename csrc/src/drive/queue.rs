@@ -270,6 +270,36 @@ mod tests {
     }
 
     #[test]
+    fn each_overflow_makes_a_resync_of_its_own() {
+        let queue = Queue::new(2000).unwrap();
+        let large = || output(&"x".repeat(500));
+        let overflow = || (0..10).for_each(|_| queue.push(large()));
+        for _ in 0..3 {
+            overflow();
+            let kinds = kinds(&queue);
+            assert_eq!(kinds.iter().filter(|kind| **kind == RTD_EV_RESYNC).count(), 1, "{kinds:?}");
+            assert_eq!(kinds.last(), Some(&RTD_EV_RESYNC));
+        }
+        // Also when the queue is never empty in between.
+        overflow();
+        while queue.pop().unwrap().unwrap().kind != RTD_EV_RESYNC {}
+        queue.push(Event::new(RTD_EV_DONE));
+        overflow();
+        assert_eq!(kinds(&queue).iter().filter(|kind| **kind == RTD_EV_RESYNC).count(), 1);
+    }
+
+    #[test]
+    fn an_event_that_fills_the_queue_to_its_bound_goes_in() {
+        let queue = Queue::new(output("x").size() * 2).unwrap();
+        queue.push(output("a"));
+        queue.push(output("b"));
+        assert_eq!(kinds(&queue), [RTD_EV_OUTPUT, RTD_EV_OUTPUT]);
+        queue.push(output("a"));
+        queue.push(output("bc"));
+        assert_eq!(kinds(&queue), [RTD_EV_OUTPUT, RTD_EV_RESYNC]);
+    }
+
+    #[test]
     fn what_needs_an_answer_or_ends_something_goes_into_a_queue_that_is_full() {
         let dropped = [RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT, RTD_EV_CLEARED, RTD_EV_BROADCAST];
         let kept = [

@@ -126,9 +126,9 @@ impl Journal {
 
 #[cfg(test)]
 impl Journal {
-    /// As after a failed write, with the file in another place.
+    /// Makes the next append fail, as on a full disk; rewriting goes to `path` from now on.
     pub(super) fn break_for_test(&mut self, path: &Path) {
-        self.file = None;
+        self.file = Some(File::open(&self.path).unwrap());
         self.path = path.into();
     }
 }
@@ -179,6 +179,29 @@ mod tests {
                 let (loaded, _) = Notebook::load_prefix(&bytes[..end]).unwrap();
                 assert_eq!(loaded.cells().len(), count);
             }
+        }
+    }
+
+    #[test]
+    fn nothing_is_appended_behind_a_write_that_failed() {
+        let place = Place::new();
+        let path = place.0.join("n");
+        let (mut journal, mut notebook) = Journal::open(&path, "n").unwrap();
+        for outage in 0..2 {
+            edit(&mut notebook, &format!("before-{outage}"));
+            journal.record(&notebook).unwrap();
+            // Part of the chunk was written before the disk was full.
+            let torn = [0x85, 0x6f, 0x4a, 0x83, 1, 2, 3];
+            OpenOptions::new().append(true).open(&path).unwrap().write_all(&torn).unwrap();
+            journal.break_for_test(&path);
+            edit(&mut notebook, &format!("lost-{outage}"));
+            assert!(journal.record(&notebook).is_err());
+            // There is space again; nothing has changed since.
+            journal.record(&notebook).unwrap();
+            edit(&mut notebook, &format!("after-{outage}"));
+            journal.record(&notebook).unwrap();
+            let (loaded, torn) = Notebook::load_prefix(&fs::read(&path).unwrap()).unwrap();
+            assert_eq!((loaded.heads(), torn), (notebook.heads(), false), "outage {outage}");
         }
     }
 

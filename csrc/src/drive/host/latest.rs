@@ -61,3 +61,69 @@ impl LatestValue {
 fn send_latest(member: &dyn Member, value: &Arc<[u8]>) -> Result<(), DriveError> {
     member.send(None, &|outbox| outbox.send_latest(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Outbox;
+    use crate::replica::Doc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Keeps what it gets, unless it is broken.
+    struct Subscriber {
+        id: u64,
+        outbox: Mutex<Outbox>,
+        broken: AtomicBool,
+    }
+
+    impl Subscriber {
+        fn new(id: u64) -> Arc<Self> {
+            Arc::new(Self { id, outbox: Mutex::new(Outbox::new(false)), broken: AtomicBool::new(false) })
+        }
+
+        /// The value it got last, if it got one since the last call.
+        fn received(&self) -> Option<Vec<u8>> {
+            let mut outbox = lock(&self.outbox);
+            outbox.fill(None).unwrap();
+            let output = outbox.output().to_vec();
+            outbox.written(output.len());
+            (!output.is_empty()).then(|| output[4..].to_vec())
+        }
+    }
+
+    impl Member for Subscriber {
+        fn id(&self) -> u64 {
+            self.id
+        }
+
+        fn send(&self, _: Option<&dyn Doc>, queue: &dyn Fn(&mut Outbox)) -> Result<(), DriveError> {
+            if self.broken.load(Ordering::Relaxed) {
+                return Err(DriveError::Closed("broken".into()));
+            }
+            queue(&mut lock(&self.outbox));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_present_subscribers_get_a_value_and_each_failure_is_returned() {
+        let latest = LatestValue::new(b"1".to_vec());
+        let [first, second, third, gone] = [1, 2, 3, 4].map(Subscriber::new);
+        for subscriber in [&first, &second, &third] {
+            latest.subscribe(Arc::clone(subscriber) as _, || true).unwrap();
+            assert_eq!(subscriber.received().unwrap(), b"1");
+        }
+        latest.subscribe(Arc::clone(&gone) as _, || false).unwrap();
+        latest.unsubscribe(2);
+        first.broken.store(true, Ordering::Relaxed);
+        for value in [b"2", b"3"] {
+            let failed = latest.publish(value.to_vec());
+            assert_eq!(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1]);
+            assert_eq!(third.received().unwrap(), value);
+        }
+        assert!(latest.publish(b"3".to_vec()).is_empty());
+        for subscriber in [&first, &second, &third, &gone] {
+            assert_eq!(subscriber.received(), None);
+        }
+    }
+}

@@ -291,6 +291,12 @@ mod tests {
     }
 
     #[test]
+    fn input_is_long_beyond_its_bound() {
+        assert!(!may_take_long(&vec![0; LONG_INPUT]));
+        assert!(may_take_long(&vec![0; LONG_INPUT + 1]));
+    }
+
+    #[test]
     fn work_is_long_by_its_processor_time_and_only_far_beyond_that_by_the_clock() {
         let moment = Duration::from_nanos(1);
         assert!(!took_long(LONG_WORK - moment, LONG_WAIT - moment));

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_written_is_told_once_and_caught_up_with() {
+    fn each_outage_of_the_journal_is_reported_once_and_caught_up_with() {
         let dir = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).unwrap();
         let path = dir.join("n.automerge");
@@ -321,17 +321,24 @@ mod tests {
             room.step(&mut outcome, |state, outcome| state.publish(&ops, &[], 0, outcome)).unwrap();
             outcome.unsaved.is_some()
         };
-        room.step(&mut Outcome::default(), |state, _| {
-            state.journal.as_mut().unwrap().break_for_test(&dir.join("gone/n.automerge"));
-            Ok(())
-        })
-        .unwrap();
-        assert!(edit("a"), "the first failure is told");
-        assert!(!edit("b"), "the next one is the same outage");
-        std::fs::create_dir(dir.join("gone")).unwrap();
-        assert!(!edit("c"));
-        let saved = Notebook::load(&std::fs::read(dir.join("gone/n.automerge")).unwrap()).unwrap();
-        assert_eq!(saved.cell_ids(), ["a", "b", "c"], "nothing of the outage is lost");
+        let mut ids = Vec::new();
+        for outage in ["first", "second"] {
+            let place = dir.join(outage);
+            let path = place.join("n.automerge");
+            room.step(&mut Outcome::default(), |state, _| {
+                state.journal.as_mut().unwrap().break_for_test(&path);
+                Ok(())
+            })
+            .unwrap();
+            let new = ["a", "b", "c"].map(|id| format!("{id} of the {outage}"));
+            assert!(edit(&new[0]), "the {outage} outage is reported");
+            assert!(!edit(&new[1]), "it is the same outage");
+            std::fs::create_dir(&place).unwrap();
+            assert!(!edit(&new[2]));
+            ids.extend(new);
+            let saved = Notebook::load(&std::fs::read(&path).unwrap()).unwrap();
+            assert_eq!(saved.cell_ids(), ids, "nothing of the {outage} outage is lost");
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
