@@ -178,7 +178,7 @@ fn time_limits_end_requests_and_executions() {
     session.execute(2, "c", Some(10)).unwrap();
     assert_eq!(until(&session, RTD_EV_RESPONSE).code, -9);
     assert_eq!(until(&session, RTD_EV_DONE).code, 6);
-    // A late response belongs to nobody and disturbs nobody.
+    // A late response has no request any more and does no harm.
     let (late, _) = request(&host);
     host.respond(late, &json!({"result": "ok"})).unwrap();
     session.request(3, br#"{"action":"get_kernel_info"}"#, Some(20_000)).unwrap();
@@ -220,7 +220,7 @@ fn a_journal_brings_the_room_back() {
 }
 
 #[test]
-fn a_prepared_room_is_filled_before_anybody_enters() {
+fn a_prepared_room_is_filled_before_its_first_peer_enters() {
     let place = Place::new();
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
     let first = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
@@ -233,19 +233,19 @@ fn a_prepared_room_is_filled_before_anybody_enters() {
     host.merge("n", &copy).unwrap();
     host.publish("n", &[Op::insert_cell("b", "code", "", None)], &[], 0).unwrap();
     let second = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    assert_eq!(host.rooms().unwrap(), json!([]), "nobody is in it, and nobody can be");
+    assert_eq!(host.rooms().unwrap(), json!([]), "it has no peers and takes none");
     host.admit("n").unwrap();
     assert!(host.admit("n").is_err(), "once");
     for session in [&first, &second] {
         until(session, RTD_EV_READY);
         assert_eq!(session.cells().unwrap().len(), 2, "the first thing they see is whole");
     }
-    // A copy from before comes back into the open room, and its peers are told.
+    // A copy from before comes back into the open room, and its peers get it.
     copy.edit(&[Op::SetSource { cell_id: "a".into(), source: "of the file, changed".into() }]).unwrap();
     host.merge("n", &copy).unwrap();
     until(&first, RTD_EV_CHANGED);
     assert_eq!(first.cell("a").unwrap().source, "of the file, changed");
-    // Given up before anybody entered.
+    // Closed before a peer entered.
     host.prepare_room("m", None).unwrap();
     host.close_room("m").unwrap();
     assert!(host.admit("m").is_err());
@@ -264,7 +264,7 @@ fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
 }
 
 #[test]
-fn a_room_is_evicted_only_when_nobody_is_in_it() {
+fn a_room_is_evicted_only_without_peers() {
     let place = Place::new();
     let (host, session) = host_with_room(&place, "n");
     assert!(matches!(host.evict_room("n"), Err(DriveError::Again(_))));
@@ -373,7 +373,7 @@ fn what_comes_together_with_the_handshake_is_not_forgotten() {
 }
 
 #[test]
-fn a_refused_room_and_a_missing_daemon_are_told() {
+fn a_refused_room_and_a_missing_daemon_end_a_session() {
     let place = Place::new();
     let missing = Session::open(&place.socket(), "n", SessionOptions::default()).err().unwrap();
     assert_eq!(missing.to_string(), "No such file or directory (os error 2)");
@@ -392,7 +392,7 @@ fn a_refused_room_and_a_missing_daemon_are_told() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_dropped_and_delays_nobody() {
+fn a_peer_that_does_not_read_is_dropped_and_delays_no_other() {
     use std::io::Write;
     let place = Place::new();
     let host =

@@ -1,4 +1,4 @@
-//! A host and peers that are nothing but sockets: what is sent to one peer only, and what strangers may not do.
+//! A host and peers that are plain sockets: what is sent to which peer, and what connections may not do.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn open(place: &Place) -> Host {
 }
 
 #[test]
-fn what_is_sent_to_one_peer_follows_the_changes_before_it_and_reaches_nobody_else() {
+fn what_is_sent_to_one_peer_follows_the_changes_before_it_and_reaches_no_other() {
     let place = Place::new();
     let host = open(&place);
     let other = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
@@ -184,7 +184,7 @@ fn a_subscriber_gets_the_present_pool_state_and_then_each_change() {
     host.announce_pool_state(&failing("no network")).unwrap();
     host.announce_pool_state(&failing("disk full")).unwrap();
     assert_eq!(uv_error(&early.frame()).unwrap(), "no network");
-    assert_eq!(uv_error(&early.frame()).unwrap(), "disk full", "what is no change is not told");
+    assert_eq!(uv_error(&early.frame()).unwrap(), "disk full", "a state that is not new is not sent");
     let mut late = Raw::open(&place.socket(), SUBSCRIBE);
     assert_eq!(uv_error(&late.frame()).unwrap(), "disk full");
     let wrong = Map::from_iter([("uv_error".to_owned(), json!(5))]);
@@ -268,7 +268,7 @@ fn idle_newcomers_make_room_for_others_and_peers_stay() {
     idle[0].closed();
     subscriber.stream.set_nonblocking(true).unwrap();
     let stays = subscriber.stream.read(&mut [0; 1]).unwrap_err();
-    assert_eq!(stays.kind(), std::io::ErrorKind::WouldBlock, "whoever has said hello is no newcomer");
+    assert_eq!(stays.kind(), std::io::ErrorKind::WouldBlock, "a peer with a handshake is not closed");
     let newest = idle.last_mut().unwrap();
     newest.send(SUBSCRIBE.as_bytes());
     newest.frame();

@@ -120,7 +120,7 @@ fn the_last_edits_of_a_peer_count_also_when_something_was_sent_to_it_after_it_le
 }
 
 #[test]
-fn a_daemon_that_takes_nothing_cannot_hold_back_who_leaves() {
+fn a_daemon_that_takes_nothing_cannot_hold_back_a_session_that_leaves() {
     let place = Place::new();
     let listener = UnixListener::bind(place.socket()).unwrap();
     let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
@@ -157,7 +157,7 @@ fn a_daemon_that_never_accepts_costs_no_more_than_the_limit() {
             Ok(session) => waiting.push(session),
             Err(error) => break error,
         }
-        assert!(waiting.len() < 5000, "the system has no bound for connections nobody accepts");
+        assert!(waiting.len() < 5000, "the system has no bound for connections that are not accepted");
     };
     // Where a full line refuses at once there is nothing to wait for.
     let refused_at_once =
@@ -175,7 +175,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn who_finds_the_socket_can_connect() {
+fn a_client_that_finds_the_socket_can_connect() {
     let place = Place::new();
     for _ in 0..100 {
         let path = place.socket();

@@ -1,5 +1,5 @@
 //! What waits for changes. A session says that it has synchronised: with a daemon that answers requests before it looks
-//! at changes, as the reference does, the answer alone says nothing. A host tells a request behind the changes that its
+//! at changes, as the reference does, the answer alone says nothing. A host emits a request behind the changes that its
 //! sender has announced.
 
 use std::os::unix::net::UnixListener;
@@ -94,7 +94,7 @@ impl Daemon {
 fn not_yet(daemon: &mut Daemon, session: &Session) {
     session.sync(1, None).unwrap();
     daemon.answer();
-    // What comes in one piece may be told in another order; behind two requests everything has been told.
+    // What comes in one piece may become events in another order; behind two requests all of it has.
     for token in [2, 3] {
         session.request(token, br#"{"action":"get_queue_state"}"#, None).unwrap();
         daemon.answer();
@@ -171,7 +171,7 @@ impl Peer {
 }
 
 #[test]
-fn a_request_waits_for_the_changes_before_it_and_holds_nobody_else_up() {
+fn a_request_waits_for_the_changes_before_it_and_holds_no_other_peer_up() {
     let place = Place::new();
     let (host, session) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", true);
@@ -189,7 +189,7 @@ fn a_request_waits_for_the_changes_before_it_and_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_request_of_a_client_that_never_sends_what_it_announced_is_told_at_last() {
+fn a_request_of_a_client_that_never_sends_what_it_announced_becomes_an_event_at_last() {
     let place = Place::new();
     let (host, _session) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", false);
@@ -199,7 +199,7 @@ fn a_request_of_a_client_that_never_sends_what_it_announced_is_told_at_last() {
 }
 
 #[test]
-fn a_request_of_a_peer_that_leaves_is_told_although_what_it_announced_never_comes() {
+fn a_request_of_a_peer_that_leaves_becomes_an_event_although_what_it_announced_never_comes() {
     let place = Place::new();
     let (host, _session) = host_with_room(&place, "n");
     // A client of ours has fifteen seconds for its changes, but nothing comes from one that has left.

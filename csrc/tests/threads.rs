@@ -202,7 +202,7 @@ fn storm(host: &Arc<Host>, socket: &std::path::Path, room: &str, end: End) {
         assert_eq!(ends.get(token), Some(&1), "token {token} did not end exactly once");
     }
     for token in ends.keys() {
-        assert!(expected.contains(token) || *token == u64::MAX, "nobody asked for token {token}");
+        assert!(expected.contains(token) || *token == u64::MAX, "there was no request with token {token}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much a host takes from a peer whose requests it has not answered.
+//! How much a host reads from a peer whose requests are not answered.
 
 use runtimed_ffi::code::rtd_code::RTD_OK;
 use runtimed_ffi::code::rtd_event_kind::*;
@@ -61,14 +61,14 @@ fn a_peer_waits_when_it_has_asked_1024_things() {
     let (host, witness) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", true);
     ask(&mut peer, 0..MOST + 3, "");
-    let told = requests(&settled(&host, &witness));
-    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), (0..MOST).collect::<Vec<_>>());
+    let seen = requests(&settled(&host, &witness));
+    assert_eq!(seen.iter().map(|seen| seen.1).collect::<Vec<_>>(), (0..MOST).collect::<Vec<_>>());
     for (place, next) in (MOST..MOST + 3).enumerate() {
-        answer(&host, told[place].0);
+        answer(&host, seen[place].0);
         assert_eq!(requests(&settled(&host, &witness))[0].1, next);
     }
     assert!(requests(&settled(&host, &witness)).is_empty());
-    answer(&host, told[3].0);
+    answer(&host, seen[3].0);
     // It is read again, not only what had been read.
     ask(&mut peer, 7777..7778, "");
     assert_eq!(request(&host).1["n"], 7777);
@@ -85,11 +85,11 @@ fn a_peer_waits_when_what_it_asked_is_large() {
     let (host, witness) = narrow_host(&place);
     let mut peer = Peer::join(&place, "n", true);
     ask(&mut peer, 0..6, &"x".repeat(1500));
-    let told = requests(&settled(&host, &witness));
-    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), [0, 1, 2]);
-    answer(&host, told[1].0);
+    let seen = requests(&settled(&host, &witness));
+    assert_eq!(seen.iter().map(|seen| seen.1).collect::<Vec<_>>(), [0, 1, 2]);
+    answer(&host, seen[1].0);
     assert_eq!(requests(&settled(&host, &witness))[0].1, 3);
-    answer(&host, told[0].0);
+    answer(&host, seen[0].0);
     assert_eq!(requests(&settled(&host, &witness))[0].1, 4);
 }
 
@@ -115,7 +115,7 @@ fn nothing_is_lost_of_a_peer_that_asks_too_much_and_leaves() {
     let (host, witness) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", true);
     ask(&mut peer, 0..MOST + 100, "");
-    let mut told = requests(&settled(&host, &witness));
+    let mut seen = requests(&settled(&host, &witness));
     ask(&mut peer, MOST + 100..MOST + 200, "");
     peer.add("last", "words");
     drop(peer);
@@ -125,19 +125,19 @@ fn nothing_is_lost_of_a_peer_that_asks_too_much_and_leaves() {
     host.publish("n", &[], &[json!({"event": "news"})], 0).unwrap();
     let mut answered = 0;
     while answered < MOST + 200 {
-        while answered < told.len() as u64 {
-            // It has left for good when the last of its requests was told.
-            let _gone = host.respond(told[answered as usize].0, &json!({"result": "ok"}));
+        while answered < seen.len() as u64 {
+            // It has left for good when the last of its requests was an event.
+            let _gone = host.respond(seen[answered as usize].0, &json!({"result": "ok"}));
             answered += 1;
         }
         if answered < MOST + 200 {
             let (token, body) = request(&host);
-            told.push((token, body["n"].as_u64().unwrap()));
+            seen.push((token, body["n"].as_u64().unwrap()));
         }
     }
     let left = until(&host, RTD_EV_PEER_LEFT);
     assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
-    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), (0..MOST + 200).collect::<Vec<_>>());
+    assert_eq!(seen.iter().map(|seen| seen.1).collect::<Vec<_>>(), (0..MOST + 200).collect::<Vec<_>>());
     assert_eq!(host.cell("n", "last").unwrap().source, "words");
 }
 
@@ -150,11 +150,11 @@ fn blobs_wait_as_well() {
         blobs.send(br#"{"action":"store","media_type":"image/png"}"#);
         blobs.send(&[number; 3000]);
     }
-    let told: Vec<Event> =
+    let seen: Vec<Event> =
         settled(&host, &witness).into_iter().filter(|event| event.kind == RTD_EV_REQUEST).collect();
-    assert_eq!(told.iter().map(|event| event.payload[0]).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(seen.iter().map(|event| event.payload[0]).collect::<Vec<_>>(), [0, 1]);
     drop(blobs);
-    answer(&host, told[0].token);
+    answer(&host, seen[0].token);
     let next = until(&host, RTD_EV_REQUEST);
     assert_eq!(next.payload, [2; 3000]);
     answer(&host, next.token);

@@ -1,4 +1,4 @@
-//! Unix socket addresses and the few calls that std does not offer safely.
+//! Storey 3: Unix socket addresses, and the few calls that std does not offer safely.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,11 +13,11 @@ use polling::{Event, PollMode, Poller};
 
 /// Connections the system keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
-/// How long a socket file may keep silent before it counts as one that somebody listens on.
+/// How long a socket file may keep silent before it counts as one with a listener.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects. A Unix socket answers at once or fails, except where the system makes the caller wait for a
-/// place in a full line of connections nobody accepts; that ends after `timeout`.
+/// Connects. A Unix socket answers at once or fails, except where the listener's queue is full and the
+/// system makes the caller wait; that ends after `timeout`.
 ///
 /// # Errors
 /// `TimedOut` after that time; `Interrupted` when a signal came meanwhile, nothing has happened then; else as the
@@ -37,7 +37,7 @@ pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream>
     Ok(stream)
 }
 
-/// Connects to see whether somebody listens; signals do not end it.
+/// Connects to see whether there is a listener; signals do not end it.
 fn probe(path: &Path) -> io::Result<UnixStream> {
     let deadline = Instant::now() + PROBE_TIMEOUT;
     loop {
@@ -48,8 +48,8 @@ fn probe(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Listens with mode 0600 from the first moment: who finds the file can connect. A socket nobody answers on is replaced; one that
-/// answers, and a file that is no socket, are left alone.
+/// Listens with mode 0600 from the first moment, so that every process of the user that finds the file can connect. A
+/// socket file without a listener is replaced; one with a listener, and a file that is no socket, are left alone.
 ///
 /// # Errors
 /// `AddrInUse` when another process listens, or something else is there; else as the operating system says.
@@ -86,7 +86,7 @@ fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let socket = new_socket()?;
     // SAFETY: the address is initialised and `length` is its size.
     check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
-    // Nobody can connect before `listen`, so the mode is in force from the first connection on.
+    // No connection is possible before `listen`, so the mode is in force from the first connection on.
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     // SAFETY: plain system call on our own descriptor.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
@@ -117,7 +117,7 @@ fn new_socket() -> io::Result<OwnedFd> {
     // SAFETY: plain system call; the result is checked before use.
     let raw = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) };
     check(raw)?;
-    // SAFETY: `raw` is a descriptor we have just made and nobody else owns.
+    // SAFETY: `raw` is a descriptor that was just made and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     // SAFETY: `socket` is open; the flag is a plain number.
     check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
@@ -162,28 +162,28 @@ fn quiet(stream: &UnixStream) -> io::Result<()> {
     })
 }
 
-/// Whether a connection comes from this process's user, or from root, who can do as that user anyway. What the
-/// system does not tell is a no.
+/// Whether a connection comes from this process's user, or from root, which can act as any user. `false` when the
+/// system does not say.
 pub fn is_same_user(stream: &UnixStream) -> bool {
     // SAFETY: a plain system call that cannot fail.
     let own = unsafe { libc::geteuid() };
     user_of(stream).is_ok_and(|user| user == own || user == 0)
 }
 
-/// The user who connected, as the system knows it.
+/// The user that connected, as the system knows it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
-    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = std::mem::size_of::<libc::ucred>() as libc::socklen_t;
-    let place = std::ptr::from_mut(&mut who).cast();
+    let place = std::ptr::from_mut(&mut peer).cast();
     // SAFETY: `place` is a structure of `length` bytes.
     check(unsafe {
         libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut length)
     })?;
-    Ok(who.uid)
+    Ok(peer.uid)
 }
 
-/// The user who connected, as the system knows it.
+/// The user that connected, as the system knows it.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
     let (mut user, mut group) = (0, 0);

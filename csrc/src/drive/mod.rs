@@ -1,5 +1,5 @@
-//! Storey 3: the one I/O thread of the process, sockets, timers, event queues, and the two things
-//! that live on them: a session (client of a room) and a host (rooms and their peers).
+//! Storey 3: the one I/O thread of the process (`reactor`), sockets (`address`), event queues (`queue`, `signal`), and
+//! what runs on them: a `session` (client of a room) and a `host` (rooms and their peers).
 //!
 //! Nothing here knows what a kernel is.
 

@@ -1,4 +1,4 @@
-//! The bounded event queue between the I/O thread and the host program.
+//! Storey 3: the bounded event queue between the I/O thread and the host program.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -99,7 +99,7 @@ impl Queue {
 
     /// Appends an event. Hints merge with the one that waits. Beyond the bound, droppable events are
     /// replaced by one `Resync`; terminal events always go in (they are bounded by the number of
-    /// requests under way). Whoever pushes holds an [`Announcer`] that outlives his locks.
+    /// requests under way). Hold an [`Announcer`] while pushing, and drop it after the locks.
     pub fn push(&self, mut event: Event) {
         let mut inner = lock(&self.inner);
         if inner.ended {
@@ -154,7 +154,7 @@ impl Queue {
         if hint.is_some() {
             inner.hints.remove(&event.id);
         }
-        // After the end the descriptor stays readable, so that nobody waits for more.
+        // After the end the descriptor stays readable: no reader waits for more.
         let waiting = !inner.events.is_empty() || inner.over;
         inner.signal.set(waiting);
         drop(inner);
@@ -383,7 +383,7 @@ mod tests {
         let announcer = queue.announcer();
         queue.push(output("a"));
         queue.push(output("b"));
-        assert_eq!(calls.load(Ordering::Relaxed), 0, "not while the pusher holds his locks");
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "not before the announcer is dropped");
         drop(announcer);
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         kinds(&queue);

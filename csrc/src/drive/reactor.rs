@@ -1,7 +1,7 @@
-//! The one I/O thread of the process: readiness of sockets and timers.
+//! Storey 3: the one I/O thread of the process: readiness of sockets, and timers.
 //!
-//! It starts with the first session or host and ends with the last. A panic in a handler is
-//! caught, told to that handler, and takes nothing else down.
+//! It starts with the first session or host and ends with the last. A panic in a handler is caught and reported to that
+//! handler; nothing else fails.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
@@ -46,39 +46,39 @@ pub struct Reactor {
     poller: Poller,
     table: Mutex<Table>,
     started: Instant,
-    /// Number of [`ReactorUse`]; changed only under the lock of its [`Place`].
+    /// Number of [`ReactorUse`]; changed only under the lock of its [`Slot`].
     users: AtomicUsize,
     thread: Mutex<Option<JoinHandle<()>>>,
     pid: u32,
 }
 
-/// The reactor of a process, while somebody uses it.
-struct Place {
+/// The reactor of a process, while a session or host uses it.
+struct Slot {
     pid: AtomicU32,
     current: Mutex<Weak<Reactor>>,
-    /// The place of the child, if this process forked. A thread of the parent may have held the lock at
-    /// that moment, and in the child nobody would ever release it.
-    child: OnceLock<Box<Place>>,
+    /// The slot of the child, if this process forked. A thread of the parent may have held the lock at
+    /// that moment, and no thread of the child would ever release it.
+    child: OnceLock<Box<Slot>>,
 }
 
-impl Place {
+impl Slot {
     const fn new(pid: u32) -> Self {
         Self { pid: AtomicU32::new(pid), current: Mutex::new(Weak::new()), child: OnceLock::new() }
     }
 }
 
-/// The place of the process that used the library first; its pid is zero until then.
-static FIRST: Place = Place::new(0);
+/// The slot of the process that used the library first; its pid is zero until then.
+static FIRST: Slot = Slot::new(0);
 
-/// The place of this process.
-fn place() -> &'static Place {
+/// The slot of this process.
+fn slot() -> &'static Slot {
     let pid = std::process::id();
-    let mut place = &FIRST;
+    let mut slot = &FIRST;
     loop {
-        match place.pid.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return place,
-            Err(found) if found == pid => return place,
-            Err(_) => place = place.child.get_or_init(|| Box::new(Place::new(pid))),
+        match slot.pid.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return slot,
+            Err(found) if found == pid => return slot,
+            Err(_) => slot = slot.child.get_or_init(|| Box::new(Slot::new(pid))),
         }
     }
 }
@@ -103,8 +103,8 @@ impl ReactorUse {
 
 impl Reactor {
     fn acquire() -> std::io::Result<ReactorUse> {
-        // After a fork the thread exists only in the parent: the child has a place, and a reactor, of its own.
-        let mut current = lock(&place().current);
+        // After a fork the thread exists only in the parent: the child has a slot, and a reactor, of its own.
+        let mut current = lock(&slot().current);
         if let Some(reactor) = current.upgrade() {
             reactor.users.fetch_add(1, Ordering::Relaxed);
             return Ok(ReactorUse(reactor));
@@ -147,8 +147,8 @@ impl Reactor {
         super::address::watch(&self.poller, socket, Ready::new(key, true, writable))
     }
 
-    /// Changes what a socket is watched for. One that is watched for nothing and breaks is told once: the system
-    /// reports it whether it is watched or not, and would again and again.
+    /// Changes what a socket is watched for. One that is watched for nothing and breaks is reported once: the
+    /// system reports it whether it is watched or not, and would again and again.
     ///
     /// # Errors
     /// The system refused.
@@ -273,7 +273,7 @@ impl Reactor {
 fn guarded(handler: &Arc<dyn Handler>, call: impl FnOnce(&dyn Handler)) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(handler.as_ref()))) {
         let reason = panic_text(payload.as_ref());
-        // A second panic while reporting the first has nobody left to tell.
+        // A second panic, while the first is reported, is dropped.
         let _unreported = catch_unwind(AssertUnwindSafe(|| handler.failed(reason)));
     }
 }
@@ -283,11 +283,11 @@ impl Drop for ReactorUse {
         if self.0.pid != std::process::id() {
             return;
         }
-        let mut current = lock(&place().current);
+        let mut current = lock(&slot().current);
         if self.0.users.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        // Under the lock, so that nobody joins a reactor that is about to stop.
+        // Under the lock, so that no session or host joins a reactor that is about to stop.
         *current = Weak::new();
         drop(current);
         lock(&self.0.table).stopping = true;
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_breaks_while_it_is_watched_for_nothing_is_told_once() {
+    fn a_socket_that_breaks_while_it_is_watched_for_nothing_is_reported_once() {
         let running = ReactorUse::acquire().unwrap();
         let reactor = running.reactor();
         let (broken, key, other) = reader(&reactor);

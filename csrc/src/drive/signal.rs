@@ -1,4 +1,4 @@
-//! A file descriptor that is readable exactly while a flag is up.
+//! Storey 3: a file descriptor that is readable exactly while a flag is up.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,4 +1,4 @@
-//! Rooms on a listening socket. Requests of peers become events that the host program answers.
+//! Storey 3, host: its public face. Requests of peers become events that the host program answers.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Listens at `path` (mode 0600). A socket file nobody answers on is replaced.
+    /// Listens at `path` (mode 0600). A socket file without a listener is replaced.
     ///
     /// # Errors
     /// `Io`, with `AddrInUse` when another process answers there.
@@ -104,12 +104,12 @@ impl Host {
     /// Disconnects the peers that wait for a room which will not be opened.
     ///
     /// # Errors
-    /// `NotFound` when nobody waits for it.
+    /// `NotFound` when no peer waits for it.
     pub fn refuse_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
         let waiting = lock(&self.hub.registry).wanted.remove(id);
         let waiting =
-            waiting.ok_or_else(|| DriveError::NotFound(format!("nobody waits for the room {id}")))?;
+            waiting.ok_or_else(|| DriveError::NotFound(format!("no peer waits for the room {id}")))?;
         for peer in waiting {
             self.hub.drop_peer(peer.id, &DriveError::State("the room was refused".into()));
         }
@@ -127,10 +127,10 @@ impl Host {
         Ok(())
     }
 
-    /// Closes a room that nobody is in; who comes at this moment asks for it anew.
+    /// Closes a room without peers; a peer that enters at this moment asks for it again.
     ///
     /// # Errors
-    /// `Again` when somebody is in it; `NotFound` when there is no such room.
+    /// `Again` when it has peers; `NotFound` when there is no such room.
     pub fn evict_room(&self, id: &str) -> Result<(), DriveError> {
         self.check_open()?;
         let room = self.hub.room(id)?;
@@ -212,7 +212,7 @@ impl Host {
         })
     }
 
-    /// Changes the members of the settings that are given and different, as one change, and tells the peers.
+    /// Changes the members of the settings that are given and different, as one change, and sends it to the peers.
     ///
     /// # Errors
     /// `Argument` for a member of the wrong type (nothing changed then); `State` when they are not open;

@@ -1,7 +1,7 @@
-//! A document on disk: the saved document, then the changes since, appended.
+//! Storey 3, host: a document on disk: the saved document, then the changes since, appended.
 //!
-//! An edit costs its own size. A crash can tear only the last chunk, which was not acknowledged
-//! to anybody yet; the loader drops it. Rewriting is atomic (temporary file, then rename).
+//! An edit costs its own size. A crash can tear only the last chunk, which was not acknowledged to any peer yet; the
+//! loader drops it. Rewriting is atomic (temporary file, then rename).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
-//! A room before its peers enter, and copies of its document that go their own way and come back.
+//! Storey 3, host: rooms before their peers enter, and copies of their documents that are edited apart and merged.
 //!
-//! What a room is to hold from the beginning (a notebook file) must be in it before the first peer sees the
-//! document: a client that sees an empty room may fill it by itself.
+//! What a room holds from the beginning (a notebook file) must be in it before the first peer sees the document: a
+//! client that sees an empty room may fill it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::drive::{lock, DriveError};
 use crate::notebook::Notebook;
 
 impl Host {
-    /// Opens a room and lets the peers in that wait for it. The document is loaded on this thread.
+    /// Opens a room and lets in the peers that wait for it. The document is loaded on this thread.
     ///
     /// # Errors
     /// As [`Host::prepare_room`].
@@ -21,7 +21,7 @@ impl Host {
         self.admit(id)
     }
 
-    /// Opens a room that nobody enters before [`Host::admit`]. The document is loaded on this thread.
+    /// Opens a room that no peer enters before [`Host::admit`]. The document is loaded on this thread.
     ///
     /// # Errors
     /// `State` when the room is open or prepared; `Corrupt` or `Io` from the journal. Peers go on waiting.
@@ -73,7 +73,7 @@ impl Host {
         self.hub.step(&room, |state, _| Ok(state.document.fork()))
     }
 
-    /// Takes what a copy of a room's document did meanwhile into the room, and tells the peers.
+    /// Merges a copy of a room's document into the room, and sends the change to the peers.
     ///
     /// # Errors
     /// `NotFound`; `Argument` when it is no copy of this room's document; `Poisoned`.

@@ -17,7 +17,7 @@ const LARGE: usize = 400_000;
 /// Round trips that take milliseconds, not seconds.
 const TRIPS: usize = 20;
 
-/// Joins a room as a peer and waits until the host has told of it.
+/// Joins a room as a peer and waits for its event.
 fn join(place: &Place, host: &Host, room: &str) -> Peer {
     let peer = Peer::join(place, room, false);
     until(host, RTD_EV_PEER_JOINED);
