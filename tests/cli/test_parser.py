@@ -150,7 +150,7 @@ def test_lasting_options_are_those_of_the_next_start() -> None:
     assert run_options(parse(["run", *lasting])) == lasting
 
 
-def test_what_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNTIMED_FFI_KERNEL_POOL_SIZE", raising=False)
 
     def options(*line: str):

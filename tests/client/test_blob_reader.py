@@ -105,7 +105,7 @@ CUT = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\ncut"
         answer_of(DEEP),
     ],
 )
-def test_what_anybody_may_say_at_the_port_is_an_output_that_cannot_be_read(tmp_path, answer):
+def test_any_failure_of_the_blob_server_is_an_unreadable_output(tmp_path, answer):
     name = hashlib.sha256(DEEP).hexdigest()
     with blob_server(tmp_path, answer) as reader:
         assert reader.output(name).text == f"Failed to parse output: {name}"

@@ -83,7 +83,7 @@ def test_good_answers(daemon):
     assert daemon(frame({"type": "rooms_list", "rooms": rooms})).list_rooms() == [kept]
 
 
-def test_a_daemon_that_accepts_nobody(tmp_path):
+def test_a_daemon_that_does_not_accept(tmp_path):
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)

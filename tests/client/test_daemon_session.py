@@ -287,17 +287,17 @@ def test_two_sessions_share_document_and_kernel(open_session):
     two.start_kernel()
     one.run("shared = 5")
     assert two.run("shared").display_data[0].data["text/plain"] == "5"
-    heard = threading.Event()
+    arrived = threading.Event()
     values = []
 
-    def hear(event):
+    def note(event):
         values.append((event.cell_id, event.output.data))
-        heard.set()
+        arrived.set()
 
-    with two.on_output(hear):
+    with two.on_output(note):
         two.start_pump()
         result = one.run("'for all'")
-        assert heard.wait(SECONDS)
+        assert arrived.wait(SECONDS)
         two.stop_pump()
     assert values == [(result.cell_id, {"text/plain": "'for all'"})]
     two.close()

@@ -1,4 +1,4 @@
-"""Subscribers hear each change once, however many executions of its cell there are, and whoever joins one."""
+"""Subscribers get each change once, however many executions of its cell there are or are joined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi._client.dedupe import OutputDeduplicator
 
 
-class Told:
+class Shown:
     """Shows events to a filter; collects the texts of those that are news."""
 
     def __init__(self):
@@ -30,76 +30,76 @@ class Told:
             self.show(EventKind.OUTPUT, token, text, 0, cell)
 
 
-def test_each_change_is_told_once():
-    told = Told()
-    told.output("of others", 0)
-    told.output("a", 1, 2)
-    told.output("b", 3, cell="d")
-    told.output("c", 2, 1)
-    told.show(EventKind.DONE, 1)
-    told.output("d", 2, 4)
-    told.show(EventKind.DONE, 2)
-    told.show(EventKind.DONE, 4)
-    told.output("e", 5)
-    told.show(EventKind.DONE, 5)
-    told.output("of others again", 0)
-    assert told.texts == ["of others", "a", "b", "c", "d", "e", "of others again"]
+def test_each_change_is_news_once():
+    shown = Shown()
+    shown.output("of others", 0)
+    shown.output("a", 1, 2)
+    shown.output("b", 3, cell="d")
+    shown.output("c", 2, 1)
+    shown.show(EventKind.DONE, 1)
+    shown.output("d", 2, 4)
+    shown.show(EventKind.DONE, 2)
+    shown.show(EventKind.DONE, 4)
+    shown.output("e", 5)
+    shown.show(EventKind.DONE, 5)
+    shown.output("of others again", 0)
+    assert shown.texts == ["of others", "a", "b", "c", "d", "e", "of others again"]
 
 
-def test_what_was_there_before_is_not_told_again():
-    told = Told()
-    told.output("a", 0)
-    told.show(EventKind.CLEARED, 1, number=2)
-    told.output("a", 1)
-    told.output("b", 1)
-    told.output("c", 1)
-    told.show(EventKind.CLEARED, 1)
-    told.output("d", 1)
-    # Another joins while the first speaks; with the end of the first he goes on.
-    told.show(EventKind.CLEARED, 2, number=1)
-    told.output("d", 2)
-    told.output("e", 1, 2)
-    told.show(EventKind.DONE, 1)
-    told.output("f", 2)
-    assert told.texts == ["a", "c", "d", "e", "f"]
+def test_what_was_there_before_is_no_news():
+    shown = Shown()
+    shown.output("a", 0)
+    shown.show(EventKind.CLEARED, 1, number=2)
+    shown.output("a", 1)
+    shown.output("b", 1)
+    shown.output("c", 1)
+    shown.show(EventKind.CLEARED, 1)
+    shown.output("d", 1)
+    # Another joins while the first reports; when the first ends, the other goes on.
+    shown.show(EventKind.CLEARED, 2, number=1)
+    shown.output("d", 2)
+    shown.output("e", 1, 2)
+    shown.show(EventKind.DONE, 1)
+    shown.output("f", 2)
+    assert shown.texts == ["a", "c", "d", "e", "f"]
 
 
 def test_executions_that_are_joined_at_the_same_time_count_apart():
-    told = Told()
-    told.show(EventKind.CLEARED, 1, number=1)
-    told.show(EventKind.CLEARED, 2, number=2, cell="d")
-    told.output("a", 1)
-    told.output("b", 2, 2, cell="d")
-    told.output("c", 1)
-    told.output("d", 2, cell="d")
-    assert told.texts == ["c", "d"]
+    shown = Shown()
+    shown.show(EventKind.CLEARED, 1, number=1)
+    shown.show(EventKind.CLEARED, 2, number=2, cell="d")
+    shown.output("a", 1)
+    shown.output("b", 2, 2, cell="d")
+    shown.output("c", 1)
+    shown.output("d", 2, cell="d")
+    assert shown.texts == ["c", "d"]
 
 
 @pytest.mark.parametrize("end", [EventKind.DONE, EventKind.RESYNC])
 def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
-    told = Told()
-    told.show(EventKind.CLEARED, 1, number=5)
-    told.output("a", 1)
-    told.show(end, 1)
-    told.output("b", 1)
-    assert told.texts == ["b"]
+    shown = Shown()
+    shown.show(EventKind.CLEARED, 1, number=5)
+    shown.output("a", 1)
+    shown.show(end, 1)
+    shown.output("b", 1)
+    assert shown.texts == ["b"]
 
 
-def test_what_nobody_wants_is_no_news():
-    told = Told()
-    told.show(EventKind.STARTED, 1, "started")
-    told.show(EventKind.CHANGED, 0, "changed")
-    assert told.texts == ["changed"]
+def test_what_has_no_subscriber_is_no_news():
+    shown = Shown()
+    shown.show(EventKind.STARTED, 1, "started")
+    shown.show(EventKind.CHANGED, 0, "changed")
+    assert shown.texts == ["changed"]
 
 
 @pytest.mark.kernel
-def test_sessions_that_join_an_execution_hear_its_outputs_once(daemon, tmp_path):
+def test_sessions_that_join_an_execution_get_its_outputs_once(daemon, tmp_path):
     gate = str(tmp_path / "gate")
     mine, other = daemon.session("joins"), daemon.session("joins")
-    heard = {mine: [], other: []}
+    got = {mine: [], other: []}
     for session in (mine, other):
         session.start_kernel()
-        session.on_output(lambda event, session=session: heard[session].append(event.output.text))
+        session.on_output(lambda event, session=session: got[session].append(event.output.text))
     runs = []
     cell = mine.create_cell(
         f"print(1, flush=True); import os; os.mkfifo({gate!r}); print(2, flush=True); open({gate!r}).read(); print(3)"
@@ -126,5 +126,5 @@ def test_sessions_that_join_an_execution_hear_its_outputs_once(daemon, tmp_path)
     assert [join().stdout for join in joins] == ["1\n2\n3\n"] * 3
     for session in (mine, other):
         session.sync()
-        assert "".join(heard[session]) == "1\n2\n3\n"
+        assert "".join(got[session]) == "1\n2\n3\n"
         session.disconnect()

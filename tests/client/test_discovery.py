@@ -123,7 +123,7 @@ def test_default_socket_path_is_a_text_that_exists(home, monkeypatch):
     assert path.exists()
 
 
-def test_nobody_there(home):
+def test_no_daemon(home):
     with pytest.raises(
         runtimed_ffi.ConnectError, match=r"^Failed to connect: No such file or directory \(os error 2\)$"
     ):
@@ -212,7 +212,7 @@ def test_a_lock_is_had_as_soon_as_it_is_free(tmp_path):
         first.close()
         assert join()
     with open(path) as last:
-        assert acquire(last.fileno(), fcntl.LOCK_EX, SECONDS), "who has given up does not hold it"
+        assert acquire(last.fileno(), fcntl.LOCK_EX, SECONDS), "a waiter that has given up does not hold it"
 
 
 def test_a_file_system_without_locks_is_a_clear_error(home, monkeypatch):

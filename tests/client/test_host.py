@@ -37,7 +37,7 @@ def test_a_wait_ends_with_its_time(tmp_path, timeout):
         assert not host.wait(timeout)
 
 
-def test_a_room_is_evicted_when_nobody_is_in_it(tmp_path):
+def test_a_room_is_evicted_when_no_peer_is_in_it(tmp_path):
     with Host(tmp_path / "socket") as host:
         host.prepare_room("n")
         host.admit("n")
@@ -68,7 +68,7 @@ def test_changes_are_events_for_a_host_that_watches_them(tmp_path, watch):
 
 
 def test_descriptors_may_have_large_numbers(tmp_path):
-    """Whoever has a thousand files open waits for hosts and peers all the same."""
+    """A process with a thousand open files waits for hosts and peers all the same."""
     most = raise_descriptor_limit()
     if most < 1200:
         pytest.skip(f"no descriptor can have a number beyond 1024 here: `ulimit -Hn` is {most}")

@@ -78,11 +78,11 @@ def play(session, *steps):
     session.fake.on_execute = execute
 
 
-def test_each_piece_is_told_once_and_the_result_is_merged(ready):
+def test_each_piece_arrives_once_and_the_result_is_merged(ready):
     play(ready, *PIECES)
     seen = []
     execution = ready.submit_cell(ready.create_cell(), on_output=seen.append)
-    told = [
+    pieces = [
         text("a"),
         text("b"),
         text("c"),
@@ -92,7 +92,7 @@ def test_each_piece_is_told_once_and_the_result_is_merged(ready):
         shown("y"),
         text("f", "stderr"),
     ]
-    assert list(execution) == told == seen
+    assert list(execution) == pieces == seen
     assert execution.result().outputs == [text("abcd"), shown("y"), text("ef", "stderr")] == execution.outputs
     assert (execution.result().stdout, execution.result().stderr) == ("abcd", "ef")
 
@@ -112,16 +112,16 @@ def test_a_fragment_of_the_reference_stays_an_output(ready):
     assert ready.execute_cell(ready.create_cell()).outputs == [text("a"), text("b"), shown("x")]
 
 
-def test_subscribers_hear_where_a_piece_will_be(ready):
-    heard = []
-    ready.on_output(heard.append)
+def test_subscribers_get_the_position_a_piece_will_have(ready):
+    got = []
+    ready.on_output(got.append)
     ready.fake.push(*(event(*step) for step in PIECES))
     ready.interrupt()
     if not ready.ours:
         # It merges nothing; the positions are those of its document.
-        assert [(e.index, e.continued) for e in heard[:2]] == [(0, False), (1, False)]
+        assert [(e.index, e.continued) for e in got[:2]] == [(0, False), (1, False)]
         return
-    assert [(e.index, e.output, e.continued, e.replaced) for e in heard] == [
+    assert [(e.index, e.output, e.continued, e.replaced) for e in got] == [
         (0, text("a"), False, False),
         (0, text("b"), True, False),
         (0, text("c"), True, False),
@@ -134,12 +134,12 @@ def test_subscribers_hear_where_a_piece_will_be(ready):
 
 
 def test_a_run_begins_anew_after_a_clear_and_in_another_cell(ready):
-    heard = []
-    ready.on_output(heard.append)
+    got = []
+    ready.on_output(got.append)
     steps = [event(0, text("a")), event(1, text("b")), Event(EventKind.CLEARED, id="a"), event(0, text("c"))]
     ready.fake.push(*steps, event(0, text("d"), cell_id="b"), event(1, text("e", "stderr"), cell_id="b"))
     ready.interrupt()
-    assert [e.index for e in heard] == [0, 0 if ready.ours else 1, 0, 0, 1]
+    assert [e.index for e in got] == [0, 0 if ready.ours else 1, 0, 0, 1]
 
 
 def test_dropped_events_cost_no_text_and_bring_none_twice(ready):

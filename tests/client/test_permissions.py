@@ -40,7 +40,7 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
 
 
 def test_files_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Who the user is is the one thing a test cannot change without being root.
+    # A test cannot change its user without being root.
     me = os.geteuid()
     monkeypatch.setattr(permissions.os, "geteuid", lambda: me + 1)
     link = tmp_path / "link"

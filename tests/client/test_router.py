@@ -1,4 +1,4 @@
-"""The router: every thread gets its own events, in order, exactly once, whoever leads and whoever is interrupted."""
+"""The router: every thread gets its own events, in order, exactly once, whichever thread leads or is interrupted."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_leadership_passes_on():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_many_threads(seed):
-    """Twelve threads, tokens finished in random order and in random batches: nobody misses or repeats anything."""
+    """Twelve threads, tokens finished in random order and in random batches: no thread misses or repeats anything."""
     chance = random.Random(seed)
     source, router = make()
     boxes = [router.open() for _ in range(12)]
@@ -99,7 +99,7 @@ def test_many_threads(seed):
         assert [event.number for event in join()] == expected[box.token]
 
 
-def test_the_end_wakes_everybody():
+def test_the_end_wakes_every_waiter():
     source, router = make()
     joins = [in_thread(lambda: router.wait(router.open())) for _ in range(5)]
     assert source.idle.wait(SECONDS)
@@ -144,10 +144,10 @@ def test_news_come_in_order_without_lock_and_may_wait_themselves():
 
 
 def test_after_ctrl_c_in_a_subscriber_the_next_wait_delivers():
-    told = []
+    delivered = []
 
     def deliver(event):
-        told.append(event.number)
+        delivered.append(event.number)
         if event.number % 2:
             raise KeyboardInterrupt
         return []
@@ -160,10 +160,10 @@ def test_after_ctrl_c_in_a_subscriber_the_next_wait_delivers():
             router.wait(box)
     source.push(Event(EventKind.DONE, token=box.token))
     take(router, box)
-    assert told == [1, 2, 3, 4]
+    assert delivered == [1, 2, 3, 4]
 
 
-def test_a_slow_subscriber_delays_nobody():
+def test_a_slow_subscriber_delays_no_other_thread():
     entered, release = threading.Event(), threading.Event()
 
     def deliver(event):
@@ -184,7 +184,7 @@ def test_a_slow_subscriber_delays_nobody():
     assert slow_join().token == slow.token
 
 
-def test_who_does_not_take_his_events_finds_what_was_kept_and_a_resync(monkeypatch):
+def test_a_mailbox_that_is_not_read_has_what_was_kept_and_a_resync(monkeypatch):
     monkeypatch.setattr(backlog, "LIMIT", 10_000)
     source, router = make()
     late, quick = router.open(), router.open()
@@ -204,10 +204,10 @@ def test_who_does_not_take_his_events_finds_what_was_kept_and_a_resync(monkeypat
 
 def test_a_slow_subscriber_finds_what_was_kept_and_a_resync(monkeypatch):
     monkeypatch.setattr(backlog, "LIMIT", 10_000)
-    entered, release, told = threading.Event(), threading.Event(), []
+    entered, release, delivered = threading.Event(), threading.Event(), []
 
     def deliver(event):
-        told.append((event.kind, event.number))
+        delivered.append((event.kind, event.number))
         entered.set()
         assert release.wait(SECONDS)
         return []
@@ -225,11 +225,11 @@ def test_a_slow_subscriber_finds_what_was_kept_and_a_resync(monkeypatch):
     source.push(Event(EventKind.DONE, token=slow.token))
     release.set()
     assert slow_join().token == slow.token
-    assert told == [(EventKind.BROADCAST, n) for n in range(11)] + [(EventKind.RESYNC, -1)]
+    assert delivered == [(EventKind.BROADCAST, n) for n in range(11)] + [(EventKind.RESYNC, -1)]
     last = router.open()
     source.push(Event(EventKind.BROADCAST, number=100), Event(EventKind.DONE, token=last.token))
     assert take(router, last).token == last.token
-    assert told[-1] == (EventKind.BROADCAST, 100), "afterwards it hears everything again"
+    assert delivered[-1] == (EventKind.BROADCAST, 100), "afterwards it gets everything again"
 
 
 def test_errors_of_subscribers_wait_in_the_mailbox():
@@ -255,7 +255,7 @@ def test_pump_delivers_and_stops():
     assert delivered.wait(SECONDS)
     box = router.open()
     source.push(Event(EventKind.DONE, token=box.token))
-    assert take(router, box).kind == EventKind.DONE, "somebody may wait beside the pump"
+    assert take(router, box).kind == EventKind.DONE, "a thread may wait beside the pump"
     router.stop_pump(stop)
     join()
     assert [type(failure) for failure in failures] == [ValueError]

@@ -332,7 +332,7 @@ def test_two_threads_wait_for_one_execution(ready):
     assert joins[0]().outputs == joins[1]()
 
 
-def test_who_waits_for_a_turn_sleeps_until_it_is_rung(ready, monkeypatch):
+def test_a_thread_that_waits_for_its_turn_sleeps_until_it_is_rung(ready, monkeypatch):
     bells, rung = [], threading.Semaphore(0)
 
     class Counting:
@@ -500,7 +500,7 @@ def test_what_callbacks_raise_comes_out_of_a_loop_too(ready):
     assert execution.result().success, "it is raised once"
 
 
-def test_a_daemon_that_does_not_take_the_last_edits_is_told_by_disconnect(ready):
+def test_disconnect_says_that_the_daemon_did_not_take_the_last_edits(ready):
     ready.fake.end = Event(EventKind.CLOSED, code=ffi.TIMEOUT, text="not taken")
     with pytest.raises(errors.TimeoutError_, match="not taken"):
         ready.disconnect()
@@ -508,7 +508,7 @@ def test_a_daemon_that_does_not_take_the_last_edits_is_told_by_disconnect(ready)
     ready.disconnect()
 
 
-def test_at_exit_what_is_unsent_is_waited_for_and_nobody_is_called(ready):
+def test_at_exit_it_waits_for_what_is_unsent_and_calls_no_subscriber(ready):
     called = []
     ready.on_change(called.append)
     ready.fake.unsent = True
