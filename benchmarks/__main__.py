@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from . import calls, cells, connect, edits, kernels, outputs, report, runs
+from . import calls, cells, connect, edits, kernels, outputs, received, report, runs
 from .world import World
 
 BENCHMARKS = {
     "connect": connect,
     "cells": cells,
     "edits": edits,
+    "received": received,
     "kernels": kernels,
     "runs": runs,
     "outputs": outputs,

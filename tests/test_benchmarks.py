@@ -13,6 +13,12 @@ ROWS = {
     "connect": ["connect"],
     "cells": ["create a cell", "create a cell, confirmed by the daemon"],
     "edits": ["edit seen by another client, 10 cells", "edit seen by another client, 1,000 cells"],
+    "received": [
+        "edit received after 100 changes",
+        "edit received among 100 cells",
+        "edit received after 1,000 changes",
+        "edit received among 1,000 cells",
+    ],
     "kernels": [
         "start a kernel",
         "kernel asked for to first result",

@@ -21,6 +21,7 @@ pub(super) fn apply_or_restore<R: Replica, T>(
     before: &[ChangeHash],
     apply: impl FnOnce(&mut R) -> Result<Option<T>, ReplicaError>,
 ) -> Result<T, ReplicaError> {
+    let own = replica.doc().get_actor().clone();
     let panic: Box<dyn Any + Send> = match catch_unwind(AssertUnwindSafe(|| apply(replica))) {
         Ok(Err(error)) => return Err(error),
         Ok(Ok(Some(done))) => return Ok(done),
@@ -29,7 +30,7 @@ pub(super) fn apply_or_restore<R: Replica, T>(
     };
     match catch_panic(|| rebuilt(replica.doc(), before)).flatten() {
         Some(intact) => {
-            replica.restore(intact);
+            replica.restore(intact.with_actor(own));
             Err(ReplicaError::BadSync("the document engine cannot take these changes".into()))
         }
         None => resume_unwind(panic),
@@ -41,7 +42,7 @@ pub(super) fn apply_or_restore<R: Replica, T>(
 /// Heads are hashes over everything that led to them, and are computed anew from the content here: a document with the
 /// same heads is the same document. Changes that wait for others are left out, the one that broke it may be among
 /// them; peers send them again when they are asked for what is missing.
-fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
+pub(super) fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
     let again =
         if heads.is_empty() { Automerge::new_with_encoding(ENCODING) } else { doc.fork_at(heads).ok()? };
     (again.get_heads() == heads).then(|| again.with_actor(doc.get_actor().clone()))

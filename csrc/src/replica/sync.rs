@@ -16,9 +16,17 @@ const MAX_PROBES: u64 = 64;
 
 /// What we know about the replica of one peer, for the life of one connection (protocol 2,
 /// section 7.1: nothing is remembered across connections).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PeerSync {
     state: State,
+    /// False when a change of the peer turned out otherwise when we made it again.
+    writes_as_we_do: bool,
+}
+
+impl Default for PeerSync {
+    fn default() -> Self {
+        Self { state: State::new(), writes_as_we_do: true }
+    }
 }
 
 impl PeerSync {
@@ -53,7 +61,7 @@ impl PeerSync {
             if message.changes.is_empty() {
                 return Ok(Some(R::Changes::default()));
             }
-            admitted.apply(replica.doc_mut())?;
+            admitted.apply(replica.doc_mut(), &mut self.writes_as_we_do)?;
             let applied = admitted.kept(replica.doc(), &before);
             Ok(applied.map(|applied| match applied.changes().is_empty() && !applied.before.is_empty() {
                 true => R::Changes::default(),

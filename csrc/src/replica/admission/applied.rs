@@ -1,13 +1,11 @@
 //! Storey 1: the changes that a document took from a message or a file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use automerge::legacy::{ObjectId, Op, OpId};
-use automerge::{Automerge, Change, ChangeHash, ExpandedChange, ObjId};
+use automerge::{Automerge, Change, ChangeHash, ExpandedChange, ObjId, ReadDoc};
 
-/// Operations of one message that are kept decoded. One takes about 250 bytes; what is beyond is decoded again, one
-/// change at a time.
-const DECODED_OPERATIONS: usize = 1 << 12;
+use super::verify::DECODED_OPERATIONS;
 
 /// Some changes of a message, decoded.
 #[derive(Debug, Default)]
@@ -17,12 +15,17 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Keeps a change, unless that would be too much.
+    /// Keeps a change, unless that would be too much: then it is decoded again, and no other at the same time.
     pub fn add(&mut self, hash: ChangeHash, change: ExpandedChange) {
         self.operations += change.operations.len();
         if self.operations <= DECODED_OPERATIONS {
             self.changes.insert(hash, change);
         }
+    }
+
+    /// A change, if it was kept.
+    pub fn get(&self, hash: &ChangeHash) -> Option<&ExpandedChange> {
+        self.changes.get(hash)
     }
 }
 
@@ -35,9 +38,21 @@ pub struct Applied<'a> {
 }
 
 impl<'a> Applied<'a> {
-    /// What `doc` has and did not have `before`, as the engine gives it.
-    pub fn of(doc: &Automerge, before: &'a [ChangeHash], decoded: &'a Decoded) -> Self {
-        Self { before, changes: doc.get_changes(before), decoded }
+    /// What `doc` has and did not have `before`, as the engine gives it; none if that is something else than it took.
+    pub fn of(doc: &Automerge, before: &'a [ChangeHash], decoded: &'a Decoded) -> Option<Self> {
+        let (known, changes): (HashSet<ChangeHash>, Vec<Change>) = match doc.get_heads()[..] {
+            // Most often it is one change, and behind it is all that was there.
+            [head] if decoded.get(&head).is_some_and(|change| change.deps == before) => {
+                (HashSet::from([head]), doc.get_change_by_hash(&head).into_iter().collect())
+            }
+            _ => {
+                let changes = doc.get_changes_meta(before);
+                (changes.iter().map(|change| change.hash).collect(), doc.get_changes(before))
+            }
+        };
+        let same =
+            changes.len() == known.len() && changes.iter().all(|change| known.contains(&change.hash()));
+        same.then_some(Self { before, changes, decoded })
     }
 
     /// The changes, each behind those it depends on.
@@ -48,7 +63,7 @@ impl<'a> Applied<'a> {
     /// Calls `see` with the operations of each change.
     pub fn each_decoded(&self, mut see: impl FnMut(&ExpandedChange)) {
         for change in &self.changes {
-            match self.decoded.changes.get(&change.hash()) {
+            match self.decoded.get(&change.hash()) {
                 Some(decoded) => see(decoded),
                 None => see(&change.decode()),
             }

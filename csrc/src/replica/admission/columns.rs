@@ -232,3 +232,119 @@ pub fn inflated(data: &[u8], limit: u64) -> Result<Vec<u8>, Unreadable> {
     DeflateDecoder::new(data).take(limit).read_to_end(&mut unpacked).map_err(|_| Unreadable)?;
     Ok(unpacked)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn rows(mut values: Values<'_>) -> Result<Vec<Option<u64>>, Unreadable> {
+        let mut rows = Vec::new();
+        while let Some(row) = values.row()? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    }
+
+    #[test]
+    fn runs_single_values_and_rows_without_a_value() {
+        // Three times 7; 1 and 2; two rows of nothing; 300 once.
+        let column = [3, 7, 0x7e, 1, 2, 0, 2, 1, 0xac, 2];
+        let read = rows(Values::numbers(&column)).unwrap();
+        assert_eq!(read, [Some(7), Some(7), Some(7), Some(1), Some(2), None, None, Some(300)]);
+        let mut runs = Values::numbers(&column);
+        assert_eq!(runs.run(), Ok(Some((3, Some(7)))));
+        assert_eq!(runs.run(), Ok(Some((1, Some(1)))));
+        assert_eq!(rows(Values::numbers(&[])), Ok(vec![]));
+    }
+
+    #[test]
+    fn differences_are_added_up() {
+        // 5, then four times one more, then two less.
+        let column = [0x7f, 5, 4, 1, 0x7f, 0x7e];
+        let read: Vec<u64> = rows(Values::deltas(&column)).unwrap().into_iter().flatten().collect();
+        assert_eq!(read, [5, 6, 7, 8, 9, 7]);
+    }
+
+    #[test]
+    fn flags_take_turns_and_begin_with_zero() {
+        let read: Vec<u64> = rows(Values::flags(&[2, 1, 3])).unwrap().into_iter().flatten().collect();
+        assert_eq!(read, [0, 0, 1, 0, 0, 0]);
+        let read: Vec<u64> = rows(Values::flags(&[0, 2])).unwrap().into_iter().flatten().collect();
+        assert_eq!(read, [1, 1]);
+    }
+
+    #[test]
+    fn of_texts_and_others_it_is_told_that_they_are_there() {
+        let texts = [2, 1, b'k', 0, 1, 0x7f, 2, b'a', b'b'];
+        assert_eq!(rows(Values::texts(&texts)), Ok(vec![Some(0), Some(0), None, Some(0)]));
+        assert_eq!(rows(Values::others(&[2, 0xff, 0x7f])), Ok(vec![Some(0), Some(0)]));
+    }
+
+    #[test]
+    fn a_column_that_ends_too_early_is_unreadable() {
+        for column in [&[3][..], &[0x7e, 1], &[0], &[0x80], &[0xff; 11]] {
+            assert_eq!(rows(Values::numbers(column)), Err(Unreadable), "{column:?}");
+        }
+        assert_eq!(rows(Values::texts(&[1, 5, b'k'])), Err(Unreadable));
+        assert_eq!(rows(Values::flags(&[0x80])), Err(Unreadable));
+    }
+
+    #[test]
+    fn signed_numbers_have_their_sign_in_the_highest_bit_written() {
+        let read = |bytes: &[u8]| Reader::new(bytes).signed();
+        assert_eq!(read(&[0x3f]), Ok(63));
+        assert_eq!(read(&[0x40]), Ok(-64));
+        assert_eq!(read(&[0xc0, 0]), Ok(64));
+        assert_eq!(read(&[0x7f]), Ok(-1));
+        assert_eq!(read(&[0x80; 3]), Err(Unreadable));
+        let mut least = [0x80; 10];
+        least[9] = 0x7f;
+        assert_eq!(read(&least), Ok(i64::MIN));
+        least[9] = 0x3f;
+        assert_eq!(read(&least), Err(Unreadable), "more than 64 bits");
+    }
+
+    #[test]
+    fn columns_are_found_by_their_specification_also_when_they_are_packed() {
+        let packed = packed(&[2, 9]);
+        let said = [(0x42, 2), (0x13 | DEFLATED, packed.len() as u64)];
+        let bytes = [&[1, 7][..], &packed, &[0xee]].concat();
+        let mut reader = Reader::new(&bytes);
+        let columns = reader.unpacked(&said).unwrap();
+        assert_eq!(
+            (columns.get(0x42), columns.get(0x13), columns.get(0x99)),
+            (&[1, 7][..], &[2, 9][..], &[][..])
+        );
+        assert_eq!(reader.take(2), Err(Unreadable), "one byte is left");
+        assert_eq!(reader.take(1), Ok(&[0xee][..]));
+        let mut short = Reader::new(&bytes[..3]);
+        assert!(short.unpacked(&said).is_err());
+    }
+
+    #[test]
+    fn lists_and_hashes_say_how_long_they_are() {
+        let mut reader = Reader::new(&[2, 1, b'a', 0, 5]);
+        assert_eq!(reader.list(), Ok(vec![&b"a"[..], &b""[..]]));
+        assert_eq!(reader.number(), Ok(5));
+        let hashes = [&[2][..], &[7; 64], &[1]].concat();
+        assert_eq!(Reader::new(&hashes).hashes(), Ok(&[7; 64][..]));
+        assert_eq!(Reader::new(&hashes[..64]).hashes(), Err(Unreadable));
+        assert_eq!(Reader::new(&[0xff; 9]).hashes(), Err(Unreadable));
+    }
+
+    #[test]
+    fn unpacking_stops_at_the_limit() {
+        let packed = packed(&[0; 1000]);
+        assert_eq!(inflated(&packed, 10).unwrap().len(), 10);
+        assert_eq!(inflated(&packed, u64::MAX).unwrap().len(), 1000);
+        assert_eq!(inflated(&[0xff; 9], u64::MAX), Err(Unreadable));
+    }
+}

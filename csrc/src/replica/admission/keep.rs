@@ -1,7 +1,5 @@
 //! Storey 1: whether what the engine has applied can be saved and loaded again.
 
-use std::collections::HashSet;
-
 use automerge::{Automerge, Change, ChangeHash};
 
 use super::super::panic::catch_panic;
@@ -15,13 +13,9 @@ use super::ops::OpRules;
 /// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
 pub fn kept<'a>(doc: &Automerge, since: &'a [ChangeHash], decoded: &'a Decoded) -> Option<Applied<'a>> {
     catch_panic(|| {
-        let known: HashSet<ChangeHash> =
-            doc.get_changes_meta(since).iter().map(|change| change.hash).collect();
-        let applied = Applied::of(doc, since, decoded);
-        let changes = applied.changes();
-        let same = changes.len() == known.len()
-            && changes.iter().all(|change| known.contains(&change.hash()) && follows(doc, change));
-        (same && can_be_read(doc, &applied)).then_some(applied)
+        let applied = Applied::of(doc, since, decoded)?;
+        let follow = applied.changes().iter().all(|change| follows(doc, change));
+        (follow && can_be_read(doc, &applied)).then_some(applied)
     })?
 }
 

@@ -3,6 +3,7 @@
 use automerge::{Automerge, Change, ChangeHash};
 
 use super::super::panic::catch_panic;
+use super::super::rollback::rebuilt;
 use super::super::ReplicaError;
 use super::applied::{Applied, Decoded};
 use super::chunks::{self, Kind};
@@ -11,6 +12,7 @@ use super::keep::kept;
 use super::limits::{LimitExceeded, OpCount};
 use super::op_ids;
 use super::ops::OpRules;
+use super::replay::{replay, Replayed};
 use super::verify::verified;
 
 /// What a message brings, found good as far as can be told before a document has it.
@@ -60,7 +62,7 @@ impl Admitted {
         match kind {
             Kind::Change => {
                 let (change, decoded) = verified(chunk)?;
-                self.decoded.add(change.hash(), decoded);
+                decoded.into_iter().for_each(|decoded| self.decoded.add(change.hash(), decoded));
                 self.changes.push(change);
             }
             Kind::Document => {
@@ -78,17 +80,45 @@ impl Admitted {
         Some(())
     }
 
-    /// Gives it to the engine. The document must be restored if that panics.
+    /// Gives it to the engine. The document must be restored if that panics. A small change is made again if the peer
+    /// `writes_as_we_do`; it is noted if it does not.
     ///
     /// # Errors
     /// The engine refuses it, and has not changed the document.
-    pub fn apply(&mut self, doc: &mut Automerge) -> Result<(), ReplicaError> {
-        let applied = if self.together.is_empty() {
-            doc.apply_changes(std::mem::take(&mut self.changes))
+    pub fn apply(&mut self, doc: &mut Automerge, writes_as_we_do: &mut bool) -> Result<(), ReplicaError> {
+        let before = doc.get_heads();
+        let result = if self.together.is_empty() {
+            let rest = self.replay(doc, writes_as_we_do);
+            doc.apply_changes(rest)
         } else {
             doc.load_incremental(&self.together).map(drop)
         };
-        applied.map_err(|error| ReplicaError::BadSync(error.to_string()))
+        result.map_err(|error| {
+            if doc.get_heads() != before {
+                // The changes before the refused one were made again.
+                *doc = intact(doc, &before);
+            }
+            ReplicaError::BadSync(error.to_string())
+        })
+    }
+
+    /// Makes the changes again that can be; the others, which follow them.
+    fn replay(&mut self, doc: &mut Automerge, writes_as_we_do: &mut bool) -> Vec<Change> {
+        let mut changes = std::mem::take(&mut self.changes);
+        let mut done = 0;
+        while let Some(change) = changes.get(done).filter(|_| *writes_as_we_do) {
+            let Some(decoded) = self.decoded.get(&change.hash()) else { break };
+            let before = doc.get_heads();
+            match replay(doc, change.hash(), decoded) {
+                Replayed::Done => done += 1,
+                Replayed::Untouched => break,
+                Replayed::Spoiled => {
+                    *doc = intact(doc, &before);
+                    *writes_as_we_do = false;
+                }
+            }
+        }
+        changes.split_off(done)
     }
 
     /// What `doc`, which had the heads `before`, took of it; none if it cannot be kept: if a whole document is not
@@ -106,6 +136,11 @@ impl Admitted {
         let applied = whole?.then(|| kept(doc, since, &self.decoded))??;
         Some(Applied { before, ..applied })
     }
+}
+
+/// The document with these heads, which it had a moment ago.
+fn intact(doc: &Automerge, heads: &[ChangeHash]) -> Automerge {
+    rebuilt(doc, heads).expect("the changes behind these heads are in the document")
 }
 
 #[cfg(test)]

@@ -3,15 +3,19 @@
 //! **A refused message leaves the document as it was. What a document keeps can be saved and loaded.**
 //!
 //! A file is loaded whole by its door. A message passes in three steps: [`admit_message`] looks at its bytes (`limits` counts
-//! operations, `verify` decodes each change and encodes it again), [`Admitted::apply`] gives it to the engine, and
+//! operations, `verify` decodes each change and encodes it again), [`Admitted::apply`] gives it to the engine (`replay` seeks where a small
+//! change goes), and
 //! [`Admitted::kept`] lets the engine give the new changes again and compares their hashes (`keep`). The operations that
 //! `verify` decoded serve the rules about operations (`ops`) and whoever wants to know what changed ([`Applied`]). When the
 //! engine panics or something cannot be kept, `rollback` takes it back.
 //!
 //! So an ordinary change, of some operations, behind known heads, is
-//! - unpacked (if it is packed) twice: by `limits`, and by the engine's parser;
-//! - parsed and its operations read three times: by the engine's parser, for [`Applied`], and by the engine that applies them;
-//! - encoded and hashed twice: by `verify`, from its operations, and by `keep`, from the document; and hashed once as it came.
+//! - decoded twice: by the engine's parser, and into the operations that serve everything that follows;
+//! - encoded three times: by `verify` from those operations, by the transaction that makes it again, and by `keep` from the
+//!   document; and hashed as often, and once as it came.
+//!
+//! Its cost grows neither with the history of the document nor with what else is in it. Of a change that does not follow all
+//! we have, or of many operations, the engine walks over the history of each object in it (see `replay`).
 //!
 //! Whole documents are looked at in their columns (`columns`, `op_ids`, `ops`), which costs less than making changes of them.
 //! `chunks` finds where things begin and end in Automerge's storage format.
@@ -26,6 +30,7 @@ mod limits;
 mod message;
 mod op_ids;
 mod ops;
+mod replay;
 mod verify;
 
 pub use applied::{object_id, op_id, Applied};

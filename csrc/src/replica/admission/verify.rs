@@ -4,19 +4,24 @@ use automerge::{Change, ExpandedChange};
 
 use super::super::panic::catch_panic;
 
-/// The change in a chunk, and its operations; none if it is damaged, or spelled in another way than the engine would.
+/// Operations of a change that are given along. One takes about 250 bytes.
+pub const DECODED_OPERATIONS: usize = 1 << 12;
+
+/// The change in a chunk, and it decoded if it has not too many operations; none if it is damaged, or spelled in another
+/// way than the engine would.
 ///
 /// Decoding a change looks neither at the checksum stored before it nor at all of its columns, and what of them is
 /// read later may be something else.
-pub fn verified(chunk: &[u8]) -> Option<(Change, ExpandedChange)> {
+pub fn verified(chunk: &[u8]) -> Option<(Change, Option<ExpandedChange>)> {
     catch_panic(|| {
         let change = Change::try_from(chunk).ok()?;
         let hash = change.hash();
         if hash.0[..4] != chunk[4..8] {
             return None;
         }
-        let operations = change.decode();
-        let same = Change::from(operations.clone()).hash() == hash;
-        same.then_some((change, operations))
+        let decoded = change.decode();
+        let kept = (decoded.operations.len() <= DECODED_OPERATIONS).then(|| decoded.clone());
+        let same = Change::from(decoded).hash() == hash;
+        same.then_some((change, kept))
     })?
 }
