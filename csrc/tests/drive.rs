@@ -5,7 +5,7 @@ mod support;
 use std::time::Instant;
 
 use runtimed_ffi::code::rtd_event_kind::*;
-use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::drive::{DriveError, EventSource, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::json;
 use support::{host_with_room, request, until, Place, Source, PATIENCE};

@@ -8,7 +8,7 @@ use std::time::Instant;
 use runtimed_ffi::code::rtd_code::{RTD_E_TIMEOUT, RTD_OK};
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
-use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions};
+use runtimed_ffi::drive::{DriveError, EventSource, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op};
 use serde_json::{json, Map};
 

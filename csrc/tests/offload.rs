@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::Event;
-use runtimed_ffi::drive::{Host, HostOptions};
+use runtimed_ffi::drive::{EventSource, Host, HostOptions};
 use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::wire::FrameType;
 use serde_json::json;

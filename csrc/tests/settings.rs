@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use runtimed_ffi::code::rtd_event_kind::*;
-use runtimed_ffi::drive::{DriveError, Host, HostOptions};
+use runtimed_ffi::drive::{DriveError, EventSource, Host, HostOptions};
 use runtimed_ffi::replica::{Doc, PeerSync};
 use runtimed_ffi::settings::Settings;
 use serde_json::{json, Map, Value};

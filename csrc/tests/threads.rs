@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use runtimed_ffi::code::rtd_event_kind::*;
-use runtimed_ffi::drive::{DriveError, Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::drive::{DriveError, EventSource, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::Op;
 use serde_json::{json, Value};
 

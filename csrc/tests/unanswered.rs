@@ -3,7 +3,7 @@
 use runtimed_ffi::code::rtd_code::RTD_OK;
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::Event;
-use runtimed_ffi::drive::{Host, HostOptions, Session};
+use runtimed_ffi::drive::{EventSource, Host, HostOptions, Session};
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Value};
 

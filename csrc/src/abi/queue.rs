@@ -2,14 +2,12 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::event::{check_event, rtd_event, BorrowedEvent};
 use super::guard::{duration, guard, guard_value, handle, out_ptr, Failure};
 use super::rtd_result;
 use crate::code::rtd_code;
-use crate::connection::Event;
-use crate::drive::{DriveError, Host, Session, Waited, Wakeup};
+use crate::drive::{DriveError, EventSource, Waited, Wakeup};
 
 /// The events of a session or a host. Borrowed from it: rtd_session_queue() and rtd_host_queue() always return the
 /// same one; it is never freed by itself and ends with rtd_session_free() or rtd_host_free(). A call of the queue
@@ -45,7 +43,7 @@ pub unsafe extern "C" fn rtd_queue_fd(queue: *const rtd_queue) -> i32 {
     guard_value(-1, || {
         // SAFETY: the caller's promise.
         let source = unsafe { queue.as_ref() }.map(|queue| &queue.source);
-        source.filter(|source| source.in_own_process()).map_or(-1, |source| source.fd())
+        source.filter(|source| source.check_process().is_ok()).map_or(-1, |source| source.fd())
     })
 }
 
@@ -161,10 +159,8 @@ pub unsafe extern "C" fn rtd_queue_set_wakeup(
     guard(|| {
         // SAFETY: the caller's promise.
         let source = unsafe { &handle(queue, "queue")?.source };
-        if !source.in_own_process() {
-            // Refused before `userdata` is ours: the finalizer must not run.
-            return Err(Failure::new(rtd_code::RTD_E_STATE, "the queue belongs to the parent process"));
-        }
+        // Before `userdata` is handed over, so that the finalizer does not run on failure.
+        source.check_process()?;
         Ok(source.set_wakeup(Userdata::wakeup(r#fn, userdata, finalizer))?)
     })
 }
@@ -210,41 +206,3 @@ impl Drop for Userdata {
         }
     }
 }
-
-/// A session or a host, as the side of its queue that takes events sees it.
-pub(super) trait EventSource: Send + Sync {
-    fn in_own_process(&self) -> bool;
-    fn fd(&self) -> i32;
-    fn next_event(&self) -> Result<Option<Event>, DriveError>;
-    fn wait(&self, timeout: Option<Duration>) -> Result<Waited, DriveError>;
-    fn wake(&self) -> Result<(), DriveError>;
-    fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError>;
-}
-
-macro_rules! event_source {
-    ($source:ty) => {
-        impl EventSource for $source {
-            fn in_own_process(&self) -> bool {
-                <$source>::in_own_process(self)
-            }
-            fn fd(&self) -> i32 {
-                <$source>::fd(self)
-            }
-            fn next_event(&self) -> Result<Option<Event>, DriveError> {
-                <$source>::next_event(self)
-            }
-            fn wait(&self, timeout: Option<Duration>) -> Result<Waited, DriveError> {
-                <$source>::wait(self, timeout)
-            }
-            fn wake(&self) -> Result<(), DriveError> {
-                <$source>::wake(self)
-            }
-            fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
-                <$source>::set_wakeup(self, wakeup)
-            }
-        }
-    };
-}
-
-event_source!(Session);
-event_source!(Host);

@@ -9,10 +9,12 @@ mod queue;
 mod reactor;
 mod session;
 mod signal;
+mod source;
 
 pub use host::{Host, HostOptions};
 pub use queue::{Queue, Waited, Wakeup};
 pub use session::{Session, SessionOptions};
+pub use source::EventSource;
 
 use std::any::Any;
 use std::fmt;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use runtimed_ffi::code::rtd_event_kind::{self, *};
 use runtimed_ffi::connection::Event;
-use runtimed_ffi::drive::{Host, HostOptions, Session, SessionOptions, Waited};
+use runtimed_ffi::drive::{EventSource, Host, HostOptions, Session, SessionOptions, Waited};
 use runtimed_ffi::notebook::{Notebook, Op};
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
@@ -11,9 +10,9 @@ use super::hub::Hub;
 use super::listener::Listener;
 use super::options::HostOptions;
 use super::room::{Broadcast, Room};
-use crate::connection::Event;
-use crate::drive::queue::{Waited, Wakeup};
+use crate::drive::queue::Queue;
 use crate::drive::reactor::ReactorUse;
+use crate::drive::source::EventSource;
 use crate::drive::{lock, DriveError};
 use crate::notebook::{Cell, Notebook, Op};
 use crate::wire::v2::PoolState;
@@ -55,49 +54,6 @@ impl Host {
     pub fn close(&self) -> Result<(), DriveError> {
         self.check_process()?;
         self.hub.close(|| self.listener.close());
-        Ok(())
-    }
-
-    /// The event queue's descriptor: readable exactly while an event or the end waits.
-    pub fn fd(&self) -> std::os::fd::RawFd {
-        self.hub.queue.fd()
-    }
-
-    /// Takes the next event.
-    ///
-    /// # Errors
-    /// `Closed` after the last one; `State` in a forked child.
-    pub fn next_event(&self) -> Result<Option<Event>, DriveError> {
-        self.check_process()?;
-        self.hub.queue.pop().map_err(|()| DriveError::Closed("the host is closed".into()))
-    }
-
-    /// Waits for an event, a wake, or the time limit.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Waited, DriveError> {
-        self.check_process()?;
-        Ok(self.hub.queue.wait(timeout))
-    }
-
-    /// Ends the present or next wait.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn wake(&self) -> Result<(), DriveError> {
-        self.check_process()?;
-        self.hub.queue.wake();
-        Ok(())
-    }
-
-    /// Sets or clears the wakeup callback; calls it at once when events wait.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
-        self.check_process()?;
-        self.hub.queue.set_wakeup(wakeup);
         Ok(())
     }
 
@@ -271,14 +227,6 @@ impl Host {
         })
     }
 
-    /// The metadata strings of a room's document.
-    ///
-    /// # Errors
-    /// `NotFound`; `Poisoned`.
-    pub fn metadata(&self, id: &str) -> Result<Value, DriveError> {
-        self.read(id, |notebook| Ok(json!(notebook.metadata())))
-    }
-
     /// All rooms: id, number of peers.
     ///
     /// # Errors
@@ -315,20 +263,26 @@ impl Host {
         self.hub.step(&room, |state, _| read(&state.document))
     }
 
-    fn check_process(&self) -> Result<(), DriveError> {
-        if self.in_own_process() {
-            Ok(())
-        } else {
-            Err(DriveError::State("this host belongs to the parent process".into()))
-        }
-    }
-
     pub(super) fn check_open(&self) -> Result<(), DriveError> {
         self.check_process()?;
         if lock(&self.hub.registry).closed {
             return Err(DriveError::Closed("the host is closed".into()));
         }
         Ok(())
+    }
+}
+
+impl EventSource for Host {
+    fn queue(&self) -> &Queue {
+        &self.hub.queue
+    }
+
+    fn check_process(&self) -> Result<(), DriveError> {
+        if self.in_own_process() {
+            Ok(())
+        } else {
+            Err(DriveError::State("this host belongs to the parent process".into()))
+        }
     }
 }
 

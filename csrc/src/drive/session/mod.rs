@@ -17,8 +17,9 @@ use serde_json::{json, Map, Value};
 
 use self::core::{Core, Purpose, Waiting};
 use self::io::Shared;
-use super::queue::{Queue, Waited, Wakeup};
+use super::queue::Queue;
 use super::reactor::ReactorUse;
+use super::source::EventSource;
 use super::{address, lock, panic_text, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::RTD_E_PANIC;
@@ -138,50 +139,6 @@ impl Session {
         self.check_process()?;
         let _announcer = self.shared.queue.announcer();
         self.shared.leave(&mut lock(&self.shared.core));
-        Ok(())
-    }
-
-    /// The event queue's descriptor: readable exactly while an event or the end waits.
-    pub fn fd(&self) -> std::os::fd::RawFd {
-        self.shared.queue.fd()
-    }
-
-    /// Takes the next event. `Closed` after the last one.
-    ///
-    /// # Errors
-    /// `Closed`, or `State` in a forked child.
-    pub fn next_event(&self) -> Result<Option<Event>, DriveError> {
-        self.check_process()?;
-        let event = self.shared.queue.pop().map_err(|()| DriveError::Closed("Channel closed".into()))?;
-        Ok(event.map(|event| self.shared.resolve(event)))
-    }
-
-    /// Waits for an event, a wake, or the time limit.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn wait(&self, timeout: Option<std::time::Duration>) -> Result<Waited, DriveError> {
-        self.check_process()?;
-        Ok(self.shared.queue.wait(timeout))
-    }
-
-    /// Ends the present or next wait.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn wake(&self) -> Result<(), DriveError> {
-        self.check_process()?;
-        self.shared.queue.wake();
-        Ok(())
-    }
-
-    /// Sets or clears the wakeup callback; calls it at once when events wait.
-    ///
-    /// # Errors
-    /// `State` in a forked child.
-    pub fn set_wakeup(&self, wakeup: Option<Wakeup>) -> Result<(), DriveError> {
-        self.check_process()?;
-        self.shared.queue.set_wakeup(wakeup);
         Ok(())
     }
 
@@ -306,14 +263,6 @@ impl Session {
         })
     }
 
-    /// The strings of the document's metadata.
-    ///
-    /// # Errors
-    /// As [`Session::cells`].
-    pub fn metadata(&self) -> Result<Value, DriveError> {
-        self.read(|notebook| Ok(json!(notebook.metadata())))
-    }
-
     /// What is known of the connection and the kernel, without I/O.
     ///
     /// # Errors
@@ -345,16 +294,6 @@ impl Session {
             "unsent": core.closed.is_none() && !core.poisoned && core.owes(),
             "blobs_dir": blobs.to_string_lossy(),
         }))
-    }
-
-    fn check_process(&self) -> Result<(), DriveError> {
-        if self.in_own_process() {
-            Ok(())
-        } else {
-            Err(DriveError::State(
-                "this session belongs to the parent process; open a new one after fork".into(),
-            ))
-        }
     }
 
     /// Runs `call` under the lock; a panic poisons this session and nothing else.
@@ -410,6 +349,27 @@ impl Session {
             }
             call(&core.notebook)
         })
+    }
+}
+
+impl EventSource for Session {
+    fn queue(&self) -> &Queue {
+        &self.shared.queue
+    }
+
+    fn check_process(&self) -> Result<(), DriveError> {
+        if self.in_own_process() {
+            Ok(())
+        } else {
+            Err(DriveError::State(
+                "this session belongs to the parent process; open a new one after fork".into(),
+            ))
+        }
+    }
+
+    /// Reads the output of an event from its blob: no work for the I/O thread.
+    fn complete(&self, event: Event) -> Event {
+        self.shared.resolve(event)
     }
 }
 
