@@ -47,6 +47,9 @@ class Listener:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
+    def on_death(self, kernel: Kernel, reason: str) -> None:
+        self.messages.append(reason)
+
     def on_messages(self, kernel: Kernel, batch: list[Message]) -> None:
         self.messages += [f"{message.msg_type} {message.parent_id}" for message in batch]
 
@@ -127,3 +130,34 @@ async def test_what_the_probes_of_a_start_cause_does_not_reach_the_listener(
     kernel._open_up()
     kernel._on_batch([idle("m1"), busy("m2"), idle("m1"), busy("")])
     assert kernel._listener.messages == ["status m2", "status "]  # type: ignore[attr-defined]
+
+
+@with_kernel
+async def test_what_a_dying_kernel_has_sent_comes_before_its_death(
+    kernel: Kernel, provisioned: SlowProvisioned
+) -> None:
+    class Drained(Sockets):
+        def __init__(self) -> None:
+            super().__init__()
+            self.disconnected = asyncio.get_running_loop().create_future()
+
+        def drain(self) -> None:
+            kernel._on_batch([busy("m1")])
+
+        def close(self) -> None:
+            self.sent.append("closed")
+
+    async def release() -> None:
+        pass
+
+    kernel._sockets = sockets = Drained()  # type: ignore[assignment]
+    provisioned.release = release  # type: ignore[attr-defined]
+    kernel._open_up()
+    kernel._on_exit(3)
+    kernel._on_batch([idle("m0")])
+    sockets.disconnected.set_result(None)
+    assert kernel._ended is not None
+    await kernel._ended
+    kernel._on_batch([idle("m2")])
+    assert kernel._listener.messages == ["status m0", "status m1", "Kernel died: exit code 3"]  # type: ignore[attr-defined]
+    assert sockets.sent == ["closed"]

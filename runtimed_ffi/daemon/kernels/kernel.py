@@ -276,7 +276,6 @@ class Kernel:
             return
         self._exited.set_result(code)
         if not self._ending and self._ready:
-            self._ending = True
             self._ended = self._loop.create_task(self._die())
 
     async def _die(self) -> None:
@@ -284,7 +283,6 @@ class Kernel:
         assert sockets is not None
         # The kernel's last messages are still on their way through its sockets; the end of iopub comes behind them.
         await asyncio.wait({sockets.disconnected}, timeout=_LAST_WORDS)
-        self._ending = False
         sockets.drain()
         self._ending = True
         reason = self._death_reason()
