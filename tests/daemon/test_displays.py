@@ -84,3 +84,14 @@ async def test_a_value_with_a_display_id_is_updated_too(s: Stage) -> None:
     (output,) = s.host.outputs("nb", "a")
     assert output["data"] == {"text/plain": "2"} and output["execution_count"] == 1
     assert output["output_type"] == "execute_result" and "transient" not in output
+
+
+@staged
+async def test_the_document_is_searched_for_displays_once(s: Stage) -> None:
+    await s.launch()
+    reads: list[str] = []
+    cells = s.host.cells
+    s.host.cells = lambda notebook_id: reads.append(notebook_id) or cells(notebook_id)  # type: ignore[method-assign]
+    for number in range(3):
+        s.kernel.say(iopub("update_display_data", "m0", data={}, metadata={}, transient={"display_id": str(number)}))
+    assert reads == ["nb"]

@@ -221,3 +221,16 @@ def test_what_happened_while_an_automatic_launch_was_planned_counts(meanwhile: s
         await rooms.close("end", 1)
 
     asyncio.run(body())
+
+
+@staged
+async def test_every_launch_has_its_statuses(s: Stage) -> None:
+    for _ in range(2):
+        s.ask(**LAUNCH)
+        await until(lambda: s.rooms.get("nb").kernel is not None)
+        await turn()
+        told = [item["status"] for item in s.host.take("kernel_status")]
+        assert told == ["starting", "idle"]
+        s.ask("shutdown_kernel")
+        await turn()
+        s.host.log.clear()

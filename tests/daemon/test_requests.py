@@ -129,3 +129,20 @@ async def test_a_refused_change_does_not_take_the_rest_with_it(s: Stage) -> None
     s.play(1, stream("m1", "kept"))
     assert s.host.outputs("nb", "a")[0]["text"] == "kept"
     assert s.host.brief()[-2:] == ["done a ok", "queue - []"]
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_an_answer_may_be_as_large_as_a_broadcast(monkeypatch: pytest.MonkeyPatch, excess: int) -> None:
+    async def body() -> None:
+        s = Stage()
+        await s.launch()
+        s.ask("complete", code="pri", cursor_pos=3)
+        await turn()
+        expected = {"result": "completion_result", "items": [], "cursor_start": 3, "cursor_end": 3}
+        monkeypatch.setattr(requests, "BROADCAST_LIMIT", requests.json_size(expected) - excess)
+        s.kernel.replies["complete_request"].set_result({})
+        await turn()
+        (answer,) = s.host.responses()
+        assert answer["result"] == ("error" if excess else "completion_result")
+
+    asyncio.run(body())
