@@ -191,3 +191,11 @@ def test_where_both_have_text_the_copy_stands_behind_the_cell_of_the_room() -> N
     united = apply(after, merging.unite(room, after))
     assert [cell["source"] for cell in united] == ["room a", "file a", "same", "room c", "file c", "same"]
     assert [cell["id"] for cell in united if cell["source"].startswith("room")] == ["a", "c"]
+
+
+def test_a_copy_gets_an_id_that_is_free() -> None:
+    cell = {"id": "a", "source": "x"}
+    first = merging._copy_id("a", cell, set())
+    second = merging._copy_id("a", cell, {first})
+    assert len({"a", first, second, merging._copy_id("a", cell, {first, second})}) == 4
+    assert merging._copy_id("a", cell, set()) == first, "the same on every machine"

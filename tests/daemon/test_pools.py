@@ -276,6 +276,27 @@ def test_a_launch_waits_and_gets_the_progress(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_all_launches_that_wait_get_the_progress_and_an_environment(tmp_path: Path) -> None:
+    async def body() -> None:
+        scene = Scene(tmp_path, uv=0)
+        scene.uv.gate.clear()
+        await scene.pools.start()
+        said: list[list[str]] = [[], [], []]
+        launches = [asyncio.ensure_future(scene.pools.acquire("uv", texts.append)) for texts in said]
+        await eventually(lambda: all("creating the environment" in texts for texts in said))
+        scene.uv.gate.set()
+        environments = await asyncio.gather(*launches)
+        assert len({environment.path for environment in environments}) == 3
+        before = [len(texts) for texts in said]
+        (await scene.pools.acquire("uv", lambda text: None)).end()
+        assert [len(texts) for texts in said] == before, "a launch that has its environment gets no progress"
+        for environment in environments:
+            environment.end()
+        await scene.close()
+
+    asyncio.run(body())
+
+
 def test_a_cancelled_launch_leaves_the_environment_to_the_pool(tmp_path: Path) -> None:
     async def body() -> None:
         scene = Scene(tmp_path, uv=1)
