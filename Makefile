@@ -24,6 +24,8 @@ PYTEST := -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscop
 
 # PyPy differs in the binding, collection, threads, the ends of interpreters and what stands on these.
 PYPY_TESTS := -m 'pypy or not (slow or stress or c or interop)' --ignore tests/conformance
+# Without kernels, and with few examples of each property.
+QUICK_TESTS := -m 'not (kernel or slow or stress or interop)' --ignore tests/integration --ignore tests/conformance
 # The numbers of repetitions of `make test-long`; tests/conftest.py has those of `make test`.
 LONGER := --crash-runs 500 --exit-runs 50 --fork-runs 100 --soak-rounds 50
 
@@ -163,7 +165,7 @@ test-python: dev ## Python tests (PYTEST_ARGS=... for a selection)
 	$(PY) $(PYTEST) $(PYTEST_ARGS)
 
 test-quick: dev ## Python tests without kernels and without what takes long
-	$(PY) $(PYTEST) -m 'not kernel and not slow and not stress and not interop' $(PYTEST_ARGS)
+	RTD_PROFILE=$${RTD_PROFILE:-dev} $(PY) $(PYTEST) $(QUICK_TESTS) $(PYTEST_ARGS)
 
 test-c: dev ## The tests that compile and run C programs
 	$(PY) $(PYTEST) -m c $(PYTEST_ARGS)
