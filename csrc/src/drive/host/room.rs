@@ -286,6 +286,7 @@ impl RoomState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Outbox;
 
     #[test]
     fn a_panic_breaks_its_room_with_a_reason_and_no_other() {
@@ -307,6 +308,47 @@ mod tests {
         assert!(matches!(result, Err(DriveError::NotFound(_))));
         let cells = room.step(&mut outcome, |state, _| Ok(state.document.cells().len()));
         assert_eq!(cells.unwrap(), 0);
+    }
+
+    /// Notes whether the journal had the document's changes whenever they were sent.
+    struct Reader {
+        journal: std::path::PathBuf,
+        recorded: Mutex<Vec<bool>>,
+    }
+
+    impl Member for Reader {
+        fn id(&self) -> u64 {
+            1
+        }
+
+        fn send(&self, document: Option<&dyn Doc>, _: &dyn Fn(&mut Outbox)) -> Result<(), DriveError> {
+            let saved = Notebook::load(&std::fs::read(&self.journal).unwrap()).unwrap();
+            let heads = document.unwrap().doc().get_heads();
+            lock(&self.recorded).push(saved.heads() == heads);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_change_is_in_the_journal_before_it_is_sent() {
+        let dir = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&dir).unwrap();
+        let journal = dir.join("n.automerge");
+        let room = Room::open("n", Some(&journal)).unwrap();
+        let reader = Arc::new(Reader { journal, recorded: Mutex::default() });
+        let mut outcome = Outcome::default();
+        let step = |state: &mut RoomState, outcome: &mut Outcome| {
+            room.add_member(state, Arc::clone(&reader) as _);
+            let insert = |id: &str| [Op::insert_cell(id, "code", "", None)];
+            // An edit of the host program, then the way of all other changes.
+            state.publish(&insert("a"), &[], 0, outcome)?;
+            state.document.edit(&insert("b"))?;
+            state.changed(outcome);
+            Ok(())
+        };
+        room.step(&mut outcome, step).unwrap();
+        assert_eq!(*lock(&reader.recorded), [true, true]);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
