@@ -149,6 +149,7 @@ impl Queue {
         inner.seq += 1;
         event.seq = inner.seq;
         inner.over = event.kind == RTD_EV_CLOSED;
+        inner.resync &= event.kind != RTD_EV_RESYNC;
         let hint = event.hint.take();
         if hint.is_some() {
             inner.hints.remove(&event.id);
