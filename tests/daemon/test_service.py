@@ -269,3 +269,21 @@ def test_the_code_of_a_full_disk_is_that_of_the_library() -> None:
     from runtimed_ffi.daemon import ports
 
     assert ports.RTD_E_IO == lib.RTD_E_IO
+
+
+def test_the_first_reason_to_stop_counts(tmp_path: Path) -> None:
+    import asyncio
+
+    from runtimed_ffi.daemon.options import DaemonOptions
+    from runtimed_ffi.daemon.service import Service
+    from runtimed_ffi.places import layout
+
+    async def body() -> None:
+        service = Service(DaemonOptions(layout({}, base=str(tmp_path))), "0")
+        service.stop("before it runs")
+        service._stopping = asyncio.get_running_loop().create_future()
+        service.stop("a shutdown request")
+        service.stop("idle")
+        assert await service._stopping == "a shutdown request"
+
+    asyncio.run(body())
