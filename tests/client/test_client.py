@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from runtimed_ffi import DaemonClient, errors
+from runtimed_ffi._client.wire import Deadline
 
 
 @pytest.fixture
@@ -103,3 +104,32 @@ def test_a_daemon_that_does_not_accept(tmp_path):
             client.status()
         for each in waiting:
             each.close()
+
+
+@pytest.mark.parametrize("needed", [1, 2, 5])
+def test_shutdown_asks_until_connecting_fails(tmp_path, needed):
+    path, asked = str(tmp_path / "s"), []
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(1)
+
+    def serve():
+        with listener:
+            for _ in range(needed):
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as stream:
+                    for _ in range(2):
+                        asked.append(json.loads(stream.read(struct.unpack(">I", stream.read(4))[0])))
+                    connection.sendall(frame({"type": "shutting_down"}))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    DaemonClient(path).shutdown()
+    thread.join(20)
+    assert asked == [{"channel": "pool"}, {"type": "shutdown"}] * needed
+
+
+def test_a_deadline_of_zero_has_passed():
+    with pytest.raises(socket.timeout):
+        Deadline(0).left()
+    assert 0 < Deadline(100).left() <= 100

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import uuid
+import warnings
 
 import pytest
 from cells import BEGUN
@@ -15,6 +17,7 @@ from fakes import SECONDS, in_thread
 
 import runtimed_ffi
 from runtimed_ffi import errors
+from runtimed_ffi._binding.native_session import NativeSession
 
 pytestmark = pytest.mark.kernel
 
@@ -386,6 +389,33 @@ def test_run_all_and_queue(open_session):
     session.sync()
     assert [session.get_outputs(cell)[0].text for cell in finished] == ["0\n", "1\n", "2\n"]
     assert session.queue_state()["queued"] == []
+
+
+@pytest.mark.parametrize(
+    "end, warns", [(None, True), (runtimed_ffi.Session.close, False), (runtimed_ffi.Session.disconnect, False)]
+)
+def test_a_dropped_session_warns_unless_it_was_closed(daemon, end, warns):
+    session = daemon.session()
+    session.connect()
+    if end is not None:
+        end(session)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del session
+        gc.collect()
+    dropped = [str(warning.message) for warning in caught if "connection of a Session" in str(warning.message)]
+    assert dropped == ["the connection of a Session was not closed"] * warns
+
+
+def test_a_stopped_connection_may_be_dropped(daemon):
+    native = NativeSession(daemon.socket_path, "dropped", connect_timeout_ms=-1)
+    native.stop()
+    native.stop()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del native
+        gc.collect()
+    assert [warning for warning in caught if "connection of a Session" in str(warning.message)] == []
 
 
 # -- processes
