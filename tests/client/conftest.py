@@ -1,10 +1,11 @@
-"""Fixtures: a real daemon with real kernels, for the tests that need them."""
+"""Fixtures: a real daemon with real kernels, and sessions on a stand-in for the connection."""
 
 from __future__ import annotations
 
 import uuid
 
 import pytest
+from fakes import FakeNative
 
 import runtimed_ffi
 
@@ -50,3 +51,29 @@ def kernel_session(daemon):
     yield session
     session.close()
     session.disconnect()
+
+
+@pytest.fixture
+def fake_session(monkeypatch):
+    """A session whose connection is a stand-in; `session.fake` is the current one."""
+    made = []
+
+    class Session(runtimed_ffi.Session):
+        @property
+        def fake(self):
+            return made[-1]
+
+    def make(*positional, **named):
+        made.append(FakeNative(*positional, **named))
+        return made[-1]
+
+    monkeypatch.setattr("runtimed_ffi._client.connection.NativeSession", make)
+    session = Session("room", socket_path="nowhere", autostart=False)
+    yield session
+    session.disconnect()
+
+
+@pytest.fixture
+def ready(fake_session):
+    fake_session.start_kernel()
+    return fake_session

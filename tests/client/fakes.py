@@ -14,6 +14,9 @@ from typing import Any, Callable
 from runtimed_ffi._binding.events import Event, EventKind
 from runtimed_ffi.errors import CellNotFoundError, DisconnectedError
 
+OUT = {"output_type": "stream", "name": "stdout", "text": "hi\n"}
+FAIL = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["t"]}
+
 SECONDS = 20.0
 """Limit for everything a test waits for."""
 
