@@ -94,7 +94,7 @@ func (s *Session) Events() <-chan Event {
 	return events
 }
 
-// Launch asks for a kernel; an RTD_EV_RESPONSE tells how that went.
+// Launch asks for a kernel; an RTD_EV_RESPONSE has the result.
 func (s *Session) Launch() error {
 	request, length := lend(launchRequest)
 	defer free(request)

@@ -277,7 +277,7 @@ static void driven(const char *dir) {
   CHECK(finalized == 3);
   take_until(host_queue, &event, RTD_EV_PEER_LEFT, 0);
   CHECK(rtd_host_disconnect(host, 12345) == RTD_E_NOT_FOUND);
-  CHECK(rtd_host_evict_room(host, TEXT("nobody")) == RTD_E_NOT_FOUND);
+  CHECK(rtd_host_evict_room(host, TEXT("unknown")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_OK);
   CHECK(rtd_host_close_room(host, TEXT("n")) == RTD_E_NOT_FOUND);
   CHECK(rtd_host_close(host) == RTD_OK && rtd_host_close(host) == RTD_OK);

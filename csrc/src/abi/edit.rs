@@ -9,7 +9,7 @@ use super::rtd_result;
 use crate::notebook::{parse_ops, Op};
 
 /// Applies operations as one change; if one of them fails, nothing changes. A change of a session's document is sent
-/// at once, that of a room's is recorded and sent to its peers. The operations are a JSON array of objects with the
+/// at once, that of a room is recorded and sent to its peers. The operations are a JSON array of objects with the
 /// member `op`: insert_cell, delete_cell, move_cell, set_source,
 /// splice_source, set_cell_type, append_outputs, replace_output, splice_outputs, clear_outputs,
 /// set_execution_count, set_metadata. Their members:
