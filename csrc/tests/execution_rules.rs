@@ -5,8 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use runtimed_ffi::code::rtd_done::{self, *};
-use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy};
+use runtimed_ffi::code::rtd_event_kind::{self, *};
+use runtimed_ffi::connection::{Action, EndRule, Event, Millis, Queue, Runs};
 use runtimed_ffi::notebook::OutputChange;
+use runtimed_ffi::wire::Message;
 use serde_json::{json, Value};
 
 fn load(name: &str) -> Value {
@@ -14,18 +16,53 @@ fn load(name: &str) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-fn queued(runs: &mut Runs, token: u64, response: &Value) -> Need {
-    runs.responded(token, response, response.to_string().as_bytes())
+fn queued(runs: &mut Runs, token: u64, response: &Value) -> Action {
+    runs.responded(token, response.to_string().as_bytes())
 }
 
-fn done(events: &[RunEvent]) -> Option<(rtd_done, Option<i64>, String)> {
-    let mut ends = events.iter().filter_map(|event| match event {
-        RunEvent::Done { end, count, reason, .. } => Some((*end, *count, reason.clone())),
-        _ => None,
-    });
-    let end = ends.next();
+fn hear(runs: &mut Runs, broadcast: &Value, now: Millis) -> Action {
+    let raw = broadcast.to_string().into_bytes();
+    runs.broadcast(&Message::parse(&raw).unwrap(), &raw, now)
+}
+
+/// The barrier passes with this queue.
+fn pass(runs: &mut Runs, state: &Value, now: Millis, failed: impl Fn(&str) -> Option<rtd_done>) -> Action {
+    let texts = |value: &Value| value.as_array().into_iter().flatten().map(text).collect();
+    let queue =
+        Queue { executing: state["executing"].as_str().map(str::to_owned), queued: texts(&state["queued"]) };
+    runs.barrier_passed(&queue, now, failed)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+/// How an execution ended, from its DONE event: end and count.
+fn end(event: &Event) -> Option<(rtd_done, Option<i64>)> {
+    let ends = [
+        RTD_DONE_OK,
+        RTD_DONE_ERROR,
+        RTD_DONE_INTERRUPTED,
+        RTD_DONE_CANCELLED,
+        RTD_DONE_KERNEL_DIED,
+        RTD_DONE_LAUNCH_FAILED,
+        RTD_DONE_TIMED_OUT,
+        RTD_DONE_DISCONNECTED,
+        RTD_DONE_REFUSED,
+    ];
+    let end = *ends.iter().find(|end| **end as i32 == event.code)?;
+    (event.kind == RTD_EV_DONE).then_some((end, (event.number >= 0).then_some(event.number)))
+}
+
+fn done(events: &[Event]) -> Option<(rtd_done, Option<i64>, String)> {
+    let mut ends = events.iter().filter(|event| event.kind == RTD_EV_DONE);
+    let last = ends.next()?;
     assert!(ends.next().is_none(), "an execution ended twice");
-    end
+    end(last).map(|(end, count)| (end, count, last.text.clone()))
+}
+
+fn is_ok(event: &&Event) -> bool {
+    end(event).is_some_and(|(end, _)| end == RTD_DONE_OK)
 }
 
 #[test]
@@ -34,23 +71,23 @@ fn the_finish_rule_is_met_where_the_vectors_say() {
     let mut count = 0;
     for vector in vectors["vectors"].as_array().unwrap().iter().filter(|v| v["kind"] == "event_sequence") {
         let id = vector["id"].as_str().unwrap();
-        let mut runs = Runs::new(Strategy::FinishRule);
+        let mut runs = Runs::new(EndRule::FinishRule);
         runs.submit(1, "cell-1", None, 0);
-        assert_eq!(queued(&mut runs, 1, &vector["response"]), Need::Nothing);
+        assert_eq!(queued(&mut runs, 1, &vector["response"]), Action::Nothing);
         let mut met = None;
         let mut state = Value::Null;
         for (index, broadcast) in vector["broadcasts"].as_array().unwrap().iter().enumerate() {
             if broadcast["event"] == "queue_changed" {
                 state = broadcast.clone();
             }
-            if runs.broadcast(broadcast, 0) == Need::Barrier {
+            if hear(&mut runs, broadcast, 0) == Action::Barrier {
                 assert!(met.is_none(), "{id}: the barrier was asked for twice");
                 met = Some(index as u64);
             }
         }
         let expect = &vector["expect"];
         assert_eq!(met, expect["finished_after_index"].as_u64(), "{id}");
-        assert_eq!(runs.barrier_passed(&state, 0, |_| None), Need::Nothing);
+        assert_eq!(pass(&mut runs, &state, 0, |_| None), Action::Nothing);
         let (end, number, _) = done(&runs.take_events()).unwrap();
         let wanted = if expect["success"] == true { RTD_DONE_OK } else { RTD_DONE_ERROR };
         assert_eq!((end, number), (wanted, expect["execution_count"].as_i64()), "{id}");
@@ -61,7 +98,7 @@ fn the_finish_rule_is_met_where_the_vectors_say() {
 
 /// Plays a recording; gives how each execution ended. No output of a cell may follow its end.
 fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     let mut ends = Vec::new();
     let mut requests = std::collections::VecDeque::new();
     let mut state = json!({"executing": null, "queued": []});
@@ -69,7 +106,7 @@ fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
     for (number, frame) in frames.iter().enumerate() {
         let body = &frame["json"];
         let now = frame["t"].as_f64().unwrap() as u64;
-        let mut need = Need::Nothing;
+        let mut action = Action::Nothing;
         match frame["kind"].as_str().unwrap() {
             "request" => {
                 let execute = body["action"] == "execute_cell";
@@ -81,7 +118,7 @@ fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
             }
             "response" => {
                 if let Some(token) = requests.pop_front().unwrap() {
-                    need = queued(&mut runs, token, body);
+                    action = queued(&mut runs, token, body);
                 }
             }
             "broadcast" => {
@@ -90,18 +127,18 @@ fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
                 }
                 let late = body["event"] == "output" && ended.as_deref() == body["cell_id"].as_str();
                 assert!(!late, "{}: output after the end: {body}", scenario["scenario"]);
-                need = runs.broadcast(body, now);
+                action = hear(&mut runs, body, now);
             }
             _ => {}
         }
         // The daemon answers the barrier with the queue as it is.
-        while need == Need::Barrier {
-            need = runs.barrier_passed(&state, now, |_| None);
+        while action == Action::Barrier {
+            action = pass(&mut runs, &state, now, |_| None);
         }
         for event in runs.take_events() {
-            if let RunEvent::Done { end, count, cell_id, .. } = event {
-                ends.push((end, count));
-                ended = Some(cell_id);
+            if let Some(end) = end(&event) {
+                ends.push(end);
+                ended = Some(event.id);
             }
         }
     }
@@ -132,7 +169,7 @@ fn cells_dropped_by_an_error_are_told_as_cancelled() {
 
 #[test]
 fn our_daemons_final_event_ends_exactly_its_execution() {
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     for token in [1, 2] {
         runs.submit(token, "c", None, 0);
         queued(
@@ -141,11 +178,11 @@ fn our_daemons_final_event_ends_exactly_its_execution() {
             &json!({"result": "cell_queued", "cell_id": "c", "execution_id": format!("e{token}")}),
         );
     }
-    runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0);
+    hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
     assert_eq!(runs.len(), 2, "an event without an identifier belongs to nobody");
     let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e2", "status": "cancelled",
         "reason": "dropped", "execution_count": 9});
-    runs.broadcast(&end, 0);
+    hear(&mut runs, &end, 0);
     assert_eq!(done(&runs.take_events()), Some((RTD_DONE_CANCELLED, Some(9), "dropped".into())));
     assert_eq!(runs.len(), 1);
     for (status, wanted) in [
@@ -156,31 +193,34 @@ fn our_daemons_final_event_ends_exactly_its_execution() {
         ("launch_failed", RTD_DONE_LAUNCH_FAILED),
         ("a word of a later version", RTD_DONE_ERROR),
     ] {
-        let mut runs = Runs::new(Strategy::FinalEvent);
+        let mut runs = Runs::new(EndRule::FinalEvent);
         runs.submit(1, "c", None, 0);
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
-        runs.broadcast(&json!({"event": "execution_done", "execution_id": "e", "status": status}), 0);
+        hear(
+            &mut runs,
+            &json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": status}),
+            0,
+        );
         assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
     }
 }
 
 #[test]
 fn a_run_joined_under_way_gets_the_outputs_that_were_there() {
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
-    let need = queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e", "joined": true}));
-    assert_eq!(need, Need::Replay { token: 1, cell_id: "c".into() });
+    let action = queued(
+        &mut runs,
+        1,
+        &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e", "joined": true}),
+    );
+    assert_eq!(action, Action::Replay { token: 1, cell_id: "c".into() });
     assert!(runs.replay(1, "c", vec!["a".into()]).is_empty());
     runs.outputs_changed(&[OutputChange::Inserted { cell_id: "c".into(), index: 1, element: "b".into() }]);
-    let elements: Vec<String> = runs
-        .take_events()
-        .into_iter()
-        .filter_map(|event| match event {
-            RunEvent::Output { element, .. } => Some(element),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(elements, ["a", "b"]);
+    let events = runs.take_events();
+    let outputs = events.iter().filter(|event| event.kind == RTD_EV_OUTPUT);
+    let elements: Vec<&[u8]> = outputs.map(|event| &event.payload[..]).collect();
+    assert_eq!(elements, [b"a", b"b"]);
 }
 
 #[test]
@@ -189,49 +229,45 @@ fn the_start_is_told_before_the_outputs_that_came_with_it() {
     let started =
         json!({"event": "execution_started", "cell_id": "c", "execution_id": "e", "execution_count": 1});
     let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"});
-    let names = |events: Vec<RunEvent>| -> Vec<&'static str> {
-        let name = |event: &RunEvent| match event {
-            RunEvent::Queued { .. } => "queued",
-            RunEvent::Started { .. } => "started",
-            RunEvent::Output { .. } => "output",
-            RunEvent::Cleared { .. } => "cleared",
-            RunEvent::Done { .. } => "done",
-        };
-        events.iter().map(name).collect()
-    };
+    let kinds =
+        |events: Vec<Event>| -> Vec<rtd_event_kind> { events.iter().map(|event| event.kind).collect() };
     for (broadcasts, wanted) in [
-        (vec![&started, &end], vec!["queued", "started", "output", "done"]),
+        (vec![&started, &end], vec![RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT, RTD_EV_DONE]),
         // A kernel that dies early never says that it started; its outputs are told all the same.
-        (vec![&end], vec!["queued", "output", "done"]),
+        (vec![&end], vec![RTD_EV_QUEUED, RTD_EV_OUTPUT, RTD_EV_DONE]),
     ] {
-        let mut runs = Runs::new(Strategy::FinalEvent);
+        let mut runs = Runs::new(EndRule::FinalEvent);
         runs.submit(1, "c", None, 0);
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
         runs.outputs_changed(std::slice::from_ref(&output));
         for broadcast in broadcasts {
-            runs.broadcast(broadcast, 0);
+            hear(&mut runs, broadcast, 0);
         }
-        assert_eq!(names(runs.take_events()), wanted);
+        assert_eq!(kinds(runs.take_events()), wanted);
     }
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
     runs.outputs_changed(std::slice::from_ref(&output));
     assert!(runs.take_events().is_empty());
     runs.release_held();
-    assert_eq!(names(runs.take_events()), ["output"], "a host that never tells the start delays nothing");
+    assert_eq!(
+        kinds(runs.take_events()),
+        [RTD_EV_OUTPUT],
+        "a host that never tells the start delays nothing"
+    );
 }
 
 #[test]
 fn refusals_limits_and_lost_connections_end_runs() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     let missing = json!({"result": "error", "error": "Cell not found in document: c"});
     assert_eq!(
         queued(&mut runs, 1, &missing),
-        Need::Retry { token: 1, cell_id: "c".into() },
+        Action::Retry { token: 1, cell_id: "c".into() },
         "sync once more"
     );
-    assert_eq!(queued(&mut runs, 1, &missing), Need::Nothing);
+    assert_eq!(queued(&mut runs, 1, &missing), Action::Nothing);
     assert_eq!(done(&runs.take_events()).unwrap().2, "Cell not found in document: c");
     runs.submit(2, "c", Some(10), 0);
     assert_eq!(runs.deadline(), Some(10));
@@ -247,21 +283,21 @@ fn refusals_limits_and_lost_connections_end_runs() {
 
 #[test]
 fn silence_and_a_dead_barrier_are_noticed_with_the_reference_only() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c"}));
     let guard = runs.deadline().unwrap();
-    assert_eq!(runs.tick(guard - 1), Need::Nothing);
-    assert_eq!(runs.tick(guard), Need::Barrier);
+    assert_eq!(runs.tick(guard - 1), Action::Nothing);
+    assert_eq!(runs.tick(guard), Action::Barrier);
     // Still running: nothing ends, the guard starts anew.
-    assert_eq!(runs.barrier_passed(&json!({"executing": "c", "queued": []}), guard, |_| None), Need::Nothing);
+    assert_eq!(pass(&mut runs, &json!({"executing": "c", "queued": []}), guard, |_| None), Action::Nothing);
     assert_eq!(runs.len(), 1);
     let again = runs.deadline().unwrap();
     assert!(again > guard);
-    assert_eq!(runs.tick(again), Need::Barrier);
+    assert_eq!(runs.tick(again), Action::Barrier);
     let limit = runs.deadline().unwrap();
-    assert_eq!(runs.tick(limit), Need::GiveUp);
-    let mut ours = Runs::new(Strategy::FinalEvent);
+    assert_eq!(runs.tick(limit), Action::GiveUp);
+    let mut ours = Runs::new(EndRule::FinalEvent);
     ours.submit(1, "c", None, 0);
     assert_eq!(ours.deadline(), None);
 }
@@ -276,11 +312,11 @@ fn a_shut_down_or_broken_kernel_ends_runs_of_the_reference() {
         ),
         (json!({"event": "kernel_error", "error": "it broke"}), RTD_DONE_KERNEL_DIED),
     ] {
-        let mut runs = Runs::new(Strategy::FinishRule);
+        let mut runs = Runs::new(EndRule::FinishRule);
         runs.submit(1, "c", None, 0);
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c"}));
-        assert_eq!(runs.broadcast(&event, 0), Need::Barrier);
-        runs.barrier_passed(&json!({"executing": null, "queued": []}), 0, |_| None);
+        assert_eq!(hear(&mut runs, &event, 0), Action::Barrier);
+        pass(&mut runs, &json!({"executing": null, "queued": []}), 0, |_| None);
         assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
     }
 }
@@ -299,65 +335,66 @@ fn cell_queued() -> Value {
 
 #[test]
 fn a_request_the_daemon_ignored_is_sent_again() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
-    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
     // The end of an execution nobody here waits for: the daemon took the request for that one's.
-    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
-    let retry = Need::Retry { token: 1, cell_id: "c".into() };
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
-    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    let retry = Action::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
     for event in [queue_changed(Some("c"), &[]), status("idle", "c")] {
-        assert_eq!(runs.broadcast(&event, 3), Need::Nothing);
+        assert_eq!(hear(&mut runs, &event, 3), Action::Nothing);
     }
-    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None), Need::Nothing);
+    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 4, |_| None), Action::Nothing);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
 fn a_run_of_which_only_the_outputs_were_seen_is_over_and_not_repeated() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
-    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
     runs.outputs_changed(&[OutputChange::Inserted { cell_id: "c".into(), index: 0, element: "{}".into() }]);
     // Every broadcast was lost; the silence asks.
     let due = runs.deadline().unwrap();
-    assert_eq!(runs.tick(due), Need::Barrier);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 1, |_| None), Need::Barrier);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), due + 2, |_| None), Need::Nothing);
+    assert_eq!(runs.tick(due), Action::Barrier);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), due + 1, |_| None), Action::Barrier);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), due + 2, |_| None), Action::Nothing);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
 #[test]
 fn a_cell_that_runs_already_is_joined() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &cell_queued());
-    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
+    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
     runs.submit(2, "c", None, 0);
-    assert_eq!(queued(&mut runs, 2, &cell_queued()), Need::Replay { token: 2, cell_id: "c".into() });
-    runs.broadcast(&status("idle", "c"), 0);
-    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
-    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    assert_eq!(queued(&mut runs, 2, &cell_queued()), Action::Replay { token: 2, cell_id: "c".into() });
+    hear(&mut runs, &status("idle", "c"), 0);
+    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+    pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     let ends = runs.take_events();
-    assert_eq!(
-        ends.iter().filter(|event| matches!(event, RunEvent::Done { end: RTD_DONE_OK, .. })).count(),
-        2
-    );
+    assert_eq!(ends.iter().filter(is_ok).count(), 2);
 }
 
 #[test]
 fn a_deaf_connection_is_given_up() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &cell_queued());
     let silence = runs.deadline().unwrap();
-    assert_eq!(runs.tick(silence), Need::Barrier);
+    assert_eq!(runs.tick(silence), Action::Barrier);
     // Broadcasts of others go on; only the answer counts.
     let limit = runs.deadline().unwrap();
-    assert_eq!(runs.broadcast(&status("busy", "other"), limit - 1), Need::Nothing);
-    assert_eq!(runs.tick(limit), Need::GiveUp);
+    assert_eq!(hear(&mut runs, &status("busy", "other"), limit - 1), Action::Nothing);
+    assert_eq!(runs.tick(limit), Action::GiveUp);
+}
+
+fn cleared() -> Event {
+    Event::of_run(RTD_EV_CLEARED, 1, "c")
 }
 
 fn inserted(index: usize, element: &str) -> OutputChange {
@@ -366,40 +403,41 @@ fn inserted(index: usize, element: &str) -> OutputChange {
 
 /// A run of the reference that is queued and of which nothing was seen.
 fn reference_run() -> Runs {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
-    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
     runs
 }
 
 #[test]
 fn a_refusal_without_a_text_is_told_by_its_name() {
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
-    assert_eq!(queued(&mut runs, 1, &json!({"result": "no_kernel"})), Need::Nothing);
+    assert_eq!(queued(&mut runs, 1, &json!({"result": "no_kernel"})), Action::Nothing);
     assert_eq!(done(&runs.take_events()), Some((RTD_DONE_REFUSED, None, "no_kernel".into())));
 }
 
 #[test]
 fn one_who_joins_shares_what_was_seen_before() {
     let mut runs = reference_run();
-    runs.broadcast(&json!({"event": "execution_started", "cell_id": "c", "execution_count": 4}), 0);
-    runs.broadcast(&json!({"event": "output", "cell_id": "c", "output_type": "error"}), 0);
-    runs.broadcast(&status("idle", "c"), 0);
+    hear(&mut runs, &json!({"event": "execution_started", "cell_id": "c", "execution_count": 4}), 0);
+    hear(
+        &mut runs,
+        &json!({"event": "output", "cell_id": "c", "output_type": "error", "output_json": "{}"}),
+        0,
+    );
+    hear(&mut runs, &status("idle", "c"), 0);
     runs.submit(2, "c", None, 0);
-    assert_eq!(queued(&mut runs, 2, &cell_queued()), Need::Replay { token: 2, cell_id: "c".into() });
-    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
+    assert_eq!(queued(&mut runs, 2, &cell_queued()), Action::Replay { token: 2, cell_id: "c".into() });
+    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
     // What is over is not joined.
     runs.submit(3, "c", None, 0);
-    assert_eq!(queued(&mut runs, 3, &cell_queued()), Need::Nothing);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &["c"]), 0, |_| None), Need::Nothing);
+    assert_eq!(queued(&mut runs, 3, &cell_queued()), Action::Nothing);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &["c"]), 0, |_| None), Action::Nothing);
     let ends: Vec<_> = runs
         .take_events()
-        .into_iter()
-        .filter_map(|event| match event {
-            RunEvent::Done { token, end, count, .. } => Some((token, end, count)),
-            _ => None,
-        })
+        .iter()
+        .filter_map(|event| end(event).map(|(end, count)| (event.token, end, count)))
         .collect();
     assert_eq!(ends, [(1, RTD_DONE_ERROR, Some(4)), (2, RTD_DONE_ERROR, Some(4))]);
     assert_eq!(runs.len(), 1);
@@ -407,53 +445,60 @@ fn one_who_joins_shares_what_was_seen_before() {
 
 #[test]
 fn outputs_that_were_held_for_a_start_are_not_told_twice_to_one_who_joins() {
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
     runs.outputs_changed(&[inserted(0, "a"), inserted(1, "b")]);
-    let joined = json!({"result": "cell_queued", "execution_id": "e", "joined": true});
+    let joined = json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e", "joined": true});
     queued(&mut runs, 1, &joined);
     let held = runs.replay(1, "c", vec!["a".into(), "b".into()]);
     runs.release_held();
     let told: Vec<_> = runs.take_events();
-    let outputs = told.iter().filter(|event| matches!(event, RunEvent::Output { .. })).count();
+    let outputs = told.iter().filter(|event| event.kind == RTD_EV_OUTPUT).count();
     assert_eq!(outputs, 2, "{told:?}");
-    assert!(told.contains(&RunEvent::Cleared { token: 1, cell_id: "c".into(), again: 2 }));
-    // Those who watch the notebook have not heard it yet, and are not meant by what is told again.
-    let held: Vec<_> = held.into_iter().map(RunEvent::of_nobody).collect();
-    assert!(matches!(
-        &held[..],
-        [RunEvent::Output { token: 0, index: 0, .. }, RunEvent::Output { token: 0, .. }]
-    ));
+    assert!(told.contains(&Event { number: 2, ..cleared() }));
+    // Subscribers to the notebook get them for the first time.
+    assert_eq!(
+        held.iter().map(|event| (event.kind, event.number)).collect::<Vec<_>>(),
+        [(RTD_EV_OUTPUT, 0), (RTD_EV_OUTPUT, 1)]
+    );
     // What comes now is told to the first; a second that joins holds back what watchers have heard of him.
     runs.submit(2, "c", None, 0);
     runs.outputs_changed(&[inserted(2, "c"), OutputChange::Cleared { cell_id: "c".into() }]);
     let told = runs.take_events();
-    assert!(matches!(told[0], RunEvent::Output { token: 1, .. }));
-    assert_eq!(told[1], RunEvent::Cleared { token: 1, cell_id: "c".into(), again: 0 });
+    assert_eq!((told[0].kind, told[0].token), (RTD_EV_OUTPUT, 1));
+    assert_eq!(told[1], cleared());
     queued(&mut runs, 2, &joined);
     assert!(runs.replay(2, "c", vec![]).is_empty());
 }
 
 #[test]
 fn an_end_without_a_count_keeps_that_of_the_start() {
-    let mut runs = Runs::new(Strategy::FinalEvent);
+    let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
-    queued(&mut runs, 1, &json!({"result": "cell_queued", "execution_id": "e"}));
-    runs.broadcast(&json!({"event": "execution_started", "execution_id": "e", "execution_count": 3}), 0);
-    runs.broadcast(&json!({"event": "execution_done", "execution_id": "e", "status": "ok"}), 0);
+    queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
+    hear(
+        &mut runs,
+        &json!({"event": "execution_started", "cell_id": "c", "execution_id": "e", "execution_count": 3}),
+        0,
+    );
+    hear(
+        &mut runs,
+        &json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"}),
+        0,
+    );
     assert_eq!(done(&runs.take_events()).unwrap().1, Some(3));
 }
 
 #[test]
 fn silence_counts_from_the_last_word_of_anybody() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 100);
     let silence = runs.deadline().unwrap() - 100;
     queued(&mut runs, 1, &cell_queued());
-    runs.broadcast(&status("busy", "other"), 700);
+    hear(&mut runs, &status("busy", "other"), 700);
     assert_eq!(runs.deadline(), Some(700 + silence));
-    assert_eq!(runs.tick(700 + silence), Need::Barrier);
-    runs.barrier_passed(&queue_changed(Some("c"), &[]), 9_000, |_| None);
+    assert_eq!(runs.tick(700 + silence), Action::Barrier);
+    pass(&mut runs, &queue_changed(Some("c"), &[]), 9_000, |_| None);
     assert_eq!(runs.deadline(), Some(9_000 + silence));
     // The own limit of a run counts if it comes first.
     runs.submit(2, "d", Some(9_500), 9_000);
@@ -462,20 +507,23 @@ fn silence_counts_from_the_last_word_of_anybody() {
 
 #[test]
 fn any_sign_of_life_stands_for_a_lost_word_of_the_queue() {
-    for sign in [json!({"event": "output", "cell_id": "c", "output_type": "stream"}), status("busy", "c")] {
+    for sign in [
+        json!({"event": "output", "cell_id": "c", "output_type": "stream", "output_json": "{}"}),
+        status("busy", "c"),
+    ] {
         let mut runs = reference_run();
         for event in [sign, status("idle", "c")] {
-            assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+            assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
         }
-        assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
-        runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+        assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+        pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
         assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
     }
     // It ran, so that its absence from the queue is its end and no cancellation.
     let mut runs = reference_run();
-    runs.broadcast(&status("busy", "c"), 0);
-    assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
-    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    hear(&mut runs, &status("busy", "c"), 0);
+    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
+    pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
@@ -484,16 +532,16 @@ fn signs_of_other_cells_mean_nothing() {
     let mut runs = reference_run();
     let done = json!({"event": "execution_done", "cell_id": "other"});
     for event in [status("busy", "other"), status("idle", "other"), done.clone()] {
-        assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+        assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
     }
-    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
-    let error = json!({"event": "output", "cell_id": "other", "output_type": "error"});
+    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    let error = json!({"event": "output", "cell_id": "other", "output_type": "error", "output_json": "{}"});
     for event in [error, status("idle", "other"), done, queue_changed(Some("other"), &["c"])] {
-        assert_eq!(runs.broadcast(&event, 0), Need::Nothing);
+        assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
     }
-    runs.broadcast(&status("idle", "c"), 0);
-    runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0);
-    runs.barrier_passed(&queue_changed(None, &[]), 0, |_| None);
+    hear(&mut runs, &status("idle", "c"), 0);
+    hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
+    pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     assert_eq!(self::done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
 
@@ -501,87 +549,81 @@ fn signs_of_other_cells_mean_nothing() {
 fn outputs_that_were_cleared_are_no_sign_of_a_run() {
     let mut runs = reference_run();
     runs.outputs_changed(&[OutputChange::Cleared { cell_id: "c".into() }]);
-    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
-    let retry = Need::Retry { token: 1, cell_id: "c".into() };
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    let retry = Action::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
     // Nor are those of the time before the daemon had accepted it.
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     runs.outputs_changed(&[inserted(0, "of the run before")]);
     queued(&mut runs, 1, &cell_queued());
-    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
 }
 
 #[test]
 fn a_run_that_was_not_accepted_yet_does_not_end_with_the_kernel() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
-    assert_eq!(runs.broadcast(&status("shutdown", "c"), 0), Need::Nothing);
-    assert_eq!(runs.broadcast(&json!({"event": "kernel_error", "error": "it broke"}), 0), Need::Nothing);
+    assert_eq!(hear(&mut runs, &status("shutdown", "c"), 0), Action::Nothing);
+    assert_eq!(hear(&mut runs, &json!({"event": "kernel_error", "error": "it broke"}), 0), Action::Nothing);
     assert_eq!(runs.len(), 1);
 }
 
 #[test]
 fn a_cell_that_still_counts_as_executing_is_over_when_the_queue_says_so() {
     let mut runs = reference_run();
-    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
-    runs.broadcast(&status("idle", "c"), 0);
-    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 0), Need::Barrier);
-    assert_eq!(runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| None), Need::Nothing);
+    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    hear(&mut runs, &status("idle", "c"), 0);
+    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+    assert_eq!(pass(&mut runs, &queue_changed(Some("c"), &[]), 0, |_| None), Action::Nothing);
     assert_eq!(runs.len(), 1);
-    assert_eq!(runs.broadcast(&queue_changed(None, &[]), 0), Need::Barrier);
+    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
     // The document has the last word on how it went.
     let failed = |cell: &str| (cell == "c").then_some(RTD_DONE_ERROR);
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 0, failed), Need::Nothing);
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 0, failed), Action::Nothing);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_ERROR);
 }
 
 #[test]
 fn what_stopped_a_run_is_told_whatever_its_outputs_say() {
     let mut runs = reference_run();
-    runs.broadcast(&queue_changed(Some("c"), &[]), 0);
-    assert_eq!(runs.broadcast(&status("error: no memory", "c"), 0), Need::Barrier);
-    runs.barrier_passed(&queue_changed(Some("c"), &[]), 0, |_| Some(RTD_DONE_ERROR));
+    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    assert_eq!(hear(&mut runs, &status("error: no memory", "c"), 0), Action::Barrier);
+    pass(&mut runs, &queue_changed(Some("c"), &[]), 0, |_| Some(RTD_DONE_ERROR));
     assert_eq!(done(&runs.take_events()), Some((RTD_DONE_KERNEL_DIED, None, "no memory".into())));
 }
 
 #[test]
 fn of_requests_that_were_ignored_one_is_sent_again_at_a_time() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     for token in [1, 2] {
         runs.submit(token, "c", None, 0);
         queued(&mut runs, token, &cell_queued());
     }
-    assert_eq!(runs.broadcast(&status("idle", "c"), 1), Need::Barrier);
-    let retry = Need::Retry { token: 1, cell_id: "c".into() };
-    assert_eq!(runs.barrier_passed(&queue_changed(None, &[]), 2, |_| None), retry);
+    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    let retry = Action::Retry { token: 1, cell_id: "c".into() };
+    assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
     // The second is asked about when it is silent long enough, or joins the first.
-    assert_eq!(queued(&mut runs, 1, &cell_queued()), Need::Nothing);
-    runs.broadcast(&queue_changed(Some("c"), &[]), 3);
-    runs.broadcast(&status("idle", "c"), 3);
-    assert_eq!(runs.broadcast(&json!({"event": "execution_done", "cell_id": "c"}), 3), Need::Barrier);
-    runs.barrier_passed(&queue_changed(None, &[]), 4, |_| None);
+    assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
+    hear(&mut runs, &queue_changed(Some("c"), &[]), 3);
+    hear(&mut runs, &status("idle", "c"), 3);
+    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
+    pass(&mut runs, &queue_changed(None, &[]), 4, |_| None);
     let ends = runs.take_events();
-    let ok = |event: &&RunEvent| matches!(event, RunEvent::Done { end: RTD_DONE_OK, .. });
-    assert_eq!(ends.iter().filter(ok).count(), 2);
+    assert_eq!(ends.iter().filter(is_ok).count(), 2);
 }
 
 #[test]
 fn outputs_are_told_to_every_run_of_their_cell_and_to_no_other() {
-    let mut runs = Runs::new(Strategy::FinishRule);
+    let mut runs = Runs::new(EndRule::FinishRule);
     for (token, cell) in [(1, "c"), (2, "c"), (3, "d")] {
         runs.submit(token, cell, None, 0);
     }
     assert!(runs.watches("c") && runs.watches("d") && !runs.watches("e"));
     runs.outputs_changed(&[inserted(0, "a")]);
-    let tokens: Vec<u64> = runs
-        .take_events()
-        .iter()
-        .map(|event| match event {
-            RunEvent::Output { token, .. } => *token,
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let told = runs.take_events();
+    assert!(told.iter().all(|event| event.kind == RTD_EV_OUTPUT), "{told:?}");
+    let tokens: Vec<u64> = told.iter().map(|event| event.token).collect();
     assert_eq!(tokens, [1, 2]);
 }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
+use runtimed_ffi::code::rtd_channel::RTD_CHANNEL_NOTEBOOK;
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::connection::{Client, Event, Server, ServerEvent};
 use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame;
@@ -102,7 +104,7 @@ fn expected_cells(expected: &Value) -> Vec<(String, String, String, Vec<String>)
 }
 
 /// Plays one recorded connection's daemon frames to our client; gives the replica.
-fn play_client(id: &str, frames: &[Frame], connection: usize) -> (Client, Notebook, Vec<ClientEvent>) {
+fn play_client(id: &str, frames: &[Frame], connection: usize) -> (Client, Notebook, Vec<Event>) {
     let mut client = Client::new(id).unwrap();
     let mut notebook = Notebook::empty();
     let mut own = PeerSync::new();
@@ -123,7 +125,7 @@ fn play_client(id: &str, frames: &[Frame], connection: usize) -> (Client, Notebo
             }
             (false, "request") => {
                 let body: Map<String, Value> = frame.json.as_object().unwrap().clone();
-                client.request(events.len() as u64, body).unwrap();
+                client.request(body).unwrap();
             }
             // The recorded client's own edits: local changes, as far as our replica is concerned.
             (false, "sync") => {
@@ -151,8 +153,8 @@ fn our_client_ends_in_the_recorded_document() {
                 assert!(!client.missing(&notebook), "{name}: {id} lacks announced changes");
                 let recorded =
                     |kind: &str| frames.iter().filter(|f| f.connection == number && f.kind == kind).count();
-                let broadcasts = events.iter().filter(|e| matches!(e, ClientEvent::Broadcast(_))).count();
-                let responses = events.iter().filter(|e| matches!(e, ClientEvent::Response { .. })).count();
+                let broadcasts = events.iter().filter(|e| e.kind == RTD_EV_BROADCAST).count();
+                let responses = events.iter().filter(|e| e.kind == RTD_EV_RESPONSE).count();
                 assert_eq!((broadcasts, responses), (recorded("broadcast"), recorded("response")), "{name}");
                 let notebooks = expected["notebooks"].as_array().unwrap();
                 if let Some(wanted) = notebooks.iter().find(|notebook| notebook["notebook_id"] == id.as_str())
@@ -196,13 +198,13 @@ fn our_server_end_ends_in_the_recorded_document() {
                 while let Some(event) = server.next(Some(&mut notebook)).unwrap() {
                     match event {
                         ServerEvent::Handshake(_) => server.join(&Map::new()).unwrap(),
-                        ServerEvent::Request { body, request_id, .. } => {
-                            assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), frame.json);
-                            assert_eq!(request_id, None);
+                        ServerEvent::Request(request) => {
+                            assert_eq!(request.channel, RTD_CHANNEL_NOTEBOOK, "{name}");
+                            assert_eq!(serde_json::from_slice::<Value>(&request.body).unwrap(), frame.json);
+                            assert_eq!(request.request_id, None);
                             requests += 1;
                         }
                         ServerEvent::Synced(_) => {}
-                        other => panic!("{name}: unexpected {other:?}"),
                     }
                 }
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use runtimed_ffi::code::rtd_code::{RTD_E_TIMEOUT, RTD_OK};
 use runtimed_ffi::code::rtd_event_kind::*;
-use runtimed_ffi::connection::{Client, ClientEvent, Server, ServerEvent};
+use runtimed_ffi::connection::{Client, Server, ServerEvent};
 use runtimed_ffi::drive::{DriveError, EventSource, Host, HostOptions, Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op};
 use serde_json::{json, Map};
@@ -71,9 +71,7 @@ impl Raw {
         while !raw.client.is_ready() {
             let count = raw.stream.read(&mut buffer).unwrap();
             raw.client.push(&buffer[..count]);
-            while let Some(event) = raw.client.next(&mut raw.replica, 0).unwrap() {
-                drop::<ClientEvent>(event);
-            }
+            while raw.client.next(&mut raw.replica, 0).unwrap().is_some() {}
             raw.send();
         }
         raw

@@ -78,8 +78,7 @@ class Connection:
                 raise connect_error(first)
             info = self.native.info()
             self._blobs = BlobReader(socket_path, info.get("blobs_dir"))
-            if "rtd" in info.get("capabilities", {}):
-                # The reference daemon keeps every fragment as an output of its own.
+            if info.get("stream_pieces"):
                 self._positions = StreamPositions()
             if subscriptions.any(EventKind.OUTPUT):
                 self.native.watch(True)

@@ -52,7 +52,7 @@ def ready(monkeypatch, request):
 
     class Native(FakeNative):
         def info(self):
-            return {**super().info(), "capabilities": {"rtd": 1} if request.param else {}}
+            return {**super().info(), "stream_pieces": request.param}
 
     made = []
     monkeypatch.setattr(

@@ -1,6 +1,7 @@
 //! Storey 4, connections without sockets: bytes in, events and bytes out. For programs with an I/O loop of their own,
 //! for tests and fuzzers.
 
+use std::collections::HashMap;
 use std::ffi::c_char;
 use std::sync::{Mutex, MutexGuard};
 
@@ -11,16 +12,20 @@ use super::doc::rtd_doc;
 use super::event::{check_event, rtd_event, BorrowedEvent};
 use super::guard::{bytes, guard, guard_value, handle, out_handle, take_handle, text, Failure};
 use super::rtd_result;
+use crate::code::rtd_channel::*;
 use crate::code::rtd_code;
 use crate::code::rtd_event_kind::*;
-use crate::connection::{Client, ClientEvent, Event, Hint, Server, ServerEvent};
+use crate::connection::{Client, Event, Server, ServerEvent};
 use crate::notebook::Notebook;
 use crate::replica::Doc;
 use crate::wire::handshake::Channel;
 
 enum Side {
-    /// With the daemon's capabilities, which come before the event that tells them.
-    Client(Client, Map<String, Value>),
+    Client {
+        client: Client,
+        /// The caller's tokens, by the ids of requests without a response.
+        tokens: HashMap<u64, u64>,
+    },
     Server {
         server: Server,
         next_token: u64,
@@ -51,10 +56,8 @@ pub unsafe extern "C" fn rtd_conn_client(
         unsafe {
             out_handle(out, || {
                 let client = Client::new(text(notebook_id, len, "notebook_id")?)?;
-                Ok(rtd_conn {
-                    side: Mutex::new(Side::Client(client, Map::new())),
-                    event: BorrowedEvent::default(),
-                })
+                let side = Side::Client { client, tokens: HashMap::new() };
+                Ok(rtd_conn { side: Mutex::new(side), event: BorrowedEvent::default() })
             })
         }
     })
@@ -89,7 +92,7 @@ pub unsafe extern "C" fn rtd_conn_receive(conn: *const rtd_conn, data: *const u8
         // SAFETY: the caller's promise.
         let (conn, data) = unsafe { (handle(conn, "conn")?, bytes(data, len, "data")?) };
         match &mut *lock(conn)? {
-            Side::Client(client, _) => client.push(data),
+            Side::Client { client, .. } => client.push(data),
             Side::Server { server, .. } => server.push(data),
         }
         Ok(())
@@ -106,7 +109,7 @@ pub unsafe extern "C" fn rtd_conn_eof(conn: *const rtd_conn) -> rtd_result {
     guard(|| {
         // SAFETY: the caller's promise.
         match &mut *lock(unsafe { handle(conn, "conn")? })? {
-            Side::Client(client, _) => client.eof()?,
+            Side::Client { client, .. } => client.eof()?,
             Side::Server { server, .. } => server.eof()?,
         }
         Ok(())
@@ -142,58 +145,22 @@ pub unsafe extern "C" fn rtd_conn_next_event(
         };
         let mut notebook = doc.map(rtd_doc::lock).transpose()?;
         let next = match &mut *lock(conn)? {
-            Side::Client(client, capabilities) => {
-                let notebook = notebook.as_deref_mut().ok_or_else(no_doc)?;
-                client_event(client, capabilities, notebook, now_ms)?
+            Side::Client { client, tokens } => {
+                let mut next = client.next(notebook.as_deref_mut().ok_or_else(no_doc)?, now_ms)?;
+                if let Some(event) = next.as_mut().filter(|event| event.kind == RTD_EV_RESPONSE) {
+                    event.token = tokens.remove(&event.token).unwrap_or_default();
+                }
+                next
             }
             Side::Server { server, next_token } => server_event(server, next_token, notebook.as_deref_mut())?,
         };
         // SAFETY: the caller's promise.
-        unsafe { conn.event.write(next, event) }
+        unsafe { conn.event.write(next.map(Event::rendered), event) }
     })
 }
 
 fn no_doc() -> Failure {
     Failure::new(rtd_code::RTD_E_NULL, "doc is NULL")
-}
-
-fn client_event(
-    client: &mut Client,
-    capabilities: &mut Map<String, Value>,
-    notebook: &mut Notebook,
-    now: u64,
-) -> Result<Option<Event>, Failure> {
-    loop {
-        let Some(next) = client.next(notebook, now)? else { return Ok(None) };
-        let event = match next {
-            ClientEvent::Capabilities(members) => {
-                *capabilities = members;
-                continue;
-            }
-            ClientEvent::Ready => {
-                let mut event = Event::new(RTD_EV_READY);
-                event.payload = Value::Object(capabilities.clone()).to_string().into_bytes();
-                event
-            }
-            ClientEvent::Changed(changes) => {
-                let mut event = Event::new(RTD_EV_CHANGED);
-                event.payload = Hint::new(&changes).to_json().to_string().into_bytes();
-                event
-            }
-            ClientEvent::Response { token, body } => {
-                let mut event = Event::new(RTD_EV_RESPONSE);
-                event.token = token;
-                event.payload = body;
-                event
-            }
-            ClientEvent::Broadcast(body) => {
-                let mut event = Event::new(RTD_EV_BROADCAST);
-                event.payload = body;
-                event
-            }
-        };
-        return Ok(Some(event));
-    }
 }
 
 fn server_event(
@@ -204,41 +171,28 @@ fn server_event(
     let Some(next) = server.next(notebook)? else {
         return Ok(None);
     };
-    let (channel, id, payload, request_id) = match next {
+    Ok(Some(match next {
         ServerEvent::Handshake(handshake) => {
-            let mut event = Event::new(RTD_EV_REQUEST);
-            event.payload = handshake.to_json();
-            match handshake.channel {
+            let payload = handshake.to_json();
+            let channel = match handshake.channel {
                 Channel::Notebook { notebook_id, .. } => {
-                    event.kind = RTD_EV_ROOM_WANTED;
-                    event.id = notebook_id;
+                    let event = Event::received(RTD_EV_ROOM_WANTED, 0, payload);
+                    return Ok(Some(Event { id: notebook_id, ..event }));
                 }
-                Channel::Pool => event.code = 2,
-                Channel::Blob => event.code = 3,
-                Channel::PoolState => event.code = 4,
-                Channel::SettingsSync => event.code = 5,
-            }
-            return Ok(Some(event));
+                Channel::Pool => RTD_CHANNEL_POOL,
+                Channel::Blob => RTD_CHANNEL_BLOB,
+                Channel::PoolState => RTD_CHANNEL_POOL_STATE,
+                Channel::SettingsSync => RTD_CHANNEL_SETTINGS,
+            };
+            Event::request(channel, 0, String::new(), payload)
         }
-        ServerEvent::Synced(changes) => {
-            let mut event = Event::new(RTD_EV_ROOM_CHANGED);
-            event.payload = Hint::new(&changes).to_json().to_string().into_bytes();
-            return Ok(Some(event));
+        ServerEvent::Synced(changes) => Event::changed(RTD_EV_ROOM_CHANGED, &changes),
+        ServerEvent::Request(request) => {
+            let token = *next_token;
+            *next_token += 1;
+            server.expect(token, request)
         }
-        ServerEvent::Request { body, request_id, .. } => (1, String::new(), body, request_id),
-        ServerEvent::PoolRequest(body) => (2, String::new(), body, None),
-        ServerEvent::BlobPort(body) => (3, String::new(), body, None),
-        ServerEvent::BlobStore { media_type, bytes } => (3, media_type, bytes, None),
-    };
-    let token = *next_token;
-    *next_token += 1;
-    server.outbox.expect(token, request_id, payload.len());
-    let mut event = Event::new(RTD_EV_REQUEST);
-    event.code = channel;
-    event.token = token;
-    event.id = id;
-    event.payload = payload;
-    Ok(Some(event))
+    }))
 }
 
 /// Client side: sends a request (protocol 2, section 5.6).
@@ -262,7 +216,10 @@ pub unsafe extern "C" fn rtd_conn_request(
         let (conn, json) = unsafe { (handle(conn, "conn")?, bytes(json, len, "json")?) };
         let body = object(json)?;
         match &mut *lock(conn)? {
-            Side::Client(client, _) => Ok(client.request(token, body)?),
+            Side::Client { client, tokens } => {
+                tokens.insert(client.request(body)?, token);
+                Ok(())
+            }
             Side::Server { .. } => Err(wrong_side()),
         }
     })
@@ -316,7 +273,7 @@ pub unsafe extern "C" fn rtd_conn_respond(
                 let missing = || Failure::new(rtd_code::RTD_E_NOT_FOUND, "no such request");
                 server.outbox.respond(token, &body).then_some(()).ok_or_else(missing)
             }
-            Side::Client(..) => Err(wrong_side()),
+            Side::Client { .. } => Err(wrong_side()),
         }
     })
 }
@@ -343,7 +300,7 @@ pub unsafe extern "C" fn rtd_conn_broadcast(
                 server.outbox.broadcast(&body, 0);
                 Ok(())
             }
-            Side::Client(..) => Err(wrong_side()),
+            Side::Client { .. } => Err(wrong_side()),
         }
     })
 }
@@ -373,7 +330,7 @@ pub unsafe extern "C" fn rtd_conn_output(
         let notebook = doc.map(rtd_doc::lock).transpose()?;
         let mut output = Vec::new();
         match &mut *lock(conn)? {
-            Side::Client(client, _) => {
+            Side::Client { client, .. } => {
                 let notebook = notebook.as_deref().ok_or_else(no_doc)?;
                 if moved != 0 && client.is_ready() {
                     client.push_changes(notebook)?;

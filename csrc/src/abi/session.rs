@@ -280,9 +280,9 @@ pub unsafe extern "C" fn rtd_session_sync(
 }
 
 /// The state of the connection, as a JSON object with the members notebook_id, state ("connecting", "ready",
-/// "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), capabilities (object), kernel_status
-/// (text, null before its first broadcast), executing (cell id or null), queued (array of cell ids), queue_bytes
-/// (bytes of events that wait), unsent (whether the daemon may lack something that this session wrote), blobs_dir.
+/// "closed"), reason (text once closed, else null), protocol ("v1" or "v2"), stream_pieces (whether stream text
+/// comes in pieces that are merged later), capabilities (object), kernel_status (text, null before its first
+/// broadcast), executing (cell id or null), queued (array of cell ids), queue_bytes (bytes of events that wait), unsent (whether the daemon may lack something that this session wrote), blobs_dir.
 /// No I/O.
 ///
 /// \param session the session

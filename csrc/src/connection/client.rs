@@ -1,40 +1,37 @@
-//! Client side of a notebook connection.
+//! Storey 2: the client side of a notebook connection.
+//!
+//! | State | A frame comes | Next state | Events |
+//! |---|---|---|---|
+//! | `AwaitingCapabilities` | the first one | `Joining` | none; the [`Dialect`] is known |
+//! | `Joining` | sync, changes still missing | `Joining` | none |
+//! | `Joining` | sync, nothing missing | `Live` | READY |
+//! | `Live` | sync | `Live` | CHANGED, then the broadcasts that waited for it |
+//! | `Joining`, `Live` | response | same | RESPONSE |
+//! | `Joining`, `Live` | broadcast | same | BROADCAST, unless it waits for changes |
+//! | any | a frame that breaks the protocol, or the end of the stream | `Failed` | none, now and later |
 
 use std::collections::VecDeque;
 
 use serde_json::{json, Map, Value};
 
-use super::{ConnectionError, Millis};
-use crate::notebook::{Changes, Notebook};
+use super::dialect::{Dialect, OURS, OUTPUTS, OUTPUTS_IN_DOCUMENT};
+use super::{ConnectionError, Event, Millis};
+use crate::code::rtd_event_kind::*;
+use crate::notebook::{Notebook, OutputChange};
 use crate::replica::{barrier, PeerSync};
 use crate::wire::frame::{self, Decoder, DATA_LIMIT};
-use crate::wire::handshake::{first_frame, Capabilities, Channel, FirstFrame, Handshake, Protocol};
+use crate::wire::handshake::{first_frame, Channel, FirstFrame, Handshake};
 use crate::wire::typed::split;
-use crate::wire::{FrameError, FrameType};
+use crate::wire::{FrameError, FrameType, MessageError};
 
 /// An acknowledgement waits until nothing came for this long, so that a burst of changes costs one
 /// answer (protocol 2, section 14.1 item 4) ...
 const ACK_QUIET: Millis = 20;
 /// ... but never longer than this after the first change it answers.
 const ACK_LIMIT: Millis = 200;
-/// Bytes of broadcasts that wait for a change which the daemon announced, with what it takes to keep them. A daemon that
+/// Bytes of broadcasts that wait for an announced change, with what it takes to keep them. A daemon that
 /// has sent so many and not the change will not send it.
 const HELD_LIMIT: usize = 64 * 1024 * 1024;
-
-/// What a client connection tells its owner, in the order of the stream.
-#[derive(Debug)]
-pub enum ClientEvent {
-    /// The daemon's capabilities; for a protocol 1 daemon an object without members.
-    Capabilities(Map<String, Value>),
-    /// The first synchronisation is complete: the replica holds every head the daemon announced.
-    Ready,
-    /// Changes of other peers were applied.
-    Changed(Changes),
-    /// The response to the request made with this token; JSON as received.
-    Response { token: u64, body: Vec<u8> },
-    /// A broadcast; JSON as received.
-    Broadcast(Vec<u8>),
-}
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -44,27 +41,23 @@ enum State {
     Failed,
 }
 
-struct Pending {
-    token: u64,
-    request_id: u64,
-}
-
 /// A client connection of one room: handshake, negotiation, document sync, requests, broadcasts.
 pub struct Client {
     decoder: Decoder,
     state: State,
-    protocol: Protocol,
-    /// The daemon announced our extension: broadcasts never overtake the changes they speak of.
-    extended: bool,
+    dialect: Dialect,
+    capabilities: Map<String, Value>,
     sync: PeerSync,
-    pending: VecDeque<Pending>,
+    /// Ids of the requests without a response, in their order.
+    pending: VecDeque<u64>,
     next_request_id: u64,
-    /// Broadcasts held back while announced changes are missing (extended daemons only).
+    /// Broadcasts that wait for announced changes.
     held: VecDeque<Vec<u8>>,
     held_bytes: usize,
     ack_since: Option<Millis>,
     ack_at: Option<Millis>,
-    ready_events: VecDeque<ClientEvent>,
+    ready_events: VecDeque<Event>,
+    output_changes: Vec<OutputChange>,
     out: Vec<u8>,
 }
 
@@ -74,7 +67,7 @@ impl Client {
     /// # Errors
     /// `TooLarge` when the notebook id does not fit a control frame.
     pub fn new(notebook_id: &str) -> Result<Self, ConnectionError> {
-        Self::open(notebook_id, Map::from_iter([("rtd".into(), json!(1))]))
+        Self::open(notebook_id, Map::from_iter([(OURS.into(), json!(1))]))
     }
 
     /// The same for an owner that reads outputs from the document: a daemon of ours then sends no broadcasts of them.
@@ -82,7 +75,7 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn without_output_broadcasts(notebook_id: &str) -> Result<Self, ConnectionError> {
-        let members = [("rtd".into(), json!(1)), ("outputs".into(), json!("document"))];
+        let members = [(OURS.into(), json!(1)), (OUTPUTS.into(), json!(OUTPUTS_IN_DOCUMENT))];
         Self::open(notebook_id, Map::from_iter(members))
     }
 
@@ -98,8 +91,8 @@ impl Client {
         Ok(Self {
             decoder: Decoder::new(DATA_LIMIT),
             state: State::AwaitingCapabilities,
-            protocol: Protocol::V2,
-            extended: false,
+            dialect: Dialect::Reference2,
+            capabilities: Map::new(),
             sync: PeerSync::new(),
             pending: VecDeque::new(),
             next_request_id: 1,
@@ -108,18 +101,19 @@ impl Client {
             ack_since: None,
             ack_at: None,
             ready_events: VecDeque::new(),
+            output_changes: Vec::new(),
             out,
         })
     }
 
-    /// The protocol in use; meaningful once capabilities were received.
-    pub fn protocol(&self) -> Protocol {
-        self.protocol
+    /// The daemon; meaningful once its first frame was received.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
-    /// Whether the daemon speaks our extension of protocol 2 (`docs/protocol.md`).
-    pub fn extended(&self) -> bool {
-        self.extended
+    /// The daemon's capabilities; without members before its first frame, and for a daemon of protocol 1.
+    pub fn capabilities(&self) -> &Map<String, Value> {
+        &self.capabilities
     }
 
     /// Whether the first synchronisation is complete.
@@ -153,15 +147,17 @@ impl Client {
         self.decoder.push(bytes);
     }
 
-    /// The next event, `None` when more bytes are needed.
+    /// The changes of outputs that came with the latest CHANGED event.
+    pub fn take_output_changes(&mut self) -> Vec<OutputChange> {
+        std::mem::take(&mut self.output_changes)
+    }
+
+    /// The next event, `None` when more bytes are needed: READY, CHANGED, RESPONSE with the id that
+    /// [`Client::request`] gave as its token, or BROADCAST. JSON is as it was received.
     ///
     /// # Errors
     /// The peer broke the protocol; the connection stays failed.
-    pub fn next(
-        &mut self,
-        notebook: &mut Notebook,
-        now: Millis,
-    ) -> Result<Option<ClientEvent>, ConnectionError> {
+    pub fn next(&mut self, notebook: &mut Notebook, now: Millis) -> Result<Option<Event>, ConnectionError> {
         loop {
             if let Some(event) = self.ready_events.pop_front() {
                 return Ok(Some(event));
@@ -176,7 +172,7 @@ impl Client {
             };
             if let Err(error) = result {
                 self.state = State::Failed;
-                // What the bad frame began to mean is not told behind its error.
+                // Drop events of the frame that failed.
                 self.ready_events.clear();
                 return Err(error);
             }
@@ -195,19 +191,18 @@ impl Client {
     fn frame(&mut self, payload: &[u8], notebook: &mut Notebook, now: Millis) -> Result<(), ConnectionError> {
         if self.state == State::AwaitingCapabilities {
             self.state = State::Joining;
-            return match first_frame(payload) {
+            let first = first_frame(payload);
+            self.dialect = Dialect::of(&first);
+            return match first {
                 FirstFrame::V2(capabilities) => {
-                    self.capabilities(capabilities);
+                    self.capabilities.insert("protocol".into(), Value::String(capabilities.protocol));
+                    self.capabilities.extend(capabilities.extra);
                     Ok(())
                 }
-                FirstFrame::V1 => {
-                    self.protocol = Protocol::V1;
-                    self.ready_events.push_back(ClientEvent::Capabilities(Map::new()));
-                    self.sync_frame(payload, notebook, now)
-                }
+                FirstFrame::V1 => self.sync_frame(payload, notebook, now),
             };
         }
-        if self.protocol == Protocol::V1 {
+        if !self.dialect.typed() {
             return self.sync_frame(payload, notebook, now);
         }
         let (kind, body) = split(payload)?;
@@ -215,23 +210,15 @@ impl Client {
             FrameType::Sync => self.sync_frame(body, notebook, now),
             FrameType::Response => self.response(body),
             FrameType::Broadcast => {
-                if self.extended && self.sync.missing(notebook) {
+                if self.dialect.broadcasts_follow_changes() && self.sync.missing(notebook) {
                     return self.hold(body);
                 }
-                self.ready_events.push_back(ClientEvent::Broadcast(body.to_vec()));
+                self.ready_events.push_back(Event::received(RTD_EV_BROADCAST, 0, body.to_vec()));
                 Ok(())
             }
             // A daemon has no requests for us; the reference client ignores them as well (5.1).
             FrameType::Request => Ok(()),
         }
-    }
-
-    fn capabilities(&mut self, capabilities: Capabilities) {
-        self.extended = capabilities.extra.contains_key("rtd");
-        let mut members = Map::new();
-        members.insert("protocol".into(), Value::String(capabilities.protocol));
-        members.extend(capabilities.extra);
-        self.ready_events.push_back(ClientEvent::Capabilities(members));
     }
 
     fn sync_frame(
@@ -246,21 +233,23 @@ impl Client {
             self.answer(notebook)?;
             if !missing {
                 self.state = State::Live;
-                self.ready_events.push_back(ClientEvent::Ready);
-                // What the daemon says to a newcomer, such as the widgets that are open.
+                let capabilities = Value::Object(self.capabilities.clone()).to_string();
+                self.ready_events.push_back(Event::received(RTD_EV_READY, 0, capabilities.into_bytes()));
+                // What the daemon sends to a newcomer, such as the widgets that are open.
                 self.release_held();
             }
             return Ok(());
         }
         if missing || !self.sync.acknowledged(notebook) {
-            // A change was withheld, by the daemon or from it; only our answer brings it, so it cannot wait.
+            // One side withheld a change; only our answer brings it out, so it cannot wait.
             self.answer(notebook)?;
         } else {
             let since = *self.ack_since.get_or_insert(now);
             self.ack_at = Some((now + ACK_QUIET).min(since + ACK_LIMIT));
         }
         if !changes.is_empty() {
-            self.ready_events.push_back(ClientEvent::Changed(changes));
+            self.ready_events.push_back(Event::changed(RTD_EV_CHANGED, &changes));
+            self.output_changes = changes.outputs;
         }
         if !missing {
             self.release_held();
@@ -281,42 +270,40 @@ impl Client {
 
     fn release_held(&mut self) {
         self.held_bytes = 0;
-        self.ready_events.extend(self.held.drain(..).map(ClientEvent::Broadcast));
+        let broadcasts = self.held.drain(..).map(|body| Event::received(RTD_EV_BROADCAST, 0, body));
+        self.ready_events.extend(broadcasts);
     }
 
     fn response(&mut self, body: &[u8]) -> Result<(), ConnectionError> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            ConnectionError::Message(
-                "deserialize response",
-                crate::wire::MessageError::BadJson(error.to_string()),
-            )
+            ConnectionError::Message("deserialize response", MessageError::BadJson(error.to_string()))
         })?;
         let place = match value.get("request_id").and_then(Value::as_u64) {
-            Some(id) => self.pending.iter().position(|pending| pending.request_id == id),
+            Some(id) => self.pending.iter().position(|pending| *pending == id),
             // Without an identifier responses come in the order of the requests (5.5).
             None => (!self.pending.is_empty()).then_some(0),
         };
-        let Some(pending) = place.and_then(|place| self.pending.remove(place)) else {
+        let Some(id) = place.and_then(|place| self.pending.remove(place)) else {
             return Err(ConnectionError::Unexpected("response without a request".into()));
         };
-        self.ready_events.push_back(ClientEvent::Response { token: pending.token, body: body.to_vec() });
+        self.ready_events.push_back(Event::received(RTD_EV_RESPONSE, id, body.to_vec()));
         Ok(())
     }
 
-    /// Sends a request; `body` must be an object with the member `action` (section 5.6).
+    /// Sends a request; `body` must be an object with the member `action` (section 5.6). Gives its id.
     ///
     /// # Errors
     /// A body over the frame limit, or a daemon that speaks protocol 1 only.
-    pub fn request(&mut self, token: u64, mut body: Map<String, Value>) -> Result<(), ConnectionError> {
-        if self.protocol == Protocol::V1 {
+    pub fn request(&mut self, mut body: Map<String, Value>) -> Result<u64, ConnectionError> {
+        if !self.dialect.typed() {
             return Err(ConnectionError::Unexpected("send_request requires v2 protocol".into()));
         }
-        let request_id = self.next_request_id;
-        body.insert("request_id".into(), json!(request_id));
+        let id = self.next_request_id;
+        body.insert("request_id".into(), json!(id));
         frame::append(&mut self.out, Some(FrameType::Request), Value::Object(body).to_string().as_bytes())?;
         self.next_request_id += 1;
-        self.pending.push_back(Pending { token, request_id });
-        Ok(())
+        self.pending.push_back(id);
+        Ok(id)
     }
 
     /// Sends what the daemon does not have yet: call after every local edit.
@@ -347,7 +334,7 @@ impl Client {
     }
 
     fn append_sync(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
-        let kind = (self.protocol == Protocol::V2).then_some(FrameType::Sync);
+        let kind = self.dialect.typed().then_some(FrameType::Sync);
         frame::append(&mut self.out, kind, message).map_err(Into::into)
     }
 
@@ -378,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newcomer_is_told_while_it_joins_is_not_kept_back() {
+    fn broadcasts_to_a_newcomer_arrive_when_it_has_joined() {
         let mut theirs = Notebook::create("n").unwrap();
         let mut of_theirs = PeerSync::new();
         let (mut ours, mut client) = (Notebook::empty(), Client::new("n").unwrap());
@@ -392,7 +379,7 @@ mod tests {
         while let Some(event) = client.next(&mut ours, 0).unwrap() {
             events.push(event);
         }
-        assert!(matches!(events[..], [ClientEvent::Capabilities(_)]));
+        assert_eq!((events.len(), client.dialect()), (0, Dialect::Ours2));
         // Its answer asks for the document, and that is the last the daemon has to say.
         let mut answers = Decoder::new(DATA_LIMIT);
         let mut out = Vec::new();
@@ -406,8 +393,9 @@ mod tests {
         wire.clear();
         frame::append(&mut wire, Some(FrameType::Sync), &second).unwrap();
         client.push(&wire);
-        assert!(matches!(client.next(&mut ours, 0).unwrap(), Some(ClientEvent::Ready)));
-        assert!(matches!(client.next(&mut ours, 0).unwrap(), Some(ClientEvent::Broadcast(_))));
+        let mut kind = || client.next(&mut ours, 0).unwrap().map(|event| event.kind);
+        assert_eq!(kind(), Some(RTD_EV_READY));
+        assert_eq!(kind(), Some(RTD_EV_BROADCAST));
     }
 
     #[test]

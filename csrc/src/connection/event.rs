@@ -1,14 +1,16 @@
-//! Storey 2: what a connection, a session or a host reports, from here up to the C ABI the same type.
+//! Storey 2: what a connection, a session or a host reports. One type, from here up to the C ABI.
 
 use std::collections::BTreeSet;
 
-use serde_json::{json, Value};
+use serde_json::json;
 
+use crate::code::rtd_channel;
 use crate::code::rtd_event_kind::{self, *};
-use crate::notebook::Changes;
+use crate::code::rtd_output_change::{RTD_OUTPUT_APPENDED, RTD_OUTPUT_JOINED, RTD_OUTPUT_REPLACED};
+use crate::notebook::{Changes, OutputChange};
 
 /// One event. Members that do not apply are empty, zero, or -1 for `number`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub kind: rtd_event_kind,
     pub code: i32,
@@ -19,8 +21,8 @@ pub struct Event {
     pub id: String,
     pub payload: Vec<u8>,
     pub text: String,
-    /// `payload` is an element of a cell's outputs, to be resolved when the event is taken: reading
-    /// a blob is not the I/O thread's work.
+    /// `payload` is an element of a cell's outputs. It is resolved when the event is taken, because reading a blob
+    /// is no work for the I/O thread.
     pub unresolved: bool,
     /// Elements whose place an unresolved output takes: their text was delivered already.
     pub covered: Option<Vec<String>>,
@@ -29,7 +31,7 @@ pub struct Event {
 }
 
 /// What changed since the last hint that was taken.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hint {
     cells: BTreeSet<String>,
     order: bool,
@@ -55,6 +57,51 @@ impl Event {
         }
     }
 
+    /// An event with JSON as it was received.
+    pub fn received(kind: rtd_event_kind, token: u64, payload: Vec<u8>) -> Self {
+        Self { token, payload, ..Self::new(kind) }
+    }
+
+    /// The end of something that the token stands for: a result code and, unless it is zero, the reason.
+    pub fn ended(kind: rtd_event_kind, token: u64, code: i32, text: &str) -> Self {
+        Self { token, code, text: text.into(), ..Self::new(kind) }
+    }
+
+    /// An event about an execution.
+    pub fn of_run(kind: rtd_event_kind, token: u64, cell_id: &str) -> Self {
+        Self { token, id: cell_id.into(), ..Self::new(kind) }
+    }
+
+    /// A change of a document.
+    pub fn changed(kind: rtd_event_kind, changes: &Changes) -> Self {
+        Self { hint: Some(Hint::new(changes)), ..Self::new(kind) }
+    }
+
+    /// A request to answer; `id` is the media type of a blob to store.
+    pub fn request(channel: rtd_channel, token: u64, id: String, payload: Vec<u8>) -> Self {
+        Self { code: channel as i32, token, id, payload, ..Self::new(RTD_EV_REQUEST) }
+    }
+
+    /// A change of the outputs of a cell, for the execution that the token stands for.
+    pub fn output(change: &OutputChange, token: u64) -> Self {
+        let (index, element, code, covered) = match change {
+            OutputChange::Cleared { cell_id } => return Self::of_run(RTD_EV_CLEARED, token, cell_id),
+            OutputChange::Inserted { index, element, .. } => (index, element, RTD_OUTPUT_APPENDED, None),
+            OutputChange::Replaced { index, element, .. } => (index, element, RTD_OUTPUT_REPLACED, None),
+            OutputChange::Joined { index, element, covered, .. } => {
+                (index, element, RTD_OUTPUT_JOINED, Some(covered.clone()))
+            }
+        };
+        Self {
+            code: code as i32,
+            number: number(*index),
+            payload: element.clone().into_bytes(),
+            unresolved: true,
+            covered,
+            ..Self::of_run(RTD_EV_OUTPUT, token, change.cell_id())
+        }
+    }
+
     /// Bytes this event counts for at the bound of its queue.
     pub fn size(&self) -> usize {
         let covered: usize = self.covered.iter().flatten().map(String::len).sum();
@@ -67,6 +114,16 @@ impl Event {
             self.kind,
             RTD_EV_OUTPUT | RTD_EV_CLEARED | RTD_EV_STARTED | RTD_EV_QUEUED | RTD_EV_BROADCAST
         )
+    }
+
+    /// Writes the hint into the payload: the last step before the host program gets the event.
+    #[must_use]
+    pub fn rendered(mut self) -> Self {
+        if let Some(hint) = self.hint.take() {
+            let json = json!({"cells": hint.cells, "order": hint.order, "metadata": hint.metadata});
+            self.payload = json.to_string().into_bytes();
+        }
+        self
     }
 }
 
@@ -82,9 +139,9 @@ impl Hint {
         self.order |= other.order;
         self.metadata |= other.metadata;
     }
+}
 
-    /// The hint as JSON.
-    pub fn to_json(&self) -> Value {
-        json!({"cells": self.cells, "order": self.order, "metadata": self.metadata})
-    }
+/// A count or an index as the member `number` has it.
+pub(super) fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

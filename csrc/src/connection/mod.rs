@@ -5,18 +5,23 @@
 //! server one document serves many connections.
 
 mod client;
+mod dialect;
 mod error;
 mod event;
+mod gate;
 mod outbox;
 mod run;
 mod server;
+#[cfg(test)]
+mod tests;
 
-pub use client::{Client, ClientEvent};
+pub use client::Client;
+pub use dialect::{Confirm, Dialect, EndRule, PeerDialect};
 pub use error::ConnectionError;
 pub use event::{Event, Hint};
 pub use outbox::{Answer, Outbox};
-pub use run::{output_event, Need, OutputPlace, RunEvent, Runs, Strategy};
-pub use server::{Server, ServerEvent};
+pub use run::{Action, Queue, Runs};
+pub use server::{PeerRequest, Server, ServerEvent};
 
 /// Milliseconds on the caller's monotonic clock.
 pub type Millis = u64;

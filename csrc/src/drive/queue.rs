@@ -150,18 +150,14 @@ impl Queue {
         event.seq = inner.seq;
         inner.over = event.kind == RTD_EV_CLOSED;
         inner.resync &= event.kind != RTD_EV_RESYNC;
-        let hint = event.hint.take();
-        if hint.is_some() {
+        if event.hint.is_some() {
             inner.hints.remove(&event.id);
         }
         // After the end the descriptor stays readable: no reader waits for more.
         let waiting = !inner.events.is_empty() || inner.over;
         inner.signal.set(waiting);
         drop(inner);
-        if let Some(hint) = hint {
-            event.payload = hint.to_json().to_string().into_bytes();
-        }
-        Ok(Some(event))
+        Ok(Some(event.rendered()))
     }
 
     /// Waits until an event is there; `None` waits without limit.

@@ -1,16 +1,17 @@
 //! A client connection and what a daemon may send it. Invariants:
 //! - any cut of the stream gives the same events, the same document and the same answers;
 //! - an error is typed, and the connection stays in error whatever comes then;
-//! - capabilities come first and once, ready once at most; each response answers a request that was made, once;
+//! - ready comes once at most, with the capabilities; each response answers a request that was made, once;
 //!   broadcasts come in their order and none is lost;
 //! - what the client sends are whole frames: a handshake, then sync messages and requests;
 //! - the document is one that can be read, saved and loaded.
 
-use runtimed_ffi::connection::{Client, ClientEvent};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::connection::{Client, Dialect, Event};
 use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
-use runtimed_ffi::wire::handshake::{Handshake, Protocol};
+use runtimed_ffi::wire::handshake::Handshake;
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Map, Value};
@@ -114,12 +115,12 @@ impl Play {
                 }
             }
             8 => {
-                let token = 100 + self.heard.requests.len() as u64;
                 let body = Map::from_iter([("action".to_owned(), json!("get_queue_state"))]);
-                if self.client.request(token, body).is_ok() {
-                    self.heard.requests.push(token);
+                if let Ok(id) = self.client.request(body) {
+                    assert_eq!(id, 1 + self.heard.requests.len() as u64);
+                    self.heard.requests.push(id);
                 } else {
-                    assert_eq!(self.client.protocol(), Protocol::V1);
+                    assert!(!self.client.dialect().typed());
                 }
             }
             9 => {
@@ -151,7 +152,7 @@ impl Play {
     }
 
     fn daemon_speaks(&mut self) -> Vec<u8> {
-        let typed = self.client.protocol() == Protocol::V2;
+        let typed = self.client.dialect().typed();
         match self.daemon.1.generate(&self.daemon.0) {
             Some(message) if typed => frame::encode_typed(FrameType::Sync, &message).unwrap(),
             Some(message) => frame::encode(&message).unwrap(),
@@ -162,8 +163,8 @@ impl Play {
     fn daemon_listens(&mut self) {
         while let Some(payload) = self.of_daemon.next_frame().unwrap() {
             let message = match split(&payload) {
-                Ok((FrameType::Sync, body)) if self.client.protocol() == Protocol::V2 => body,
-                _ if self.client.protocol() == Protocol::V1 && payload[0] != b'{' => &payload[..],
+                Ok((FrameType::Sync, body)) if self.client.dialect().typed() => body,
+                _ if !self.client.dialect().typed() && payload[0] != b'{' => &payload[..],
                 _ => continue,
             };
             // What the script made the client believe may not apply here; that is an error like any other.
@@ -192,32 +193,36 @@ impl Play {
         }
     }
 
-    fn event(&mut self, event: ClientEvent) {
+    fn event(&mut self, event: Event) {
         self.events.push(format!("{event:?}"));
-        let first = self.events.len() == 1;
-        assert_eq!(first, matches!(event, ClientEvent::Capabilities(_)), "{event:?}");
-        match event {
-            ClientEvent::Capabilities(_) => {}
-            ClientEvent::Ready => {
+        assert!(self.client.dialect() != Dialect::Sync1 || self.client.capabilities().is_empty());
+        match event.kind {
+            RTD_EV_READY => {
                 assert!(!std::mem::replace(&mut self.heard.ready, true));
                 assert!(self.client.is_ready());
+                let capabilities: Value =
+                    serde_json::from_slice(&event.payload).expect("capabilities are JSON");
+                assert_eq!(capabilities, Value::Object(self.client.capabilities().clone()));
             }
-            ClientEvent::Changed(changes) => {
-                assert!(self.heard.ready && !changes.is_empty());
+            RTD_EV_CHANGED => {
+                let outputs = self.client.take_output_changes();
+                let nothing = br#"{"cells":[],"order":false,"metadata":false}"#;
+                assert!(self.heard.ready && !(outputs.is_empty() && event.rendered().payload == nothing));
+                self.events.push(format!("{outputs:?}"));
             }
-            ClientEvent::Response { token, body } => {
-                assert!(self.heard.requests.contains(&token), "{token} was not requested");
-                assert!(!self.heard.responses.contains(&token), "{token} is answered twice");
-                let body: Value = serde_json::from_slice(&body).expect("a response is JSON");
-                // With an identifier it is that of its request, which are numbered from one.
-                if let Some(id) = body.get("request_id").and_then(Value::as_u64) {
-                    assert_eq!(id, token - 99);
-                }
-                self.heard.responses.push(token);
+            RTD_EV_RESPONSE => {
+                let id = event.token;
+                assert!(self.heard.requests.contains(&id), "{id} was not requested");
+                assert!(!self.heard.responses.contains(&id), "{id} is answered twice");
+                let body: Value = serde_json::from_slice(&event.payload).expect("a response is JSON");
+                // With an identifier it is that of its request.
+                assert!(body.get("request_id").and_then(Value::as_u64).is_none_or(|named| named == id));
+                self.heard.responses.push(id);
             }
-            ClientEvent::Broadcast(body) => {
+            _ => {
+                assert_eq!(event.kind, RTD_EV_BROADCAST);
                 if !self.heard.raw {
-                    assert_eq!(body, self.heard.broadcasts[self.heard.delivered]);
+                    assert_eq!(event.payload, self.heard.broadcasts[self.heard.delivered]);
                 }
                 self.heard.delivered += 1;
             }
@@ -234,9 +239,9 @@ impl Play {
     fn finish(&mut self) {
         let heard = &self.heard;
         assert_eq!(self.client.pending_requests(), heard.requests.len() - heard.responses.len());
-        let held = self.client.extended() && self.client.missing(&self.replica);
-        let typed = self.client.protocol() == Protocol::V2;
-        if !(heard.raw || held || self.failed) && typed && self.events.len() > 1 && heard.ready {
+        let held = self.client.dialect().broadcasts_follow_changes() && self.client.missing(&self.replica);
+        let typed = self.client.dialect().typed();
+        if !(heard.raw || held || self.failed) && typed && heard.ready {
             assert_eq!(heard.delivered, heard.broadcasts.len(), "a broadcast was lost");
         }
         let mut decoder = Decoder::new(DATA_LIMIT);

@@ -9,7 +9,8 @@
 
 use std::sync::Arc;
 
-use runtimed_ffi::connection::{Server, ServerEvent};
+use runtimed_ffi::code::rtd_channel::*;
+use runtimed_ffi::connection::{Event, Server, ServerEvent};
 use runtimed_ffi::notebook::Notebook;
 use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::wire::frame::{self, Decoder, DATA_LIMIT};
@@ -230,7 +231,7 @@ impl Play {
                 Ok(None) => break assert!(!self.failed, "it recovered"),
                 Ok(Some(event)) => {
                     // Requests that had come before the error may still be told.
-                    assert!(!self.failed || matches!(event, ServerEvent::Request { .. }));
+                    assert!(!self.failed || matches!(event, ServerEvent::Request(_)));
                     self.event(event);
                 }
                 Err(error) => {
@@ -260,18 +261,22 @@ impl Play {
             ServerEvent::Synced(_) => {
                 assert!(matches!(channel, Some(Channel::Notebook { .. } | Channel::SettingsSync)));
             }
-            ServerEvent::Request { body, request_id, .. } => {
+            ServerEvent::Request(request) if request.channel == RTD_CHANNEL_NOTEBOOK => {
                 assert!(self.typed());
-                let request: Value = serde_json::from_slice(&body).expect("a request is JSON");
-                assert_eq!(request.get("request_id"), request_id.as_ref());
-                self.server.outbox.expect(self.told.len() as u64 + 1, request_id.clone(), body.len());
+                let body: Value = serde_json::from_slice(&request.body).expect("a request is JSON");
+                assert_eq!(body.get("request_id"), request.request_id.as_ref());
+                let request_id = request.request_id.clone();
+                let (token, body) = (self.told.len() as u64 + 1, request.body.clone());
+                let event = self.server.expect(token, request);
+                assert_eq!(event, Event::request(RTD_CHANNEL_NOTEBOOK, token, String::new(), body));
                 self.told.push(request_id);
             }
-            ServerEvent::PoolRequest(body) => {
+            ServerEvent::Request(request) if request.channel == RTD_CHANNEL_POOL => {
                 assert!(matches!(channel, Some(Channel::Pool)));
-                serde_json::from_slice::<Value>(&body).expect("a request is JSON");
+                serde_json::from_slice::<Value>(&request.body).expect("a request is JSON");
             }
-            ServerEvent::BlobPort(_) | ServerEvent::BlobStore { .. } => {
+            ServerEvent::Request(request) => {
+                assert_eq!(request.channel, RTD_CHANNEL_BLOB);
                 assert!(matches!(channel, Some(Channel::Blob)));
             }
         }

@@ -8,8 +8,10 @@
 use std::collections::BTreeMap;
 
 use runtimed_ffi::code::rtd_done::{self, *};
-use runtimed_ffi::connection::{Need, RunEvent, Runs, Strategy};
+use runtimed_ffi::code::rtd_event_kind::*;
+use runtimed_ffi::connection::{Action, EndRule, Event, Queue, Runs};
 use runtimed_ffi::notebook::OutputChange;
+use runtimed_ffi::wire::Message;
 use serde_json::{json, Value};
 
 use super::script::{first, steps};
@@ -52,8 +54,8 @@ struct Play {
 /// One byte for the kind of daemon, then a script.
 pub fn check(data: &[u8]) {
     let (ours, script) = first(data);
-    let strategy = if ours & 1 == 0 { Strategy::FinalEvent } else { Strategy::FinishRule };
-    let mut play = Play { runs: Runs::new(strategy), told: BTreeMap::new(), now: 0 };
+    let rule = if ours & 1 == 0 { EndRule::FinalEvent } else { EndRule::FinishRule };
+    let mut play = Play { runs: Runs::new(rule), told: BTreeMap::new(), now: 0 };
     for (what, with) in steps(script) {
         play.step(what, with);
         play.collect(None);
@@ -79,13 +81,14 @@ impl Play {
                 let Some(token) = open.get(usize::from(at(0)) % open.len().max(1)).copied() else { return };
                 self.told.get_mut(&token).unwrap().asked = false;
                 let response = response(with.get(1..).unwrap_or_default());
-                let need = self.runs.responded(token, &response, response.to_string().as_bytes());
-                self.need(need);
+                let action = self.runs.responded(token, response.to_string().as_bytes());
+                self.act(action);
             }
             2 => {
-                let broadcast = broadcast(with);
-                let need = self.runs.broadcast(&broadcast, self.now);
-                self.need(need);
+                let raw = broadcast(with).to_string().into_bytes();
+                let Ok(message) = Message::parse(&raw) else { return self.runs.heard(self.now) };
+                let action = self.runs.broadcast(&message, &raw, self.now);
+                self.act(action);
             }
             3 => {
                 let changes: Vec<OutputChange> = with.chunks(2).take(8).map(output).collect();
@@ -101,16 +104,20 @@ impl Play {
             4 => {
                 let state = broadcast(with);
                 let end = [None, Some(RTD_DONE_ERROR), Some(RTD_DONE_INTERRUPTED)][usize::from(at(4)) % 3];
-                let need = self.runs.barrier_passed(&state, self.now, |_| end);
-                self.need(need);
+                let texts = |value: &Value| value.as_str().map(str::to_owned);
+                let queued = state.get("queued").and_then(Value::as_array).into_iter().flatten();
+                let executing = state.get("executing").and_then(texts);
+                let queue = Queue { executing, queued: queued.filter_map(texts).collect() };
+                let action = self.runs.barrier_passed(&queue, self.now, |_| end);
+                self.act(action);
             }
             5 | 6 => {
                 let step = u64::from(at(0)) * if what % 9 == 5 { 1 } else { 100 };
                 self.now += step;
-                let need = self.runs.tick(self.now);
+                let action = self.runs.tick(self.now);
                 let later = self.runs.deadline().is_none_or(|at| at > self.now);
-                assert!(later || need != Need::Nothing, "a timer that has come does nothing");
-                self.need(need);
+                assert!(later || action != Action::Nothing, "a timer that has come does nothing");
+                self.act(action);
             }
             7 => self.runs.release_held(),
             _ => {
@@ -122,27 +129,25 @@ impl Play {
     }
 
     /// What the owner does.
-    fn need(&mut self, need: Need) {
-        match need {
+    fn act(&mut self, action: Action) {
+        match action {
             // Barriers are answered by a step of the script, or never.
-            Need::Nothing | Need::Barrier => {}
-            Need::Retry { token, cell_id } => {
+            Action::Nothing | Action::Barrier => {}
+            Action::Retry { token, cell_id } => {
                 let told = self.told.get_mut(&token).expect("a run that was made");
                 assert!(!told.ended && told.cell == cell_id);
                 told.asked = true;
             }
-            Need::Replay { token, cell_id } => {
+            Action::Replay { token, cell_id } => {
                 self.collect(None);
                 let told = self.told.get_mut(&token).expect("a run that was made");
                 assert!(!told.ended && told.cell == cell_id);
                 // What was held back is among the outputs that are told now.
                 told.owed = told.seen + 3;
                 let held = self.runs.replay(token, &cell_id, vec!["x".into(), "y".into()]);
-                assert!(held
-                    .iter()
-                    .all(|event| matches!(event, RunEvent::Output { .. } | RunEvent::Cleared { .. })));
+                assert!(held.iter().all(is_output));
             }
-            Need::GiveUp => {
+            Action::GiveUp => {
                 self.collect(None);
                 self.runs.disconnected("no answer");
                 self.collect(Some(RTD_DONE_DISCONNECTED));
@@ -153,25 +158,18 @@ impl Play {
 
     fn collect(&mut self, all_end: Option<rtd_done>) {
         for event in self.runs.take_events() {
-            let (token, cell_id) = match &event {
-                RunEvent::Queued { token, cell_id, .. }
-                | RunEvent::Started { token, cell_id, .. }
-                | RunEvent::Output { token, cell_id, .. }
-                | RunEvent::Cleared { token, cell_id, .. }
-                | RunEvent::Done { token, cell_id, .. } => (*token, cell_id),
-            };
-            let told = self.told.get_mut(&token).expect("a run that was made");
-            assert_eq!(told.cell, cell_id);
+            let told = self.told.get_mut(&event.token).expect("a run that was made");
+            assert_eq!(told.cell, event.id);
             assert!(!told.ended, "{event:?} behind the end");
-            match &event {
-                RunEvent::Output { .. } | RunEvent::Cleared { .. } => told.seen += 1,
-                RunEvent::Done { end, .. } => {
-                    assert!(all_end.is_none_or(|all| all == *end));
+            match event.kind {
+                RTD_EV_OUTPUT | RTD_EV_CLEARED => told.seen += 1,
+                RTD_EV_DONE => {
+                    assert!(all_end.is_none_or(|all| all as i32 == event.code));
                     assert_eq!(told.seen, told.owed, "outputs were lost");
                     told.ended = true;
                     told.asked = false;
                 }
-                RunEvent::Queued { .. } | RunEvent::Started { .. } => {}
+                _ => assert!(matches!(event.kind, RTD_EV_QUEUED | RTD_EV_STARTED)),
             }
         }
         let live: Vec<&Told> = self.told.values().filter(|told| !told.ended).collect();
@@ -182,14 +180,18 @@ impl Play {
     }
 }
 
+fn is_output(event: &Event) -> bool {
+    matches!(event.kind, RTD_EV_OUTPUT | RTD_EV_CLEARED)
+}
+
 /// JSON, or a few bytes that stand for a response.
 fn response(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|_| match first(bytes).0 % 8 {
         0 => json!({"result": "error", "error": "Cell not found in document: a"}),
         1 => json!({"result": "no_kernel"}),
-        2 => json!({"result": "cell_queued", "execution_id": "1", "joined": true}),
-        3 => json!({"result": "cell_queued"}),
-        id => json!({"result": "cell_queued", "execution_id": id.to_string()}),
+        2 => json!({"result": "cell_queued", "cell_id": "a", "execution_id": "1", "joined": true}),
+        3 => json!({"result": "cell_queued", "cell_id": "a"}),
+        id => json!({"result": "cell_queued", "cell_id": "a", "execution_id": id.to_string()}),
     })
 }
 
@@ -208,6 +210,7 @@ fn broadcast(bytes: &[u8]) -> Value {
     json!({
         "event": event, "cell_id": cell(1), "status": STATUSES[at(2) % STATUSES.len()],
         "execution_id": (at(3) % 8).to_string(), "output_type": if at(4) % 2 == 0 { "error" } else { "stream" },
+        "output_json": "{}", "execution_count": at(5), "error": "it broke",
     })
 }
 

@@ -4,8 +4,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
-
 use super::hosted::{ChangeEvents, Hosted};
 use super::latest::LatestValue;
 use super::member::Member;
@@ -14,10 +12,10 @@ use super::options::HostOptions;
 use super::peer::{Peer, PeerState};
 use super::registry::Registry;
 use super::room::{Membership, Outcome, Room, RoomState};
+use crate::code::code;
 use crate::code::rtd_code::{RTD_E_IO, RTD_E_PANIC, RTD_E_PROTOCOL, RTD_E_TIMEOUT, RTD_E_TOO_BIG};
 use crate::code::rtd_event_kind::{self, *};
-use crate::code::{code, rtd_channel};
-use crate::connection::Event;
+use crate::connection::{Event, PeerRequest};
 use crate::drive::queue::Queue;
 use crate::drive::reactor::Reactor;
 use crate::drive::{lock, DriveError};
@@ -107,25 +105,11 @@ impl Hub {
     }
 
     /// Registers a request and makes its event. `peer_state` is that of the peer.
-    pub fn expect_answer(
-        &self,
-        peer: &Arc<Peer>,
-        peer_state: &mut PeerState,
-        channel: rtd_channel,
-        id: &str,
-        body: Vec<u8>,
-        request_id: Option<Value>,
-    ) -> Event {
+    pub fn expect_answer(&self, peer: &Arc<Peer>, peer_state: &mut PeerState, request: PeerRequest) -> Event {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        peer_state.server.outbox.expect(token, request_id, body.len());
+        let event = peer_state.server.expect(token, request);
         lock(&self.registry).requests.insert(token, Arc::clone(peer));
-        let mut event = Event::new(RTD_EV_REQUEST);
-        event.code = channel as i32;
-        event.token = token;
-        event.peer = peer.id;
-        event.id = id.into();
-        event.payload = body;
-        event
+        Event { peer: peer.id, ..event }
     }
 
     /// Runs a step of a room and what it leaves to be done; closes a room that panicked.

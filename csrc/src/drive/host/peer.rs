@@ -22,11 +22,6 @@ const LARGE_READ: usize = 64 * 1024;
 /// Requests of one connection without an answer; input beyond is not looked at. The same holds for their bytes beyond
 /// the limit of the peer.
 const UNANSWERED_LIMIT: usize = 1024;
-/// Milliseconds a request waits for changes that its sender announced but did not deliver.
-const GATE_LIMIT: u64 = 250;
-/// The same for a client of ours, which answers sync frames at any time: only a machine that is very busy, or a client
-/// that is broken, comes near it.
-const GATE_LIMIT_OURS: u64 = 15_000;
 
 /// One accepted connection.
 pub struct Peer {
@@ -260,7 +255,7 @@ impl Peer {
     pub fn set_gate_timer(&self, state: &mut PeerState) {
         let waits = state.server.is_deferring();
         if std::mem::replace(&mut state.timed, waits) != waits {
-            let limit = if state.server.answers_sync() { GATE_LIMIT_OURS } else { GATE_LIMIT };
+            let limit = state.server.peer().defer_limit();
             self.reactor.set_timer(self.key, waits.then(|| self.reactor.now() + limit));
         }
     }

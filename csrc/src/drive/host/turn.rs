@@ -10,7 +10,6 @@ use super::offload::{catch_panic, may_take_long};
 use super::peer::Peer;
 use super::registry::Connection;
 use super::room::{Membership, Outcome, Room, RoomState};
-use crate::code::rtd_channel::{self, *};
 use crate::connection::{Event, Hint, ServerEvent};
 use crate::drive::reactor::Handler;
 use crate::drive::DriveError;
@@ -204,14 +203,12 @@ impl ConnectedPeer {
         let error = loop {
             match peer.next(Some(document)) {
                 Ok(Some(ServerEvent::Synced(changes))) => hint.merge(D::hint(&changes)),
-                Ok(Some(ServerEvent::Request { body, request_id, targets })) => {
-                    let body = match document.cells_of(&targets) {
-                        Some(cells) => with_cells(body, &cells),
-                        None => body,
-                    };
-                    let (channel, id) = (RTD_CHANNEL_NOTEBOOK, &room.id);
-                    requests
-                        .push(self.hub.expect_answer(&self.peer, &mut peer, channel, id, body, request_id));
+                Ok(Some(ServerEvent::Request(mut request))) => {
+                    if let Some(cells) = document.cells_of(&request.targets) {
+                        request.body = with_cells(request.body, &cells);
+                    }
+                    let event = self.hub.expect_answer(&self.peer, &mut peer, request);
+                    requests.push(Event { id: room.id.clone(), ..event });
                 }
                 // A peer that has ended sends no more changes: its requests do not wait for any.
                 Ok(None) if ended && peer.server.is_deferring() => peer.server.stop_deferring(),
@@ -269,14 +266,15 @@ impl ConnectedPeer {
                         Channel::Pool | Channel::Blob => {}
                     }
                 }
-                Some(ServerEvent::PoolRequest(body)) => self.emit_request(RTD_CHANNEL_POOL, "", body),
-                // An event without an id is a question for the port.
-                Some(ServerEvent::BlobPort(body)) => self.emit_request(RTD_CHANNEL_BLOB, "", body),
-                Some(ServerEvent::BlobStore { media_type, bytes }) => {
-                    let media_type = if media_type.is_empty() { UNKNOWN_TYPE } else { &media_type };
-                    self.emit_request(RTD_CHANNEL_BLOB, media_type, bytes);
+                Some(ServerEvent::Request(mut request)) => {
+                    // An event without an id is a question for the port.
+                    if let Some(media_type) = request.media_type.as_mut().filter(|it| it.is_empty()) {
+                        media_type.push_str(UNKNOWN_TYPE);
+                    }
+                    let event = self.hub.expect_answer(&self.peer, &mut self.peer.lock(), request);
+                    self.hub.emit(event);
                 }
-                Some(ServerEvent::Synced(_) | ServerEvent::Request { .. }) | None => break,
+                Some(ServerEvent::Synced(_)) | None => break,
             }
         }
         self.flush()?;
@@ -284,11 +282,6 @@ impl ConnectedPeer {
             return Err(DriveError::Closed(String::new()));
         }
         Ok(())
-    }
-
-    fn emit_request(&self, channel: rtd_channel, id: &str, body: Vec<u8>) {
-        let event = self.hub.expect_answer(&self.peer, &mut self.peer.lock(), channel, id, body, None);
-        self.hub.emit(event);
     }
 
     fn flush(&self) -> Result<(), DriveError> {

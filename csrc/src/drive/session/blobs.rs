@@ -1,9 +1,9 @@
-//! Where the content of large outputs lies.
+//! Storey 3: where the content of large outputs lies.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::core::Core;
 use super::io::Shared;
@@ -13,14 +13,11 @@ use crate::drive::lock;
 use crate::outputs::{self, BlobStore};
 
 impl Shared {
+    /// The directory that the caller named, else that of the daemon, else `blobs` beside the socket.
     pub(super) fn blobs_place(&self, core: &Core) -> PathBuf {
-        self.blobs_place_of(&core.capabilities)
-    }
-
-    pub(super) fn blobs_place_of(&self, capabilities: &Map<String, Value>) -> PathBuf {
-        let told = capabilities.get("blobs").and_then(Value::as_str).map(PathBuf::from);
+        let named = core.link.client.capabilities().get("blobs").and_then(Value::as_str).map(PathBuf::from);
         let beside = || self.socket_path.parent().unwrap_or(Path::new(".")).join("blobs");
-        self.blobs_dir.clone().or(told).unwrap_or_else(beside)
+        self.blobs_dir.clone().or(named).unwrap_or_else(beside)
     }
 
     pub(super) fn blobs_now(&self, place: PathBuf) -> Option<Arc<BlobStore>> {

@@ -1,67 +1,43 @@
-//! What a session knows, under one lock, and what it sends.
+//! Storey 3: what a session knows, under one lock, and what it sends.
 
-use std::collections::HashMap;
+use serde_json::{Map, Value};
 
-use serde_json::{json, Map, Value};
-
-use crate::connection::{Client, Millis, Runs, Strategy};
+use super::link::Link;
+use super::pending::{PendingKind, PendingTable};
+use crate::connection::{Millis, Queue, Runs};
 use crate::drive::DriveError;
 use crate::notebook::Notebook;
 
-/// Requests and executions under way at one time.
+/// Requests, syncs and executions under way at one time.
 const REQUEST_LIMIT: usize = 1024;
 
-/// What the response to a request of ours is for.
-pub(super) enum Purpose {
-    Request(u64),
-    Execute(u64),
-    /// Its caller gave up; the response is still to be taken off the stream.
-    Abandoned,
-    ClearOutputs,
-    Barrier,
-    /// The question of a `sync`; its answer comes behind everything the daemon had announced by then.
-    Sync(u64),
-}
-
-/// Somebody who waits for an answer or for agreement.
-pub(super) struct Waiting {
-    pub(super) token: u64,
-    pub(super) deadline: Option<Millis>,
-    /// The daemon has answered; a sync may have to wait for changes all the same.
-    pub(super) answered: bool,
-}
-
-/// The connection, the replica, and who waits for what.
-pub(super) struct Core {
-    pub(super) client: Client,
-    pub(super) notebook: Notebook,
-    pub(super) runs: Runs,
-    pub(super) out: Vec<u8>,
-    pub(super) sent: usize,
-    pub(super) changes_wait: bool,
-    pub(super) purposes: HashMap<u64, Purpose>,
-    pub(super) next_purpose: u64,
-    pub(super) requests: Vec<Waiting>,
-    pub(super) syncs: Vec<Waiting>,
-    pub(super) connect_deadline: Option<Millis>,
-    /// Executions that wait until the daemon has our edits (reference daemon only).
-    pub(super) held: Vec<(u64, String)>,
-    /// Response of a barrier whose announced changes are still missing.
-    pub(super) barrier_state: Option<Value>,
-    pub(super) watch_all: bool,
-    pub(super) capabilities: Map<String, Value>,
+/// What the daemon last said of the room.
+#[derive(Default)]
+pub(super) struct View {
     pub(super) kernel_status: Option<String>,
-    pub(super) queue_state: Value,
+    pub(super) queue: Queue,
+}
+
+/// The connection, the replica, and what waits for the daemon.
+pub(super) struct Core {
+    pub(super) link: Link,
+    pub(super) replica: Notebook,
+    pub(super) pending: PendingTable,
+    pub(super) runs: Runs,
+    pub(super) view: View,
+    /// Also report outputs of cells that others run.
+    pub(super) watch_all: bool,
     /// Closed by this side, but the daemon does not have everything yet: when to give up.
     pub(super) leaving: Option<Millis>,
+    /// Why the session has ended.
     pub(super) closed: Option<String>,
     pub(super) poisoned: bool,
-    pub(super) watching_writable: bool,
 }
 
 impl Core {
+    /// Each request, sync and execution counts once, from its call to its end or its response, whichever is later.
     pub(super) fn check_bound(&self) -> Result<(), DriveError> {
-        if self.purposes.len() + self.runs.len() + self.syncs.len() >= REQUEST_LIMIT {
+        if self.pending.unanswered() + self.runs.accepted() >= REQUEST_LIMIT {
             return Err(DriveError::Again(format!("{REQUEST_LIMIT} requests are under way")));
         }
         Ok(())
@@ -73,89 +49,91 @@ impl Core {
     }
 
     /// Whether something that was written here may not have reached the daemon: it is not sent, or a filter
-    /// withheld an edit and only the daemon's next word brings it out.
+    /// withheld an edit and only the daemon's next message brings it out.
     pub(super) fn owes(&self) -> bool {
-        self.client.is_ready() && (self.is_unsent() || !self.client.acknowledged(&self.notebook))
+        let client = &self.link.client;
+        client.is_ready() && (self.link.is_unsent() || !client.acknowledged(&self.replica))
     }
 
-    /// Whether something that was written here waits for the socket.
-    pub(super) fn is_unsent(&self) -> bool {
-        self.changes_wait || self.sent < self.out.len()
+    pub(super) fn push_changes(&mut self) -> Result<(), DriveError> {
+        self.link.push_changes(&self.replica).map_err(Into::into)
     }
 
-    pub(super) fn flush_changes(&mut self) -> Result<(), DriveError> {
-        self.changes_wait = false;
-        self.client.push_changes(&self.notebook).map_err(Into::into)
-    }
-
-    /// Edits made before a request are sent before it, in the same stream.
-    pub(super) fn send(&mut self, purpose: Purpose, body: Map<String, Value>) -> Result<(), DriveError> {
-        if self.changes_wait {
-            self.flush_changes()?;
+    /// Sends a request. Edits and executions that came before it are sent before it, in the same stream.
+    pub(super) fn send(
+        &mut self,
+        kind: PendingKind,
+        token: u64,
+        deadline: Option<Millis>,
+        body: Map<String, Value>,
+    ) -> Result<(), DriveError> {
+        if self.link.changes_wait {
+            self.push_changes()?;
         }
-        if !matches!(purpose, Purpose::Execute(_) | Purpose::ClearOutputs) {
-            // What was asked for first is sent first, come what may.
+        if !matches!(kind, PendingKind::Execute | PendingKind::Clear) {
             self.release_held()?;
         }
-        let number = self.next_purpose;
-        self.client.request(number, body)?;
-        self.next_purpose += 1;
-        self.purposes.insert(number, purpose);
+        let id = self.link.client.request(body)?;
+        self.pending.sent(id, kind, token, deadline);
         Ok(())
     }
 
-    pub(super) fn send_action(&mut self, purpose: Purpose, body: Value) -> Result<(), DriveError> {
-        match body {
-            Value::Object(body) => self.send(purpose, body),
-            _ => Ok(()),
-        }
+    /// Sends a document barrier and, behind it, a question for the queue.
+    pub(super) fn send_barrier(
+        &mut self,
+        kind: PendingKind,
+        token: u64,
+        deadline: Option<Millis>,
+    ) -> Result<(), DriveError> {
+        self.link.client.barrier(&self.replica)?;
+        self.send(kind, token, deadline, action("get_queue_state", None))
     }
 
     pub(super) fn send_execute(&mut self, token: u64, cell_id: &str) -> Result<(), DriveError> {
-        self.send_action(Purpose::Execute(token), json!({"action": "execute_cell", "cell_id": cell_id}))
+        self.send(PendingKind::Execute, token, None, action("execute_cell", Some(cell_id)))
     }
 
-    /// A filter may withhold an edit, and the reference daemon then runs the old source (section 5.5):
-    /// only its word that it has our edits makes an execution safe. Our own daemon sees to it itself.
+    /// Whether an execution would run the source of before an edit. The daemon's announcement that it has our edits
+    /// makes it safe.
     pub(super) fn may_miss_edits(&self) -> bool {
-        self.runs.strategy() == Strategy::FinishRule
-            && (self.changes_wait || !self.held.is_empty() || !self.client.acknowledged(&self.notebook))
+        let Link { client, changes_wait, .. } = &self.link;
+        client.dialect().may_miss_edits()
+            && (*changes_wait || !self.pending.held.is_empty() || !client.acknowledged(&self.replica))
     }
 
     pub(super) fn release_held(&mut self) -> Result<(), DriveError> {
-        for (token, cell_id) in std::mem::take(&mut self.held) {
-            self.prepare_outputs(&cell_id)?;
+        for (token, cell_id) in std::mem::take(&mut self.pending.held) {
+            self.clear_outputs(&cell_id)?;
             self.send_execute(token, &cell_id)?;
         }
         Ok(())
     }
 
-    /// The reference daemon appends a run's outputs to those of the one before; only a list emptied
-    /// first tells them apart (protocol 2, section 14.1 item 9).
-    pub(super) fn prepare_outputs(&mut self, cell_id: &str) -> Result<(), DriveError> {
-        if self.runs.strategy() == Strategy::FinalEvent || self.in_queue(cell_id) {
-            return Ok(());
-        }
-        if self.notebook.outputs(cell_id).is_some_and(|outputs| !outputs.is_empty()) {
-            return self
-                .send_action(Purpose::ClearOutputs, json!({"action": "clear_outputs", "cell_id": cell_id}));
+    /// Clears the outputs of a cell that is about to run, if the daemon leaves that to its clients.
+    pub(super) fn clear_outputs(&mut self, cell_id: &str) -> Result<(), DriveError> {
+        let left_to_us = self.link.client.dialect().clear_before_run() && !self.view.queue.contains(cell_id);
+        if left_to_us && self.replica.outputs(cell_id).is_some_and(|outputs| !outputs.is_empty()) {
+            return self.send(PendingKind::Clear, 0, None, action("clear_outputs", Some(cell_id)));
         }
         Ok(())
     }
 
-    pub(super) fn in_queue(&self, cell_id: &str) -> bool {
-        let queued = self.queue_state.get("queued").and_then(Value::as_array);
-        self.queue_state.get("executing").and_then(Value::as_str) == Some(cell_id)
-            || queued.is_some_and(|queued| queued.iter().any(|cell| cell.as_str() == Some(cell_id)))
-    }
-
     pub(super) fn deadline(&self) -> Option<Millis> {
-        let waiting = self.requests.iter().chain(&self.syncs).filter_map(|waiting| waiting.deadline);
-        waiting
-            .chain(self.connect_deadline)
-            .chain(self.leaving)
-            .chain(self.client.deadline())
-            .chain(self.runs.deadline())
-            .min()
+        [
+            self.pending.deadline(),
+            self.link.connect_deadline,
+            self.leaving,
+            self.link.client.deadline(),
+            self.runs.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
+}
+
+/// A request of the session itself (protocol 2, section 5.6).
+pub(super) fn action(name: &str, cell_id: Option<&str>) -> Map<String, Value> {
+    let cell_id = cell_id.map(|id| ("cell_id".to_owned(), id.into()));
+    [("action".to_owned(), name.into())].into_iter().chain(cell_id).collect()
 }

@@ -1,24 +1,21 @@
-//! The session on the I/O thread: bytes in, bytes out, time limits, the end.
+//! Storey 3: the session on the I/O thread: bytes in, bytes out, deadlines, the end.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
-
-use super::core::{Core, Purpose};
+use super::core::Core;
+use super::pending::PendingKind;
 use crate::code::code;
 use crate::code::rtd_code::{RTD_E_CLOSED, RTD_E_IO, RTD_E_PANIC, RTD_E_PROTOCOL, RTD_E_TIMEOUT};
-use crate::code::rtd_event_kind::{RTD_EV_CLOSED, RTD_EV_READY};
-use crate::connection::{ClientEvent, Event, Millis, Strategy};
+use crate::code::rtd_event_kind::*;
+use crate::connection::{Event, Millis};
 use crate::drive::queue::Queue;
 use crate::drive::reactor::{Handler, Reactor};
-use crate::drive::{address, lock, DriveError};
+use crate::drive::{lock, DriveError};
 use crate::outputs::BlobStore;
 
-/// Above this many unsent bytes, local changes wait and coalesce into one sync message.
-const OUT_MARK: usize = 256 * 1024;
 /// Bytes read before other sockets get their turn.
 const READ_BUDGET: usize = 1024 * 1024;
 
@@ -41,17 +38,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Sends what can be sent, hands out what happened, and sets the timer. Called after every step.
-    pub(super) fn settle(&self, core: &mut Core) {
+    /// Delivers what happened, sends what can be sent, and sets the timer. Called after every step.
+    pub(super) fn pump(&self, core: &mut Core) {
         if core.closed.is_some() {
             return;
         }
-        self.hand_out(core);
+        self.deliver(core);
         if core.closed.is_some() {
             return;
         }
         if let Err(error) = self.flush(core) {
-            // What the daemon said last may still be readable; its end of stream ends the session.
+            // The daemon's last messages may still be readable; the end of the stream ends the session.
             if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
                 self.end(core, code(RTD_E_IO), &error.to_string());
                 return;
@@ -64,49 +61,17 @@ impl Shared {
         self.reactor.set_timer(self.key, core.deadline());
     }
 
-    pub(super) fn flush(&self, core: &mut Core) -> io::Result<()> {
-        loop {
-            if core.changes_wait && core.out.len() - core.sent < OUT_MARK {
-                if let Err(error) = core.flush_changes() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
-                }
-            }
-            core.client.take_output(&mut core.out);
-            if core.sent == core.out.len() {
-                core.out.clear();
-                core.sent = 0;
-                return self.want_writable(core, false);
-            }
-            match address::send(&self.stream, &core.out[core.sent..]) {
-                Ok(count) => {
-                    core.sent += count;
-                    // Slow is not dead: the limit counts from the last byte that was taken.
-                    core.leaving = core.leaving.map(|_| self.reactor.now() + LEAVE_LIMIT);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.want_writable(core, true)
-                }
-                Err(error) => {
-                    core.out.clear();
-                    core.sent = 0;
-                    self.want_writable(core, false)?;
-                    return Err(error);
-                }
-            }
-            if core.sent * 2 >= core.out.len() {
-                core.out.drain(..core.sent);
-                core.sent = 0;
-            }
-        }
-    }
-
-    pub(super) fn want_writable(&self, core: &mut Core, writable: bool) -> io::Result<()> {
-        if core.watching_writable != writable {
+    fn flush(&self, core: &mut Core) -> io::Result<()> {
+        let Core { link, replica, leaving, .. } = core;
+        // Slow is not dead: the limit counts from the last byte that was taken.
+        let taken = || *leaving = leaving.map(|_| self.reactor.now() + LEAVE_LIMIT);
+        let written = link.write(replica, &self.stream, taken);
+        let writable = matches!(written, Ok(true));
+        if link.watching_writable != writable {
             self.reactor.rewatch(self.key, &self.stream, true, writable)?;
-            core.watching_writable = writable;
+            link.watching_writable = writable;
         }
-        Ok(())
+        written.map(|_more_waits| ())
     }
 
     pub(super) fn receive(&self, core: &mut Core) {
@@ -115,7 +80,7 @@ impl Shared {
         while budget > 0 && core.closed.is_none() {
             match (&self.stream).read(&mut buffer) {
                 Ok(0) => {
-                    let text = match core.client.eof() {
+                    let text = match core.link.client.eof() {
                         Ok(()) => "Disconnected".to_owned(),
                         Err(error) => format!("Disconnected: {error}"),
                     };
@@ -123,7 +88,7 @@ impl Shared {
                 }
                 Ok(count) => {
                     budget = budget.saturating_sub(count);
-                    core.client.push(&buffer[..count]);
+                    core.link.client.push(&buffer[..count]);
                     self.process(core);
                     if count < buffer.len() {
                         break;
@@ -135,13 +100,13 @@ impl Shared {
                 Err(error) => return self.end(core, code(RTD_E_CLOSED), &format!("Disconnected: {error}")),
             }
         }
-        self.settle(core);
+        self.pump(core);
     }
 
     pub(super) fn process(&self, core: &mut Core) {
         loop {
             let now = self.reactor.now();
-            let event = match core.client.next(&mut core.notebook, now) {
+            let event = match core.link.client.next(&mut core.replica, now) {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
@@ -149,29 +114,21 @@ impl Shared {
                     return self.end(core, code(RTD_E_PROTOCOL), &text);
                 }
             };
-            let need = match event {
-                ClientEvent::Capabilities(capabilities) => {
-                    core.capabilities = capabilities;
-                    if core.client.extended() {
-                        core.runs.set_strategy(Strategy::FinalEvent);
-                    }
-                    Ok(())
-                }
-                ClientEvent::Ready => {
-                    core.connect_deadline = None;
-                    let mut event = Event::new(RTD_EV_READY);
-                    event.payload = Value::Object(core.capabilities.clone()).to_string().into_bytes();
+            let result = match event.kind {
+                RTD_EV_READY => {
+                    core.link.connect_deadline = None;
+                    core.runs.set_rule(core.link.client.dialect().ends());
                     self.queue.push(event);
                     Ok(())
                 }
-                ClientEvent::Changed(changes) => {
-                    self.changed(core, &changes);
+                RTD_EV_CHANGED => {
+                    self.changed(core, event);
                     Ok(())
                 }
-                ClientEvent::Response { token, body } => self.responded(core, token, body),
-                ClientEvent::Broadcast(body) => self.broadcast(core, body, now),
+                RTD_EV_RESPONSE => self.responded(core, event),
+                _ => self.broadcast(core, event, now),
             };
-            if let Err(error) = need {
+            if let Err(error) = result {
                 return self.end(core, code(RTD_E_PROTOCOL), &error.to_string());
             }
         }
@@ -180,11 +137,11 @@ impl Shared {
     pub(super) fn expire(&self, core: &mut Core) {
         let now = self.reactor.now();
         let due = |deadline: Option<Millis>| deadline.is_some_and(|at| at <= now);
-        if due(core.connect_deadline) {
+        if due(core.link.connect_deadline) {
             return self.end(core, code(RTD_E_TIMEOUT), "Connection timeout");
         }
         if due(core.leaving) {
-            return if core.is_unsent() {
+            return if core.link.is_unsent() {
                 self.end(
                     core,
                     code(RTD_E_TIMEOUT),
@@ -194,37 +151,18 @@ impl Shared {
                 self.end(core, 0, LEFT)
             };
         }
-        for place in (0..core.requests.len()).rev() {
-            if due(core.requests[place].deadline) {
-                let token = core.requests.remove(place).token;
-                for purpose in core.purposes.values_mut() {
-                    if matches!(purpose, Purpose::Request(other) if *other == token) {
-                        *purpose = Purpose::Abandoned;
-                    }
-                }
-                self.response_failed(token, code(RTD_E_TIMEOUT), "Connection timeout");
-            }
+        for (kind, token) in core.pending.expire(now) {
+            self.fail(kind, token, code(RTD_E_TIMEOUT), "Connection timeout");
         }
-        for place in (0..core.syncs.len()).rev() {
-            if due(core.syncs[place].deadline) {
-                let token = core.syncs.remove(place).token;
-                for purpose in core.purposes.values_mut() {
-                    if matches!(purpose, Purpose::Sync(other) if *other == token) {
-                        *purpose = Purpose::Abandoned;
-                    }
-                }
-                self.synced(token, code(RTD_E_TIMEOUT), "Connection timeout");
-            }
-        }
-        let need = core.runs.tick(now);
-        let ticked = core.client.tick(&core.notebook, now).map_err(DriveError::from);
-        if let Err(error) = self.serve(core, need).and(ticked) {
+        let action = core.runs.tick(now);
+        let ticked = core.link.client.tick(&core.replica, now).map_err(DriveError::from);
+        if let Err(error) = self.act(core, action).and(ticked) {
             self.end(core, code(RTD_E_IO), &error.to_string());
         }
-        self.settle(core);
+        self.pump(core);
     }
 
-    /// Leaves as soon as the daemon has what was written here. Every waiter gets its terminal event at once.
+    /// Leaves as soon as the daemon has what was written here. Everything under way gets its terminal event at once.
     pub(super) fn leave(&self, core: &mut Core) {
         if core.is_over() {
             return;
@@ -234,10 +172,10 @@ impl Shared {
         }
         core.leaving = Some(self.reactor.now() + LEAVE_LIMIT);
         self.end_waiting(core, 0, LEFT);
-        self.settle(core);
+        self.pump(core);
     }
 
-    /// Ends the session: every waiter gets its terminal event, then `Closed`.
+    /// Ends the session: everything under way gets its terminal event, then CLOSED follows.
     pub(super) fn end(&self, core: &mut Core, code: i32, text: &str) {
         if core.closed.is_some() {
             return;
@@ -246,25 +184,25 @@ impl Shared {
         self.reactor.forget(self.key, Some(&self.stream));
         let _peer_is_gone = self.stream.shutdown(std::net::Shutdown::Both);
         self.end_waiting(core, code, text);
-        let mut event = Event::new(RTD_EV_CLOSED);
-        event.code = code;
-        event.text = text.into();
-        self.queue.push(event);
+        self.queue.push(Event::ended(RTD_EV_CLOSED, 0, code, text));
     }
 
     fn end_waiting(&self, core: &mut Core, code: i32, text: &str) {
-        let waiting = if code == 0 { RTD_E_CLOSED as i32 } else { code };
-        core.held.clear();
         core.runs.disconnected(text);
         self.deliver_runs(core);
-        for request in std::mem::take(&mut core.requests) {
-            self.response_failed(request.token, waiting, text);
+        let code = if code == 0 { RTD_E_CLOSED as i32 } else { code };
+        for (kind, token) in core.pending.end_all() {
+            self.fail(kind, token, code, text);
         }
-        for sync in std::mem::take(&mut core.syncs) {
-            self.synced(sync.token, waiting, text);
+    }
+
+    /// Ends a request or a sync without a response.
+    fn fail(&self, kind: PendingKind, token: u64, code: i32, text: &str) {
+        match kind {
+            PendingKind::Request => self.queue.push(Event::ended(RTD_EV_RESPONSE, token, code, text)),
+            PendingKind::Sync => self.queue.push(Event::ended(RTD_EV_SYNCED, token, code, text)),
+            PendingKind::Execute | PendingKind::Barrier | PendingKind::Clear => {}
         }
-        core.purposes.clear();
-        core.barrier_state = None;
     }
 }
 
@@ -278,7 +216,7 @@ impl Handler for Shared {
         if readable {
             self.receive(&mut core);
         } else if writable {
-            self.settle(&mut core);
+            self.pump(&mut core);
         }
     }
 

@@ -1,31 +1,36 @@
-//! A client of one room: local reads, edits that go out at once, requests, executions, events.
+//! Storey 3: a client of one room: local reads, edits that go out at once, requests, executions, events.
 //!
-//! `core` is what the session knows, `io` moves bytes on the I/O thread, `report` turns what happened
-//! into events, `blobs` finds the content of large outputs.
+//! `core` is what the session knows: `link` is the part that ends with a connection, `pending` the requests under way.
+//! `io` moves bytes on the I/O thread, `report` turns what happened into events, `blobs` finds the content of large
+//! outputs.
 
 mod blobs;
 mod core;
 mod io;
+mod link;
+mod pending;
 mod report;
 
-use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::{json, Map, Value};
 
-use self::core::{Core, Purpose, Waiting};
+use self::core::{action, Core, View};
 use self::io::Shared;
+use self::link::Link;
+use self::pending::{PendingKind, PendingTable};
 use super::queue::Queue;
 use super::reactor::ReactorUse;
 use super::source::EventSource;
 use super::{address, lock, panic_text, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::RTD_E_PANIC;
-use crate::connection::{Client, Event, Millis, Runs, Strategy};
+use crate::connection::{Client, Confirm, EndRule, Event, Millis, Runs};
 use crate::notebook::{Cell, Notebook, Op};
-use crate::wire::handshake::Protocol;
+use crate::wire::v2::Request;
+use crate::wire::Message;
 
 /// Bytes waiting to be written before edits and requests are refused with `Again`.
 const OUT_LIMIT: usize = 256 * 1024 * 1024;
@@ -80,27 +85,15 @@ impl Session {
         let reactor = guard.reactor();
         let connect_deadline = options.connect_timeout.map(|timeout| reactor.now().saturating_add(timeout));
         let core = Core {
-            client,
-            notebook: Notebook::empty(),
-            runs: Runs::new(Strategy::FinishRule),
-            out: Vec::new(),
-            sent: 0,
-            changes_wait: false,
-            purposes: HashMap::new(),
-            next_purpose: 1,
-            requests: Vec::new(),
-            syncs: Vec::new(),
-            connect_deadline,
-            held: Vec::new(),
-            barrier_state: None,
+            link: Link::new(client, connect_deadline),
+            replica: Notebook::empty(),
+            pending: PendingTable::default(),
+            runs: Runs::new(EndRule::FinishRule),
+            view: View::default(),
             watch_all: options.watch_all,
-            capabilities: Map::new(),
-            kernel_status: None,
-            queue_state: json!({"executing": null, "queued": []}),
             leaving: None,
             closed: None,
             poisoned: false,
-            watching_writable: false,
         };
         let queue = Queue::new(options.queue_limit)?;
         let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
@@ -119,7 +112,7 @@ impl Session {
         session.shared.reactor.watch(session.shared.key, &session.shared.stream, false)?;
         let announcer = session.shared.queue.announcer();
         let mut core = lock(&session.shared.core);
-        session.shared.settle(&mut core);
+        session.shared.pump(&mut core);
         drop(core);
         drop(announcer);
         Ok(session)
@@ -158,17 +151,14 @@ impl Session {
     /// # Errors
     /// `Argument` when `body` is no request; `Again` at the bound; `State` before `Ready`; `Closed`.
     pub fn request(&self, token: u64, body: &[u8], timeout: Option<Millis>) -> Result<(), DriveError> {
-        let message = crate::wire::Message::<crate::wire::v2::Request>::parse(body)
-            .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
-        let _checked_only = message;
-        let body: Map<String, Value> = serde_json::from_slice(body)
-            .map_err(|error| DriveError::Argument(format!("not a request: {error}")))?;
+        let not_a_request =
+            |error: &dyn std::fmt::Display| DriveError::Argument(format!("not a request: {error}"));
+        Message::<Request>::parse(body).map_err(|error| not_a_request(&error))?;
+        let body: Map<String, Value> = serde_json::from_slice(body).map_err(|error| not_a_request(&error))?;
         self.with_live(|shared, core| {
             core.check_bound()?;
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
-            core.send(Purpose::Request(token), body)?;
-            core.requests.push(Waiting { token, deadline, answered: false });
-            Ok(())
+            core.send(PendingKind::Request, token, deadline, body)
         })
     }
 
@@ -181,10 +171,10 @@ impl Session {
             core.check_bound()?;
             let now = shared.reactor.now();
             if core.may_miss_edits() {
-                core.held.push((token, cell_id.into()));
-                core.flush_changes()?;
+                core.pending.held.push((token, cell_id.into()));
+                core.push_changes()?;
             } else {
-                core.prepare_outputs(cell_id)?;
+                core.clear_outputs(cell_id)?;
                 core.send_execute(token, cell_id)?;
             }
             core.runs.submit(token, cell_id, timeout.map(|timeout| now.saturating_add(timeout)), now);
@@ -194,8 +184,8 @@ impl Session {
 
     /// Ends in one `Synced` event when the daemon has every local change and we have all it announced.
     ///
-    /// What it has announced is more than what has arrived here: the daemon is asked something, and its answer
-    /// comes behind all it has sent until then.
+    /// That is more than what has arrived here: the session asks the daemon something, and the answer comes behind
+    /// everything the daemon has sent until then.
     ///
     /// # Errors
     /// `Again` at the bound; `State` before `Ready`; `Closed`.
@@ -203,18 +193,16 @@ impl Session {
         self.with_live(|shared, core| {
             core.check_bound()?;
             let deadline = timeout.map(|timeout| shared.reactor.now().saturating_add(timeout));
-            core.flush_changes()?;
-            let asks = core.client.protocol() == Protocol::V2;
-            if asks && core.client.extended() {
-                // Answered by the daemon's library, behind everything it has to send.
-                let question = json!({"action": "get_queue_state", "sync": true});
-                core.send_action(Purpose::Sync(token), question)?;
-            } else if asks {
-                // The reference announces changes when it comes to it, not before it answers.
-                core.client.barrier(&core.notebook)?;
-                core.send_action(Purpose::Sync(token), json!({"action": "get_queue_state"}))?;
+            core.push_changes()?;
+            match core.link.client.dialect().confirm() {
+                Confirm::Ask => {
+                    let mut question = action("get_queue_state", None);
+                    question.insert("sync".into(), Value::Bool(true));
+                    core.send(PendingKind::Sync, token, deadline, question)?;
+                }
+                Confirm::Barrier => core.send_barrier(PendingKind::Sync, token, deadline)?,
+                Confirm::Heads => core.pending.sync_without_request(token, deadline),
             }
-            core.syncs.push(Waiting { token, deadline, answered: !asks });
             Ok(())
         })
     }
@@ -225,8 +213,8 @@ impl Session {
     /// `NotFound` for an unknown cell; `Argument` for a bad operation; `State`; `Closed`.
     pub fn edit(&self, ops: &[Op]) -> Result<(), DriveError> {
         self.with_live(|_, core| {
-            if core.notebook.edit(ops)? {
-                core.changes_wait = true;
+            if core.replica.edit(ops)? {
+                core.link.changes_wait = true;
             }
             Ok(())
         })
@@ -238,8 +226,8 @@ impl Session {
     /// `Argument` when it is no copy of this document; else as [`Session::edit`].
     pub fn merge(&self, copy: &Notebook) -> Result<(), DriveError> {
         self.with_live(|_, core| {
-            if core.notebook.merge(copy)? {
-                core.changes_wait = true;
+            if core.replica.merge(copy)? {
+                core.link.changes_wait = true;
             }
             Ok(())
         })
@@ -270,29 +258,25 @@ impl Session {
     pub fn info(&self) -> Result<Value, DriveError> {
         self.check_process()?;
         let core = lock(&self.shared.core);
-        let ready = core.client.is_ready();
-        let state = match (core.is_over(), ready) {
+        let client = &core.link.client;
+        let state = match (core.is_over(), client.is_ready()) {
             (true, _) => "closed",
             (false, true) => "ready",
             (false, false) => "connecting",
         };
-        let protocol = match core.client.protocol() {
-            Protocol::V2 => "v2",
-            Protocol::V1 => "v1",
-        };
-        let blobs = self.shared.blobs_place(&core);
         Ok(json!({
             "notebook_id": self.shared.notebook_id,
             "state": state,
             "reason": core.closed,
-            "protocol": protocol,
-            "capabilities": core.capabilities,
-            "kernel_status": core.kernel_status,
-            "executing": core.queue_state.get("executing"),
-            "queued": core.queue_state.get("queued"),
+            "protocol": client.dialect().version(),
+            "stream_pieces": client.dialect().stream_pieces(),
+            "capabilities": client.capabilities(),
+            "kernel_status": core.view.kernel_status,
+            "executing": core.view.queue.executing,
+            "queued": core.view.queue.queued,
             "queue_bytes": self.shared.queue.bytes(),
             "unsent": core.closed.is_none() && !core.poisoned && core.owes(),
-            "blobs_dir": blobs.to_string_lossy(),
+            "blobs_dir": self.shared.blobs_place(&core).to_string_lossy(),
         }))
     }
 
@@ -326,14 +310,14 @@ impl Session {
             if core.is_over() {
                 return Err(DriveError::Closed("Channel closed".into()));
             }
-            if !core.client.is_ready() {
+            if !core.link.client.is_ready() {
                 return Err(DriveError::State("Not connected".into()));
             }
-            if core.out.len() - core.sent > OUT_LIMIT {
+            if core.link.unsent() > OUT_LIMIT {
                 return Err(DriveError::Again("the daemon does not take what was sent".into()));
             }
             call(shared, core)?;
-            shared.settle(core);
+            shared.pump(core);
             Ok(())
         })
     }
@@ -344,10 +328,10 @@ impl Session {
     /// `State` before the first synchronisation and in a forked child; `Poisoned`; those of `call`.
     pub fn read<T>(&self, call: impl FnOnce(&Notebook) -> Result<T, DriveError>) -> Result<T, DriveError> {
         self.with(|_, core| {
-            if !core.client.is_ready() && !core.is_over() {
+            if !core.link.client.is_ready() && !core.is_over() {
                 return Err(DriveError::State("Not connected".into()));
             }
-            call(&core.notebook)
+            call(&core.replica)
         })
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::wire::message::{Body, Tag};
+use crate::wire::message::{Body, Message, Tag};
 
 /// A broadcast on the notebook channel (protocol 2, section 5.8; their order in 5.9 to 5.12).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +84,30 @@ impl Body for Broadcast {
     const TAG: Tag = Tag::Member("event");
 }
 
+/// Members that our daemon adds to the broadcasts of an execution (`docs/protocol.md`). A member of another type counts
+/// as absent.
+impl Message<Broadcast> {
+    /// The execution it belongs to.
+    pub fn execution_id(&self) -> Option<&str> {
+        self.extra.get("execution_id")?.as_str()
+    }
+
+    /// How the execution ended.
+    pub fn status(&self) -> Option<&str> {
+        self.extra.get("status")?.as_str()
+    }
+
+    /// Why it did not end well; text for humans.
+    pub fn reason(&self) -> Option<&str> {
+        self.extra.get("reason")?.as_str()
+    }
+
+    /// The kernel's counter at the end; unknown if the execution never started.
+    pub fn execution_count(&self) -> Option<i64> {
+        self.extra.get("execution_count")?.as_i64()
+    }
+}
+
 /// One widget channel (protocol 2, section 5.8).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CommState {
@@ -107,7 +131,6 @@ pub struct CommState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::Message;
 
     #[test]
     fn buffers_hold_bytes_only() {
@@ -125,7 +148,8 @@ mod tests {
     fn details_of_an_execution_travel_as_extra_members() {
         let json = br#"{"event":"execution_done","cell_id":"c","execution_id":"e","status":"ok","execution_count":null}"#;
         let message = Message::<Broadcast>::parse(json).unwrap();
-        assert_eq!(message.extra.len(), 3);
+        assert_eq!((message.execution_id(), message.status()), (Some("e"), Some("ok")));
+        assert_eq!((message.reason(), message.execution_count()), (None, None));
         assert_eq!(message.to_json(), json);
     }
 }

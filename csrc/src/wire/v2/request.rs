@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::wire::message::{Body, Tag};
+use crate::wire::message::{Body, Message, Tag};
 
 /// A request on the notebook channel (protocol 2, section 5.6; semantics in 5.9 to 5.13).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,10 +114,22 @@ pub fn with_cells(mut body: Vec<u8>, cells: &Value) -> Vec<u8> {
     body
 }
 
+/// Members that our clients add to requests (`docs/protocol.md`).
+impl Message<Request> {
+    /// Identifier to echo in the response.
+    pub fn request_id(&self) -> Option<&Value> {
+        self.extra.get("request_id")
+    }
+
+    /// Whether it is a question to the library and not to the host program: has everything up to here arrived?
+    pub fn asks_for_sync(&self) -> bool {
+        self.extra.get("sync") == Some(&Value::Bool(true))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::Message;
 
     #[test]
     fn the_widest_numbers_pass_and_wider_ones_do_not() {

@@ -1,8 +1,9 @@
 //! Storey 1, what a notebook's room answers (protocol 2, section 5.7).
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::wire::message::{Body, Tag};
+use crate::wire::message::{Body, Message, Tag};
 
 /// A response on the notebook channel, one for each request (protocol 2, section 5.7).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +89,19 @@ impl Body for Response {
     const TAG: Tag = Tag::Member("result");
 }
 
+/// Members that our daemon adds to `cell_queued` (`docs/protocol.md`). A member of another type counts as absent.
+impl Message<Response> {
+    /// The name of the execution.
+    pub fn execution_id(&self) -> Option<&str> {
+        self.extra.get("execution_id")?.as_str()
+    }
+
+    /// Whether the cell was running already: its outputs so far are in the document.
+    pub fn joined(&self) -> bool {
+        self.extra.get("joined") == Some(&Value::Bool(true))
+    }
+}
+
 /// One line of the kernel's history (protocol 2, section 5.7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
@@ -117,7 +131,6 @@ pub struct CompletionItem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::Message;
 
     #[test]
     fn completion_items_show_only_what_is_known() {
