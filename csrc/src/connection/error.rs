@@ -1,4 +1,4 @@
-//! Why a connection cannot go on.
+//! Storey 2: why a connection cannot go on.
 
 use std::fmt;
 
