@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::server::PeerRequest;
+use super::peer_request::PeerRequest;
 
 /// The gate opens after at most this many further sync messages of a peer that answers none while it waits.
 const ROUNDS: u32 = 2;

@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod gate;
 mod outbox;
+mod peer_request;
 mod run;
 mod server;
 #[cfg(test)]
@@ -20,8 +21,9 @@ pub use dialect::{Confirm, Dialect, EndRule, PeerDialect};
 pub use error::ConnectionError;
 pub use event::{Event, Hint};
 pub use outbox::{Answer, Outbox};
+pub use peer_request::PeerRequest;
 pub use run::{Action, Queue, Runs};
-pub use server::{PeerRequest, Server, ServerEvent};
+pub use server::{Server, ServerEvent};
 
 /// Milliseconds on the caller's monotonic clock.
 pub type Millis = u64;

@@ -4,15 +4,16 @@ use serde_json::{json, Map, Value};
 
 use super::dialect::PeerDialect;
 use super::gate::Gate;
+use super::peer_request::PeerRequest;
 use super::{ConnectionError, Event, Outbox};
-use crate::code::rtd_channel::{self, *};
+use crate::code::rtd_channel::*;
 use crate::notebook::Changes;
 use crate::replica::{Doc, PeerSync, Replica};
 use crate::wire::frame::{Decoder, CONTROL_LIMIT, DATA_LIMIT};
 use crate::wire::handshake::{Capabilities, Channel, Handshake};
 use crate::wire::typed::split;
 use crate::wire::v2::request::AT_REQUEST;
-use crate::wire::v2::{BlobRequest, PoolRequest, Request, Targets};
+use crate::wire::v2::{BlobRequest, PoolRequest, Request};
 use crate::wire::{FrameType, Message};
 
 /// What a server connection reports to its owner, in the order of the stream.
@@ -24,27 +25,6 @@ pub enum ServerEvent<C = Changes> {
     Synced(C),
     /// A request: pass it to [`Server::expect`], then answer through the outbox.
     Request(PeerRequest),
-}
-
-/// A request of a peer.
-#[derive(Debug)]
-pub struct PeerRequest {
-    /// Where it came from.
-    pub channel: rtd_channel,
-    /// JSON as received, but without the library's own member `at_request`; or the bytes of a blob to store.
-    pub body: Vec<u8>,
-    /// The media type of a blob to store, which may be empty; none for other requests.
-    pub media_type: Option<String>,
-    /// Identifier to echo.
-    pub request_id: Option<Value>,
-    /// The cells it means to execute.
-    pub targets: Targets,
-}
-
-impl PeerRequest {
-    fn new(channel: rtd_channel, body: Vec<u8>) -> Self {
-        Self { channel, body, media_type: None, request_id: None, targets: Targets::None }
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use automerge::legacy::{Key, Op, OpType};
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, Prop, ReadDoc};
 
-use super::rows::{object, ref_str, Rows};
-use super::splice::{Splice, Spliced};
+use super::rows::{object, Rows};
+use super::splice::{inserted, Splice, Spliced};
 use super::{Changes, OutputChange};
 use crate::replica::{object_id, Applied};
 
@@ -229,10 +229,4 @@ impl<'a> Digest<'a> {
         let list = object(self.doc, cell, "outputs", ObjType::List);
         list.iter().flat_map(|list| inserted(self.doc, list, 0, id)).collect()
     }
-}
-
-/// The elements of a list of outputs from a place on, as if each was new.
-pub(super) fn inserted(doc: &Automerge, list: &ObjId, from: usize, cell_id: &str) -> Vec<OutputChange> {
-    let new = |index, element| OutputChange::Inserted { cell_id: cell_id.to_owned(), index, element };
-    doc.list_range(list, from..).filter_map(|item| Some(new(item.index, ref_str(&item.value)?))).collect()
 }

@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use automerge::legacy::{Op, OpType};
 use automerge::{Automerge, ChangeHash, ObjId, ReadDoc};
 
-use super::changes::inserted;
 use super::rows::ref_str;
 use super::OutputChange;
 use crate::replica::op_id;
@@ -177,4 +176,10 @@ impl<'a> Splice<'a> {
         steps.extend(rest.map(|(index, element)| OutputChange::Inserted { cell_id: cell(), index, element }));
         Some(steps)
     }
+}
+
+/// The elements of a list of outputs from a place on, as if each was new.
+pub(super) fn inserted(doc: &Automerge, list: &ObjId, from: usize, cell_id: &str) -> Vec<OutputChange> {
+    let new = |index, element| OutputChange::Inserted { cell_id: cell_id.to_owned(), index, element };
+    doc.list_range(list, from..).filter_map(|item| Some(new(item.index, ref_str(&item.value)?))).collect()
 }
