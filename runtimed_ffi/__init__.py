@@ -1,5 +1,7 @@
 """Live, shared notebooks from Python: sessions, cells, executions, outputs, and the daemon behind them.
 
+Storey 6 (client).
+
 A `Session` joins a notebook room, edits its document and runs its cells; everyone in the room sees the same. When no
 daemon runs, one starts by itself. The notebook API of the `runtimed` package 0.1.4 is here (all but its sidecar
 launcher), so ``import runtimed_ffi as runtimed`` runs programs written for it.

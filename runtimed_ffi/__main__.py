@@ -1,4 +1,4 @@
-"""``python -m runtimed_ffi``: build flags for C programs, versions, and the daemon (storey 7: a face).
+"""``python -m runtimed_ffi``: build flags for C programs, versions, and the daemon (storey 8: command line).
 
 Imports what it needs when it needs it: flags must be printed even where the daemon cannot run.
 """

@@ -1,6 +1,6 @@
 """A cell of the notebook at one moment, as a read-only value.
 
-Storey 6 (client). Source: python-api, section 1.6.
+Storey 5 (values). Source: python-api, section 1.6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One output of a cell, as a read-only value.
 
-Storey 6 (client). Knows nbformat outputs; knows nothing of sessions. Source: python-api, section 1.6.
+Storey 5 (values). Knows nbformat outputs; knows nothing of sessions. Source: python-api, section 1.6.
 """
 
 from __future__ import annotations

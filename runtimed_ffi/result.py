@@ -1,6 +1,6 @@
 """`ExecutionResult`: what one execution of a cell produced, as a read-only value.
 
-Storey 6 (client). Knows outputs, and nothing of how they came. Source: python-api, section 1.6.
+Storey 5 (values). Knows outputs, and nothing of how they came. Source: python-api, section 1.6.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-//! Numbers that Rust, C and Python share, each written once: result codes, kinds of events, and what the `code` of an
-//! event can be. Below all storeys; touches nothing.
+//! Storey 0: numbers that Rust, C and Python share, each written once: result codes, kinds of events, and the values of
+//! the `code` of an event. Imports nothing.
 #![allow(non_camel_case_types)]
 
 /// `RTD_OK` (0) or a negative `RTD_E_*` of `rtd_code`.

@@ -1,6 +1,6 @@
-//! Live, shared notebooks behind a C ABI.
+//! Storey 4: live, shared notebooks behind a C ABI.
 //!
-//! Storeys, lowest first; a module uses only its own storey and the ones below:
+//! Storeys, lowest first; a module uses only its own storey and the ones below (docs/architecture.md): 0 `code` ·
 //! 1 `wire`, `outputs`, `replica` (pure), `notebook` and `settings` on `replica` · 2 `connection` (sans-IO) ·
 //! 3 `drive` (the I/O thread) · 4 `abi` (the exported C functions).
 //! `code` is the vocabulary of results that all of them share.

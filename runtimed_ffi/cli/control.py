@@ -1,7 +1,7 @@
 """The start and the end of a daemon.
 
-Storey: face (7).  ``start`` returns when clients can connect, ``stop`` when the lock is free again: then the daemon has
-saved, stopped its kernels and removed its files.
+Storey 8 (command line). ``start`` returns when clients can connect, ``stop`` when the lock is free again: then the
+daemon has saved, stopped its kernels and removed its files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The end of a daemon's log, by the system's ``tail``, which also follows it through its renaming.
 
-Storey: face (7).
+Storey 8 (command line).
 """
 
 from __future__ import annotations

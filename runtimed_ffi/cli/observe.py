@@ -1,7 +1,7 @@
 """What can be known about a daemon from outside: its lock, its socket, its process, its own words.
 
-Storey: face (7).  None of the sources is trusted alone: ``daemon.json`` may be missing or left by a dead process, the
-socket file too, and a daemon may hold its lock without answering.  The lock decides whether one runs.
+Storey 8 (command line). None of the sources is trusted alone: ``daemon.json`` may be missing or left by a dead
+process, the socket file too, and a daemon may hold its lock without answering. The lock decides whether one runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a daemon does, in words and numbers for people, or as JSON for programs.
 
-Storey: face (7).
+Storey 8 (command line).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Service files: a user unit for systemd, a launch agent for launchd.
 
-Storey: face (7).  They are printed, not installed: where they go is the user's decision (docs/daemon.md).
+Storey 8 (command line). They are printed, not installed: where they go is the user's decision (docs/daemon.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tools for testing implementations of the protocol; this project's own tests use them.
 
-Storey: beside all others; nothing else of the package imports it. Knows the C library's pure tier, sockets and the
+Storey: testing. Nothing else of the package imports it. Knows the C library's pure tier, sockets and the
 specification of protocol 2; knows nothing of our daemon, so that everything here can be pointed at another one.
 
 ============== ================================================================================================
