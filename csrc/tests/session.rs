@@ -1,5 +1,10 @@
-//! The bound of what a session has under way, and what it says of its connection.
+//! The bound of what a session has under way, deadlines, and what it says of its connection.
 
+use std::thread;
+use std::time::Duration;
+
+use runtimed_ffi::code::rtd_code::RTD_E_TIMEOUT;
+use runtimed_ffi::code::rtd_done::RTD_DONE_TIMED_OUT;
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::drive::{DriveError, Session};
 use runtimed_ffi::notebook::Op;
@@ -75,4 +80,31 @@ fn a_session_with_our_daemon_gets_stream_text_in_pieces() {
     let (_host, session) = host_with_room(&place, "n");
     assert_eq!((info(&session, "stream_pieces"), info(&session, "protocol")), (json!(true), json!("v2")));
     assert_eq!((info(&session, "executing"), info(&session, "queued")), (Value::Null, json!([])));
+}
+
+#[test]
+fn a_deadline_that_has_passed_comes_before_the_answer() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.edit(&[Op::insert_cell("c", "code", "1", None)]).unwrap();
+    let limit = Duration::from_millis(200);
+    session.execute(1, "c", Some(limit.as_millis() as u64)).unwrap();
+    let (execution, _) = request(&host);
+    session.request(2, br#"{"action":"get_kernel_info"}"#, Some(limit.as_millis() as u64)).unwrap();
+    let (question, _) = request(&host);
+    session
+        .read(|_| {
+            // The answers arrive in time, but the I/O thread waits for this reader until the limit is over.
+            let queued = json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"});
+            host.respond(execution, &queued).unwrap();
+            host.respond(question, &json!({"result": "no_kernel"})).unwrap();
+            let done =
+                json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"});
+            host.publish("n", &[], &[done], 0).unwrap();
+            thread::sleep(limit);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(until(&session, RTD_EV_RESPONSE).code, RTD_E_TIMEOUT as i32);
+    assert_eq!(until(&session, RTD_EV_DONE).code, RTD_DONE_TIMED_OUT as i32);
 }

@@ -284,11 +284,16 @@ impl Runs {
         own.into_iter().chain(self.guard()).min()
     }
 
-    /// Ends executions whose deadline has passed, and guards against lost broadcasts.
-    pub fn tick(&mut self, now: Millis) -> Action {
+    /// Ends executions whose deadline has passed.
+    pub fn expire(&mut self, now: Millis) {
         while let Some(place) = self.runs.iter().position(|run| run.deadline.is_some_and(|at| at <= now)) {
             self.finish(place, RTD_DONE_TIMED_OUT, "the time limit passed", Vec::new());
         }
+    }
+
+    /// Ends executions whose deadline has passed, and guards against lost broadcasts.
+    pub fn tick(&mut self, now: Millis) -> Action {
+        self.expire(now);
         match self.guard() {
             Some(at) if at <= now => self.unheard(now),
             _ => Action::Nothing,

@@ -75,6 +75,8 @@ impl Shared {
     }
 
     pub(super) fn receive(&self, core: &mut Core) {
+        // A deadline that has passed counts, whatever has arrived since.
+        self.pass_deadlines(core, self.reactor.now());
         let mut buffer = vec![0_u8; 64 * 1024];
         let mut budget = READ_BUDGET;
         while budget > 0 && core.closed.is_none() {
@@ -151,15 +153,21 @@ impl Shared {
                 self.end(core, 0, LEFT)
             };
         }
-        for (kind, token) in core.pending.expire(now) {
-            self.fail(kind, token, code(RTD_E_TIMEOUT), "Connection timeout");
-        }
+        self.pass_deadlines(core, now);
         let action = core.runs.tick(now);
         let ticked = core.link.client.tick(&core.replica, now).map_err(DriveError::from);
         if let Err(error) = self.act(core, action).and(ticked) {
             self.end(core, code(RTD_E_IO), &error.to_string());
         }
         self.pump(core);
+    }
+
+    /// Ends requests, syncs and executions whose deadline, set by the caller, has passed.
+    fn pass_deadlines(&self, core: &mut Core, now: Millis) {
+        for (kind, token) in core.pending.expire(now) {
+            self.fail(kind, token, code(RTD_E_TIMEOUT), "Connection timeout");
+        }
+        core.runs.expire(now);
     }
 
     /// Leaves as soon as the daemon has what was written here. Everything under way gets its terminal event at once.
