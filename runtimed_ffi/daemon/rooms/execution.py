@@ -151,7 +151,8 @@ class ExecutionQueue:
     def interrupt(self) -> None:
         """Interrupt the kernel, now or when it begins with its execution.  The queue is not touched."""
         kernel, run = self._kernel, self._executing
-        if kernel is None:
+        if kernel is None or (run is None and self._busy_with is None):
+            # An idle kernel would take the signal late, in the middle of the next cell.
             return
         if run is not None:
             run.interrupted = True
