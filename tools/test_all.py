@@ -35,8 +35,8 @@ RUST = Step("test-rust", "Rust tests", 25)
 RUFF = Step("check-ruff", "ruff", 20)
 MYPY = Step("check-mypy", "mypy", 5)
 PREPARE_PYPY = Step("prepare-pypy", "PyPy install", 15, counted=False)
-PYTHON = Step("test-python", "Python tests", 30)
-PYPY = Step("test-pypy", "PyPy tests", 20)
+PYTHON = Step("test-python", "Python tests", 40)
+PYPY = Step("test-pypy", "PyPy tests", 35)
 
 # Cargo uses all cores but for the ends of its builds; what Python has to do before its tests fits in there.
 CARGO_LANE = [RUSTFMT, CLIPPY, RUST]
