@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from . import calls, cells, connect, edits, kernels, outputs, received, report, runs
-from .world import World
+from benchmarks import calls, cells, connect, edits, kernels, outputs, received, report, runs
+from benchmarks.world import World
 
 BENCHMARKS = {
     "connect": connect,

@@ -1,8 +1,7 @@
 """The binding itself: a call that does nothing, and bytes that go through it."""
 
+from benchmarks.figure import Figure, interleaved, timed
 from runtimed_ffi._binding.ffi import bytes_in, check, ffi, lib, take_buf
-
-from .figure import Figure, interleaved, timed
 
 _MEGABYTE = 1 << 20
 

@@ -1,7 +1,7 @@
-"""Creating a cell: the call alone, and with the daemon's word that it has it."""
+"""Creating a cell: the call alone, and with the daemon's confirmation."""
 
-from .figure import Figure, interleaved, timed
-from .world import exchange
+from benchmarks.figure import Figure, interleaved, timed
+from benchmarks.world import exchange
 
 
 def figures(world):

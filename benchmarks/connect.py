@@ -1,7 +1,7 @@
 """Connecting to a room that is open."""
 
-from .figure import Figure, interleaved, timed
-from .world import exchange
+from benchmarks.figure import Figure, interleaved, timed
+from benchmarks.world import exchange
 
 
 def figures(world):

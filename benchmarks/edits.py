@@ -1,32 +1,32 @@
-"""An edit of one client, until another one that waits has been told of it."""
+"""An edit of one client, until the callback of another client that waits."""
 
 import contextlib
 import threading
 import time
 
-from .figure import Figure, interleaved
+from benchmarks.figure import Figure, interleaved
 
 _SIZE = 150
 """Bytes of a sync message for a small edit, about."""
 
 
-class _Ear:
+class _Callback:
     """Remembers when it was called; the writer waits for it."""
 
     def __init__(self) -> None:
-        self._heard = threading.Event()
+        self._called = threading.Event()
         self._at = 0.0
 
     def __call__(self, *_: object) -> None:
         self._at = time.perf_counter()
-        self._heard.set()
+        self._called.set()
 
     def time(self, write) -> float:
         """Seconds from the beginning of `write` to the call."""
-        self._heard.clear()
+        self._called.clear()
         begin = time.perf_counter()
         write()
-        if not self._heard.wait(30):
+        if not self._called.wait(30):
             raise TimeoutError("the edit was not seen")
         return self._at - begin
 
@@ -49,14 +49,14 @@ def _ours(world, stack, cells: int):
     writer.sync()
     reader = world.session(writer.notebook_id)
     stack.callback(reader.disconnect)
-    ear = _Ear()
-    reader.on_change(ear)
+    callback = _Callback()
+    reader.on_change(callback)
     reader.start_pump()
     cell, count = ids[cells // 2], iter(range(10**9))
 
     def sample() -> float:
         text = f"x = {next(count)}"
-        took = ear.time(lambda: writer.set_source(cell, text))
+        took = callback.time(lambda: writer.set_source(cell, text))
         if reader.get_cell(cell).source != text:
             raise AssertionError("the event came before the edit")
         return took
@@ -66,11 +66,11 @@ def _ours(world, stack, cells: int):
 
 def _floor(world, stack):
     writer, reader = world.plain(b"r"), world.plain(b"r")
-    ear = _Ear()
+    callback = _Callback()
 
     def listen() -> None:
         while reader.recv(65536):
-            ear()
+            callback()
 
     thread = threading.Thread(target=listen)
     thread.start()
@@ -82,4 +82,4 @@ def _floor(world, stack):
         writer.close()
 
     stack.callback(close)
-    return lambda: ear.time(lambda: writer.sendall(b"x" * _SIZE))
+    return lambda: callback.time(lambda: writer.sendall(b"x" * _SIZE))

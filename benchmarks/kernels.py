@@ -10,17 +10,16 @@ import time
 from jupyter_client.connect import write_connection_file
 
 import runtimed_ffi
-
-from .figure import Figure, interleaved, timed
-from .raw import RawClient, own_kernel
-from .world import ROOT, ask_pool
+from benchmarks.figure import Figure, interleaved, timed
+from benchmarks.raw import RawClient, own_kernel
+from benchmarks.world import ROOT, ask_pool
 
 READY_LIMIT = 120.0
 """Seconds for kernels to stand by."""
 
 
 def figures(world):
-    """``start_kernel()`` in a new room, until the kernel has answered and can be heard; and until its first result."""
+    """``start_kernel()`` in a new room, until the kernel answers and its output arrives; and until its first result."""
     samples = world.samples(5)
 
     def ours() -> float:

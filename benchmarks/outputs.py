@@ -3,8 +3,8 @@
 import contextlib
 import time
 
-from .figure import Figure, interleaved, timed
-from .raw import Lost, of_daemon, own_kernel
+from benchmarks.figure import Figure, interleaved, timed
+from benchmarks.raw import Lost, of_daemon, own_kernel
 
 
 def figures(world):

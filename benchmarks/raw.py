@@ -106,7 +106,7 @@ def of_daemon(daemon) -> RawClient:
 
 @contextlib.contextmanager
 def own_kernel():
-    """A client of a kernel that nobody else listens to, started by ``jupyter_client``; ready when it has answered."""
+    """The only client of a kernel, started by ``jupyter_client``; ready when it has answered."""
     with tempfile.TemporaryDirectory(prefix="rtd-") as directory:
         manager = KernelManager(transport="ipc", ip=os.path.join(directory, "s"))
         manager.connection_file = os.path.join(directory, "c.json")

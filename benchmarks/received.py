@@ -7,9 +7,8 @@ worth.
 
 import time
 
+from benchmarks.figure import Figure, interleaved
 from runtimed_ffi.testing.replicas import Replica, SyncState
-
-from .figure import Figure, interleaved
 
 _SIZES = (100, 1_000, 10_000, 100_000)
 _MOST_CELLS = 10_000

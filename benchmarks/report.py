@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 
-from .figure import Figure
+from benchmarks.figure import Figure
 
 _ROW = "{:44} {:>10} {:>10} {:>7} {:>6}  {:16} {}"
 

@@ -1,13 +1,13 @@
 """A small cell on a warm kernel.
 
-The raw client on the same kernel has the daemon for company, which listens to that kernel too and tells the room of its
-state; so the floor is taken once more on a kernel of its own.
+While the raw client measures, the daemon also listens to that kernel and sends its state to the room; so the floor is
+measured once more on a kernel of its own.
 """
 
 import contextlib
 
-from .figure import Figure, interleaved, timed
-from .raw import of_daemon, own_kernel
+from benchmarks.figure import Figure, interleaved, timed
+from benchmarks.raw import of_daemon, own_kernel
 
 
 def figures(world):

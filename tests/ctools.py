@@ -43,7 +43,7 @@ def npm_ci(directory, *options):
 
 
 def run(*command, **options):
-    """Runs a command that must succeed without a word on stderr; returns its stdout."""
+    """Runs a command that must succeed with nothing on stderr; returns its stdout."""
     command = [str(part) for part in command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
     assert done.returncode == 0 and not done.stderr, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"

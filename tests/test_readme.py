@@ -24,7 +24,7 @@ PYTHON = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The variables of a newcomer whose daemon is a private one."""
+    """The environment of a new user, with a private daemon."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch, runtimed_ffi.Daemon() as daemon:
         patch.setenv("HOME", str(home))
@@ -32,7 +32,7 @@ def environment(tmp_path_factory):
 
 
 def python(code, environment):
-    """Runs a program in a new interpreter and returns what it prints; a word on stderr is a failure."""
+    """Runs a program in a new interpreter and returns what it prints; any output on stderr is a failure."""
     return run(sys.executable, "-W", "error", "-c", code, env=environment, cwd=environment["HOME"])
 
 

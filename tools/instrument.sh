@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands before rustc for `make fuzz FUZZ_ARGS=--edges`: the crates named in INSTRUMENTED tell the fuzzer which edges
+# Stands before rustc for `make fuzz FUZZ_ARGS=--edges`: the crates named in INSTRUMENTED report to the fuzzer which edges
 # they run through, all others stay as fast as they are.
 for argument; do
     if [ "$previous" = --crate-name ]; then crate=$argument; fi

@@ -19,7 +19,7 @@ const RTD = {};
 const header = readFileSync(`${installed("--include")}/runtimed_ffi.h`, "utf8");
 for (const [, name, value] of header.matchAll(/\b(RTD_\w+) = (-?\d+)/g)) RTD[name] = Number(value);
 
-// Types and functions as the header declares them; _Out_ and _Inout_ tell koffi which way values go.
+// Types and functions as the header declares them; _Out_ and _Inout_ declare to koffi which way values go.
 for (const handle of ["rtd_session", "rtd_queue", "rtd_doc"]) koffi.opaque(handle);
 koffi.struct("rtd_buf", { data: "uint8_t *", len: "size_t" });
 koffi.struct("rtd_event", {

@@ -90,7 +90,7 @@ class Peer:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hang up without a word."""
+        """Close the connection without a message."""
         self.ended = self.ended or "closed"
         self._socket.close()
 
@@ -219,7 +219,7 @@ class Peer:
         return False
 
     def converged(self) -> bool:
-        """Whether the replica has what the room has, as far as the messages tell."""
+        """Whether the replica has what the room has, as far as the messages show."""
         return self.ready and self.sync.converged(self.document)
 
     def of(self, event: str, **members: Any) -> list[Json]:

@@ -118,7 +118,7 @@ class SyncState:
         check(lib.rtd_sync_receive(self.handle, document.handle, *bytes_in(message)))
 
     def converged(self, document: Replica) -> bool:
-        """Whether both copies are equal as far as the messages tell."""
+        """Whether both copies are equal as far as the messages show."""
         out = ffi.new("int32_t *")
         check(lib.rtd_sync_converged(self.handle, document.handle, out))
         return bool(out[0])

@@ -55,7 +55,7 @@ class SettingsPeer:
         self.close()
 
     def _over_host(self, call, keep=False):
-        """The replica in a host of our own: that is who can read and change settings as JSON."""
+        """The replica in a host of our own: only a host reads and changes settings as JSON."""
         out = ffi.new("rtd_buf *")
         check(lib.rtd_doc_heads(self._doc[0], out))
         if not take_buf(out):

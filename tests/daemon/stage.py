@@ -7,13 +7,7 @@ import json
 from collections.abc import Awaitable
 from typing import Any, Callable
 
-from runtimed_ffi.daemon.channels.settings import Values
-from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic
-from runtimed_ffi.daemon.ports import Message
-from runtimed_ffi.daemon.rooms.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms.rooms import Rooms
-
-from .fakes import (
+from daemon.fakes import (
     FakeBlobs,
     FakeHost,
     KernelFactory,
@@ -23,6 +17,11 @@ from .fakes import (
     reply,
     started,
 )
+from runtimed_ffi.daemon.channels.settings import Values
+from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic
+from runtimed_ffi.daemon.ports import Message
+from runtimed_ffi.daemon.rooms.requests import NotebookRequests
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 LAUNCH = {"action": "launch_kernel", "kernel_type": "python", "env_source": "uv:prewarmed", "notebook_path": None}
 

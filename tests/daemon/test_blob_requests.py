@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import FakeBlobs, FakeHost
+from daemon.stage import until
 from runtimed_ffi.daemon.channels import blob_requests
 from runtimed_ffi.daemon.channels.blob_requests import BlobRequests
 from runtimed_ffi.daemon.channels.blob_server import BlobAddress
-
-from .fakes import FakeBlobs, FakeHost
-from .stage import until
 
 
 class GatedBlobs(FakeBlobs):
@@ -102,7 +101,7 @@ def test_whole_daemon(tmp_path: Path) -> None:
     import socket
 
     runtimed_ffi = pytest.importorskip("runtimed_ffi", reason="the C library is not built")
-    from .test_service import LIMIT, _exactly, _send
+    from daemon.test_service import LIMIT, _exactly, _send
 
     with runtimed_ffi.Daemon(tmp_path / "d") as daemon, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(LIMIT)

@@ -13,10 +13,9 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+from daemon.fakes import eventually
 from runtimed_ffi.daemon.channels import blob_pages
 from runtimed_ffi.daemon.channels.blob_server import BlobServer
-
-from .fakes import eventually
 
 LIMIT = 30.0
 HASH = "ab" + "0" * 62

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.fakes import idle, iopub, reply, stream
+from daemon.stage import LAUNCH, Stage, staged, turn, until
 from runtimed_ffi.daemon.ports import Message
 from runtimed_ffi.daemon.rooms import comms
 from runtimed_ffi.daemon.rooms.comms import Comms
 from runtimed_ffi.daemon.rooms.outputs import Publication
-
-from .fakes import idle, iopub, reply, stream
-from .stage import LAUNCH, Stage, staged, turn, until
 
 MODEL = {"_model_module": "@jupyter-widgets/controls", "_model_name": "IntSliderModel", "value": 1}
 
@@ -33,8 +32,8 @@ def closed(comm_id: str) -> Message:
     return iopub("comm_close", "x", comm_id=comm_id, data={})
 
 
-def told(s: Stage, peer: int) -> list[Any]:
-    """What a peer that joins now gets."""
+def sent_on_join(s: Stage, peer: int) -> list[Any]:
+    """The comms sent to a peer that joins now."""
     s.host.log.clear()
     s.rooms.joined("nb", peer, peer)
     return [item["comms"] for kind, item in s.host.log if kind == "sent" and item["peer"] == peer]
@@ -43,7 +42,7 @@ def told(s: Stage, peer: int) -> list[Any]:
 @staged
 async def test_a_peer_that_joins_late_gets_the_open_widgets(s: Stage) -> None:
     """protocol 2, sections 5.2 step 6, 5.8 and 5.13; golden widgets"""
-    assert told(s, 3) == []
+    assert sent_on_join(s, 3) == []
     await s.launch()
     s.kernel.say(opened("c1", MODEL, [b"\x09"]), opened("c2"), opened("c3", {"value": 1}))
     s.kernel.say(updated("c1", value=5, extra={"deep": [1]}), updated("unknown", value=1), closed("c3"))
@@ -57,7 +56,7 @@ async def test_a_peer_that_joins_late_gets_the_open_widgets(s: Stage) -> None:
         "model_name": "IntSliderModel",
         "buffers": [[9]],
     }
-    assert told(s, 4) == [[first, {"comm_id": "c2", "target_name": "jupyter.widget", "state": {}}]]
+    assert sent_on_join(s, 4) == [[first, {"comm_id": "c2", "target_name": "jupyter.widget", "state": {}}]]
 
 
 @staged
@@ -65,15 +64,15 @@ async def test_widgets_go_with_their_kernel(s: Stage) -> None:
     await s.launch()
     s.kernel.say(opened("c1"))
     s.ask("shutdown_kernel")
-    assert told(s, 3) == []
+    assert sent_on_join(s, 3) == []
     await s.launch()
     s.kernel.say(opened("c1"))
     s.kernel.die()
-    assert told(s, 4) == []
+    assert sent_on_join(s, 4) == []
     s.ask(**LAUNCH)
     await until(lambda: len(s.factory.kernels) == 3)
     await turn()
-    assert told(s, 5) == []
+    assert sent_on_join(s, 5) == []
 
 
 @staged
@@ -83,9 +82,9 @@ async def test_a_widget_too_large_to_keep_is_forgotten_and_no_other(s: Stage) ->
     s.kernel.say(
         opened("small", {"value": 1}), opened("large", {"value": large}), opened("third", {"value": "y" * 4000})
     )
-    assert [entry["comm_id"] for entry in told(s, 3)[0]] == ["small", "large"]
+    assert [entry["comm_id"] for entry in sent_on_join(s, 3)[0]] == ["small", "large"]
     s.kernel.say(updated("small", text="z" * 4000), updated("large", value=""), opened("fourth", {"value": large}))
-    assert [entry["comm_id"] for entry in told(s, 4)[0]] == ["large", "fourth"]
+    assert [entry["comm_id"] for entry in sent_on_join(s, 4)[0]] == ["large", "fourth"]
     s.host.log.clear()
     s.kernel.say(updated("small", text="more"))
     assert len(s.host.take("comm")) == 1, "what is not kept is still broadcast"
@@ -122,11 +121,11 @@ async def test_odd_messages_cost_nothing_else(s: Stage) -> None:
         opened("fine"),
     )
     assert len(s.host.take("comm")) == 7
-    assert [entry["comm_id"] for entry in told(s, 3)[0]] == ["odd", "fine"]
+    assert [entry["comm_id"] for entry in sent_on_join(s, 3)[0]] == ["odd", "fine"]
 
 
 @staged
-async def test_a_peer_that_is_gone_again_is_no_harm(s: Stage) -> None:
+async def test_a_peer_that_left_at_once_does_no_harm(s: Stage) -> None:
     await s.launch()
     s.kernel.say(opened("c"))
 
@@ -134,7 +133,7 @@ async def test_a_peer_that_is_gone_again_is_no_harm(s: Stage) -> None:
         raise OSError("no such peer")
 
     s.host.send = gone  # type: ignore[method-assign]
-    assert told(s, 3) == []
+    assert sent_on_join(s, 3) == []
     s.ask("get_queue_state")
     assert s.host.responses()[0]["result"] == "queue_state"
 

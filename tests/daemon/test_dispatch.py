@@ -1,4 +1,4 @@
-"""Which part of the daemon hears of which event of the host."""
+"""Which part of the daemon handles which event of the host."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EVENT = {"id": "nb", "peer": 7, "number": 2, "code": 5, "text": "why", "token": 
 
 
 def dispatch() -> tuple[Mock, Dispatch]:
-    """All handlers, and the dispatch to them."""
-    everybody = Mock()
-    return everybody, Dispatch(*(getattr(everybody, part) for part in PARTS))
+    """Mocks of all handlers, and the dispatch to them."""
+    handlers = Mock()
+    return handlers, Dispatch(*(getattr(handlers, part) for part in PARTS))
 
 
 def request(channel: int) -> Event:
@@ -28,7 +28,7 @@ def request(channel: int) -> Event:
 
 
 @pytest.mark.parametrize(
-    "event, heard",
+    "event, calls",
     [
         (Event(EventKind.ROOM_WANTED, **EVENT), [call.rooms.wanted("nb")]),
         (Event(EventKind.PEER_JOINED, **EVENT), [call.rooms.joined("nb", 7, 2), call.limits.look()]),
@@ -45,28 +45,28 @@ def request(channel: int) -> Event:
         (Event(99, **EVENT), []),
     ],
 )
-def test_each_event_goes_to_its_handler(event: Event, heard: list[Any]) -> None:
-    everybody, give = dispatch()
+def test_each_event_goes_to_its_handler(event: Event, calls: list[Any]) -> None:
+    handlers, give = dispatch()
     contextvars.copy_context().run(give, event)
-    assert everybody.mock_calls == heard
+    assert handlers.mock_calls == calls
 
 
 def test_a_handler_that_fails_affects_its_event_only(caplog: pytest.LogCaptureFixture) -> None:
-    everybody, give = dispatch()
-    everybody.rooms.left.side_effect = ValueError("a defect")
+    handlers, give = dispatch()
+    handlers.rooms.left.side_effect = ValueError("a defect")
     for peer in (1, 2):
         contextvars.copy_context().run(give, Event(EventKind.PEER_LEFT, id="nb", peer=peer))
-    assert everybody.mock_calls == [call.rooms.left("nb", 1), call.rooms.left("nb", 2)]
+    assert handlers.mock_calls == [call.rooms.left("nb", 1), call.rooms.left("nb", 2)]
     assert [record.message for record in caplog.records] == [f"an event of kind {EventKind.PEER_LEFT:d} failed"] * 2
 
 
 def test_what_is_logged_meanwhile_names_room_and_peer() -> None:
-    everybody, give = dispatch()
+    handlers, give = dispatch()
     subjects: list[Any] = []
 
     def note(*_: Any) -> None:
         subjects.append(dict(logging_setup.subject()))
 
-    everybody.rooms.left.side_effect = note
+    handlers.rooms.left.side_effect = note
     contextvars.copy_context().run(give, Event(EventKind.PEER_LEFT, **EVENT))
     assert subjects == [{"room": "nb", "peer": 7}]

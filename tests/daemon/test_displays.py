@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from daemon.fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started
+from daemon.stage import Stage, staged
 from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
-
-from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started
-from .stage import Stage, staged
 
 
 class Manifests(FakeBlobs):

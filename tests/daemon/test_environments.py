@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from daemon.vectors import derived
 from runtimed_ffi.daemon.channels.settings import Values
 from runtimed_ffi.daemon.environments import plans, requirements, trust
 from runtimed_ffi.daemon.environments.plans import LaunchRequest, automatic, resolve
 from runtimed_ffi.daemon.ports import LaunchError
-
-from .vectors import derived
 
 UV = {"runt": {"schema_version": "1", "uv": {"dependencies": ["pandas>=2.0"]}}}
 CONDA = {"runt": {"schema_version": "1", "conda": {"dependencies": ["scipy"], "channels": ["bioconda"]}}}
@@ -192,7 +191,7 @@ def test_dependencies_start_a_kernel_by_themselves_only_if_trusted(folder: Path)
         "what was checked is what counts"
     )
     (folder / "key").write_bytes(b"short")
-    assert launch(signed) is None, "a broken key trusts nobody"
+    assert launch(signed) is None, "no notebook is trusted by a broken key"
 
 
 def test_unreadable_notebooks_have_no_requirements(folder: Path) -> None:

@@ -6,10 +6,7 @@ import asyncio
 
 import pytest
 
-from runtimed_ffi.daemon.ports import Message
-from runtimed_ffi.daemon.rooms import execution
-
-from .fakes import (
+from daemon.fakes import (
     busy,
     display,
     error,
@@ -19,7 +16,9 @@ from .fakes import (
     started,
     stream,
 )
-from .stage import Stage, staged, until
+from daemon.stage import Stage, staged, until
+from runtimed_ffi.daemon.ports import Message
+from runtimed_ffi.daemon.rooms import execution
 
 
 @staged
@@ -47,7 +46,7 @@ async def test_a_repeated_start_is_broadcast_once(s: Stage) -> None:
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1), started("m1", 1))
     s.kernel.say(started("m1", 2), reply("m1"), idle("m1"))
-    assert [told["execution_count"] for told in s.host.take("execution_started")] == [1]
+    assert [item["execution_count"] for item in s.host.take("execution_started")] == [1]
     assert len(s.host.take("execution_done")) == 1
 
 

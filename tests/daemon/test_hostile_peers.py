@@ -19,11 +19,10 @@ import pytest
 pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
-
-from .test_service import LIMIT, _exactly, pool
+from daemon.test_service import LIMIT, _exactly, pool
 
 ANSWER = 10.0
-"""Seconds within which everybody else is answered, on a machine with other things to do."""
+"""Seconds within which other peers are answered, on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +174,7 @@ def test_two_thousand_connections(daemon: runtimed_ffi.Daemon) -> None:
             assert session.get_cell(cell).source == "y = 2"
             assert time.monotonic() - start < ANSWER
         deadline = time.monotonic() + LIMIT
-        while not daemon.client().ping():  # The daemon learns one by one that they have gone.
+        while not daemon.client().ping():  # The daemon notices the closed sockets one by one.
             assert time.monotonic() < deadline
     _others_are_served(daemon)
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import eventually, make_fake_environment
 from runtimed_ffi.daemon.environments import leases
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.inline import InlineEnvironments
 from runtimed_ffi.daemon.environments.removals import Removals
-
-from .fakes import eventually, make_fake_environment
 
 
 class Maker:
@@ -56,7 +55,7 @@ def test_the_same_content_is_made_once(tmp_path: Path) -> None:
             lease.release()
         os.unlink(python_of(make.paths[0]))
         (await cache.obtain("uv", "inline-1", python_of, make, said.append)).release()
-        assert len(make.paths) == 2, "a broken one is made anew"
+        assert len(make.paths) == 2, "a broken one is made again"
 
     asyncio.run(body())
 

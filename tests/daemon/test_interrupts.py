@@ -6,10 +6,7 @@ import asyncio
 
 import pytest
 
-from runtimed_ffi.daemon.ports import Message
-from runtimed_ffi.daemon.rooms import execution
-
-from .fakes import (
+from daemon.fakes import (
     busy,
     error,
     idle,
@@ -17,7 +14,9 @@ from .fakes import (
     started,
     stream,
 )
-from .stage import Stage, staged, turn, until
+from daemon.stage import Stage, staged, turn, until
+from runtimed_ffi.daemon.ports import Message
+from runtimed_ffi.daemon.rooms import execution
 
 
 @staged

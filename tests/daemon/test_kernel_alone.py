@@ -12,12 +12,11 @@ import pytest
 
 pytest.importorskip("zmq", reason="pyzmq is missing")
 
+from daemon.fakes import busy, idle
 from runtimed_ffi.daemon.environments.plans import LaunchPlan
 from runtimed_ffi.daemon.kernels import kernel_directory
 from runtimed_ffi.daemon.kernels.kernel import Kernel
 from runtimed_ffi.daemon.ports import Message
-
-from .fakes import busy, idle
 
 
 class SlowProvisioned:

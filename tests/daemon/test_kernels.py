@@ -27,8 +27,8 @@ from runtimed_ffi.daemon.processes import describe_exit, watch_process  # noqa: 
 LIMIT = 60.0
 
 
-class Ears:
-    """A listener that remembers."""
+class RecordingListener:
+    """A kernel's listener that records messages and deaths."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -65,13 +65,13 @@ class Ears:
         return bool(self.of(msg_id, "execute_reply")) and "idle" in states
 
 
-def with_kernel(test: Callable[[Kernel, Ears, Path], Awaitable[None]]) -> Callable[[Path], None]:
+def with_kernel(test: Callable[[Kernel, RecordingListener, Path], Awaitable[None]]) -> Callable[[Path], None]:
     def run(tmp_path: Path) -> None:
         async def body() -> None:
-            context, ears = zmq.Context(), Ears()
-            kernel = await start(plan(tmp_path), ears, str(tmp_path), context)
+            context, listener = zmq.Context(), RecordingListener()
+            kernel = await start(plan(tmp_path), listener, str(tmp_path), context)
             try:
-                await asyncio.wait_for(test(kernel, ears, tmp_path), LIMIT)
+                await asyncio.wait_for(test(kernel, listener, tmp_path), LIMIT)
             finally:
                 await kernel.shutdown()
                 context.destroy(linger=0)
@@ -89,91 +89,97 @@ def plan(directory: Path) -> plans.LaunchPlan:
 
 
 @with_kernel
-async def test_execution_and_first_output_of_all(kernel: Kernel, ears: Ears, path: Path) -> None:
-    msg_id = await ears.run(kernel, "import os, sys; print(sys.executable, os.getcwd()); 6 * 7")
-    assert ears.printed(msg_id).split() == [sys.executable, str(path)]
-    assert ears.of(msg_id, "execute_result")[0].content["data"]["text/plain"] == "42"
-    assert ears.of(msg_id, "execute_input")[0].content["execution_count"] == 1
+async def test_execution_and_first_output_of_all(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
+    msg_id = await listener.run(kernel, "import os, sys; print(sys.executable, os.getcwd()); 6 * 7")
+    assert listener.printed(msg_id).split() == [sys.executable, str(path)]
+    assert listener.of(msg_id, "execute_result")[0].content["data"]["text/plain"] == "42"
+    assert listener.of(msg_id, "execute_input")[0].content["execution_count"] == 1
 
 
 def test_files_of_the_user_are_not_made_private(tmp_path: Path) -> None:
     async def body() -> str:
-        context, ears = zmq.Context(), Ears()
-        kernel = await start(plan(tmp_path), ears, str(tmp_path), context, umask=0o027)
-        msg_id = await ears.run(kernel, "import os; print(oct(os.umask(0)))")
+        context, listener = zmq.Context(), RecordingListener()
+        kernel = await start(plan(tmp_path), listener, str(tmp_path), context, umask=0o027)
+        msg_id = await listener.run(kernel, "import os; print(oct(os.umask(0)))")
         await kernel.shutdown()
         context.destroy(linger=0)
-        return ears.printed(msg_id)
+        return listener.printed(msg_id)
 
     assert asyncio.run(asyncio.wait_for(body(), LIMIT)) == "0o27\n"
 
 
 @with_kernel
-async def test_a_thousand_outputs_in_order(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_a_thousand_outputs_in_order(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     code = "from IPython.display import display\nfor i in range(1000): display(i)"
-    msg_id = await ears.run(kernel, code)
-    numbers = [int(message.content["data"]["text/plain"]) for message in ears.of(msg_id, "display_data")]
+    msg_id = await listener.run(kernel, code)
+    numbers = [int(message.content["data"]["text/plain"]) for message in listener.of(msg_id, "display_data")]
     assert numbers == list(range(1000))
 
 
 @with_kernel
-async def test_the_next_cell_after_an_error_is_not_aborted(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_the_next_cell_after_an_error_is_not_aborted(
+    kernel: Kernel, listener: RecordingListener, path: Path
+) -> None:
     for _ in range(20):
-        failed = await ears.run(kernel, "1/0")
-        assert ears.of(failed, "execute_reply")[0].content["ename"] == "ZeroDivisionError"
-        good = await ears.run(kernel, "1")
-        assert ears.of(good, "execute_reply")[0].content["status"] == "ok"
+        failed = await listener.run(kernel, "1/0")
+        assert listener.of(failed, "execute_reply")[0].content["ename"] == "ZeroDivisionError"
+        good = await listener.run(kernel, "1")
+        assert listener.of(good, "execute_reply")[0].content["status"] == "ok"
 
 
 @with_kernel
-async def test_interrupt(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_interrupt(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     await idle_interrupt(kernel)
     msg_id = kernel.execute("import time\nprint('in', flush=True)\ntime.sleep(600)")
-    await ears.until(lambda: ears.of(msg_id, "stream"))
+    await listener.until(lambda: listener.of(msg_id, "stream"))
     kernel.interrupt()
-    await ears.until(lambda: ears.finished(msg_id))
-    assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
-    assert ears.finished(await ears.run(kernel, "1"))
+    await listener.until(lambda: listener.finished(msg_id))
+    assert listener.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
+    assert listener.finished(await listener.run(kernel, "1"))
 
 
 @with_kernel
-async def test_each_cell_gets_its_own_interrupt_when_delivery_is_slow(kernel: Kernel, ears: Ears, path: Path) -> None:
-    send, heard = kernel._provisioned.interrupt, asyncio.Event()
+async def test_each_cell_gets_its_own_interrupt_when_delivery_is_slow(
+    kernel: Kernel, listener: RecordingListener, path: Path
+) -> None:
+    send, delivered = kernel._provisioned.interrupt, asyncio.Event()
 
     async def interrupt() -> None:
         await send()
-        await heard.wait()
+        await delivered.wait()
 
     kernel._provisioned.interrupt = interrupt  # type: ignore[method-assign]
     for last in (False, True):
         msg_id = kernel.execute(FOREVER)
-        await ears.until(lambda msg_id=msg_id: ears.of(msg_id, "stream"))
+        await listener.until(lambda msg_id=msg_id: listener.of(msg_id, "stream"))
         kernel.interrupt()
         if last:
-            heard.set()
-        await ears.until(lambda msg_id=msg_id: ears.finished(msg_id))
-        assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
+            delivered.set()
+        await listener.until(lambda msg_id=msg_id: listener.finished(msg_id))
+        assert listener.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
 
 
 @with_kernel
-async def test_an_interrupt_while_a_cell_is_prepared_ends_the_cell(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_an_interrupt_while_a_cell_is_prepared_ends_the_cell(
+    kernel: Kernel, listener: RecordingListener, path: Path
+) -> None:
     prepare = BEGUN + "import time\ntime.sleep(600)\n"
-    await ears.run(kernel, f"get_ipython().events.register('pre_run_cell', lambda info: exec({prepare!r}))")
+    await listener.run(kernel, f"get_ipython().events.register('pre_run_cell', lambda info: exec({prepare!r}))")
     msg_id = kernel.execute("ran = True")
-    await ears.until(lambda: ears.of(msg_id, "stream"))
+    await listener.until(lambda: listener.of(msg_id, "stream"))
     kernel.interrupt()
-    await ears.until(lambda: ears.finished(msg_id))
-    assert ears.of(msg_id, "execute_reply")[0].content.get("ename") == "KeyboardInterrupt"
+    await listener.until(lambda: listener.finished(msg_id))
+    assert listener.of(msg_id, "execute_reply")[0].content.get("ename") == "KeyboardInterrupt"
 
 
 @with_kernel
-async def test_input_is_refused(kernel: Kernel, ears: Ears, path: Path) -> None:
-    msg_id = await ears.run(kernel, "input()")
-    assert ears.of(msg_id, "error")[0].content["ename"] == "StdinNotImplementedError"
+async def test_input_is_refused(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
+    msg_id = await listener.run(kernel, "input()")
+    assert listener.of(msg_id, "error")[0].content["ename"] == "StdinNotImplementedError"
 
 
 @with_kernel
-async def test_requests_with_a_deadline(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_requests_with_a_deadline(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     reply = await kernel.request("complete_request", {"code": "prin", "cursor_pos": 4}, LIMIT)
     assert "print" in reply["matches"]
     kernel.execute("import time; time.sleep(600)")
@@ -187,7 +193,7 @@ async def test_requests_with_a_deadline(kernel: Kernel, ears: Ears, path: Path) 
 
 
 @with_kernel
-async def test_death_reports_exit_code_and_stderr(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_death_reports_exit_code_and_stderr(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     # What it published leaves the kernel by a thread of ZeroMQ, which dies with it: so it waits until that is here.
     gate = Gate(path / "gate")
     code = (
@@ -196,10 +202,10 @@ async def test_death_reports_exit_code_and_stderr(kernel: Kernel, ears: Ears, pa
         "os.write(getattr(sys.stderr, '_original_stdstream_copy', 2), b'the last words')\nos._exit(3)"
     )
     msg_id = kernel.execute(code)
-    await ears.until(lambda: ears.of(msg_id, "stream"))
+    await listener.until(lambda: listener.of(msg_id, "stream"))
     gate.open()
-    await ears.until(lambda: ears.deaths)
-    assert ears.deaths == ["Kernel died: exit code 3\nthe last words"]
+    await listener.until(lambda: listener.deaths)
+    assert listener.deaths == ["Kernel died: exit code 3\nthe last words"]
     gate.close()
     os.unlink(path / "gate")
     with pytest.raises(KernelGone):
@@ -208,32 +214,32 @@ async def test_death_reports_exit_code_and_stderr(kernel: Kernel, ears: Ears, pa
 
 
 @with_kernel
-async def test_death_by_signal_is_noticed(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_death_by_signal_is_noticed(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     kernel.execute("import time; time.sleep(600)")
     os.kill(kernel.process_id or 0, signal.SIGKILL)
-    await ears.until(lambda: ears.deaths)
-    assert ears.deaths == ["Kernel died: killed by SIGKILL"]
+    await listener.until(lambda: listener.deaths)
+    assert listener.deaths == ["Kernel died: killed by SIGKILL"]
 
 
 @with_kernel
-async def test_children_end_with_the_kernel(kernel: Kernel, ears: Ears, path: Path) -> None:
-    msg_id = await ears.run(kernel, "import subprocess\nprint(subprocess.Popen(['sleep', '600']).pid)")
-    child = int(ears.printed(msg_id))
+async def test_children_end_with_the_kernel(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
+    msg_id = await listener.run(kernel, "import subprocess\nprint(subprocess.Popen(['sleep', '600']).pid)")
+    child = int(listener.printed(msg_id))
     os.kill(child, 0)
     os.kill(kernel.process_id or 0, signal.SIGKILL)
-    await ears.until(lambda: ears.deaths)
+    await listener.until(lambda: listener.deaths)
     await gone(child)
 
 
 @with_kernel
-async def test_a_stubborn_kernel_is_killed(kernel: Kernel, ears: Ears, path: Path) -> None:
+async def test_a_stubborn_kernel_is_killed(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
     code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\nwhile True: pass"
     msg_id = kernel.execute(code)
-    await ears.until(lambda: ears.of(msg_id, "stream"))
+    await listener.until(lambda: listener.of(msg_id, "stream"))
     pid = kernel.process_id or 0
     await kernel.shutdown(0.2)
     await gone(pid)
-    assert ears.deaths == [], "it was asked for"
+    assert listener.deaths == [], "it was asked for"
     await kernel.shutdown()
 
 
@@ -243,7 +249,7 @@ def start_and_fail(tmp_path: Path, argv: list[str], limit: float = LIMIT) -> str
         broken = plan(tmp_path)._replace(argv=argv)
         try:
             with pytest.raises(LaunchError) as caught:
-                await start(broken, Ears(), str(tmp_path), context, limit)
+                await start(broken, RecordingListener(), str(tmp_path), context, limit)
         finally:
             context.destroy(linger=0)
         assert list(tmp_path.iterdir()) == []
@@ -261,7 +267,7 @@ def test_a_kernel_that_ends_the_moment_it_is_ready_is_never_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body() -> None:
-        context, ears = zmq.Context(), Ears()
+        context, listener = zmq.Context(), RecordingListener()
         plain = Kernel._until_ready
 
         async def until_ready(self: Kernel, channels: Any) -> None:
@@ -271,8 +277,8 @@ def test_a_kernel_that_ends_the_moment_it_is_ready_is_never_handed_out(
 
         monkeypatch.setattr(Kernel, "_until_ready", until_ready)
         with pytest.raises(LaunchError, match="Kernel died: killed by SIGKILL"):
-            await start(plan(tmp_path), ears, str(tmp_path), context)
-        assert ears.deaths == [], "no death is reported for a kernel that was never handed out"
+            await start(plan(tmp_path), listener, str(tmp_path), context)
+        assert listener.deaths == [], "no death is reported for a kernel that was never handed out"
         context.destroy(linger=0)
 
     asyncio.run(asyncio.wait_for(body(), LIMIT))
@@ -294,7 +300,7 @@ def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
         mark = tmp_path.parent / "pid"
         script = f"import os, time\nwith open({str(mark)!r}, 'w') as f: f.write(str(os.getpid()))\ntime.sleep(600)"
         slow = plan(tmp_path)._replace(argv=[sys.executable, "-c", script])
-        starting = asyncio.ensure_future(start(slow, Ears(), str(tmp_path), context))
+        starting = asyncio.ensure_future(start(slow, RecordingListener(), str(tmp_path), context))
         while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.01)
         starting.cancel()
@@ -312,9 +318,9 @@ def test_a_long_directory_gets_a_short_one(tmp_path: Path) -> None:
     long.mkdir()
 
     async def body() -> None:
-        context, ears = zmq.Context(), Ears()
-        kernel = await start(plan(tmp_path), ears, str(long), context)
-        await ears.run(kernel, "1")
+        context, listener = zmq.Context(), RecordingListener()
+        kernel = await start(plan(tmp_path), listener, str(long), context)
+        await listener.run(kernel, "1")
         await kernel.shutdown()
         context.destroy(linger=0)
 
@@ -356,14 +362,14 @@ def test_exit_codes_in_words() -> None:
 
 async def idle_interrupt(kernel: Kernel) -> None:
     """Interrupt a kernel that does nothing, and wait until the signal is sent: one that meets the next request at its
-    beginning would cost it its reply (ipykernel; the daemon asks again then, and here nobody does)."""
+    beginning would cost it its reply (ipykernel; the daemon then asks again, this test does not)."""
     kernel.interrupt()
     assert kernel._interrupting is not None
     await kernel._interrupting
 
 
 async def gone(pid: int) -> None:
-    """Until the process has ended (or is a zombie nobody has collected)."""
+    """Until the process has ended (or is a zombie)."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:

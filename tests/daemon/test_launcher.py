@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import ScriptedKernel, eventually
 from runtimed_ffi.daemon.channels.settings import Values
 from runtimed_ffi.daemon.environments import conda
 from runtimed_ffi.daemon.environments.inline import InlineEnvironments
@@ -22,8 +23,6 @@ from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.kernels import launcher
 from runtimed_ffi.daemon.kernels.launcher import Launcher
 from runtimed_ffi.daemon.ports import LaunchError, Launching
-
-from .fakes import ScriptedKernel, eventually
 
 PYTHON = """
 python() { mkdir -p "$1/bin"; printf '#!/bin/sh\\nexit 0\\n' > "$1/bin/python"; chmod +x "$1/bin/python"; }

@@ -8,18 +8,17 @@ import threading
 
 import pytest
 
+from daemon.fakes import (
+    FakeBlobs,
+    FakeHost,
+    KernelFactory,
+)
+from daemon.stage import LAUNCH, Stage, by_default, settled, staged, turn, until
 from runtimed_ffi.daemon.environments.plans import LaunchRequest
 from runtimed_ffi.daemon.ports import Launching
 from runtimed_ffi.daemon.rooms import requests
 from runtimed_ffi.daemon.rooms.requests import NotebookRequests
 from runtimed_ffi.daemon.rooms.rooms import Rooms
-
-from .fakes import (
-    FakeBlobs,
-    FakeHost,
-    KernelFactory,
-)
-from .stage import LAUNCH, Stage, by_default, settled, staged, turn, until
 
 
 @staged
@@ -229,8 +228,8 @@ async def test_every_launch_has_its_statuses(s: Stage) -> None:
         s.ask(**LAUNCH)
         await until(lambda: s.rooms.get("nb").kernel is not None)
         await turn()
-        told = [item["status"] for item in s.host.take("kernel_status")]
-        assert told == ["starting", "idle"]
+        statuses = [item["status"] for item in s.host.take("kernel_status")]
+        assert statuses == ["starting", "idle"]
         s.ask("shutdown_kernel")
         await turn()
         s.host.log.clear()

@@ -360,7 +360,7 @@ def test_a_crash_in_the_middle_of_a_save(desk: Desk, monkeypatch: pytest.MonkeyP
 
 
 def test_a_crash_and_then_a_change_before_the_next_load(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing tells which version was changed: a text may come twice, but none is lost."""
+    """It is unknown which version was changed: a text may come twice, but none is lost."""
     desk.write(code("a", "one two"))
     file = desk.open()
     desk.edit(set_source("a", "ONE two"), insert("b", "mine"))
@@ -405,7 +405,7 @@ TEXT = st.text("ab \n", max_size=6)
 @settings(deadline=None, max_examples=25)
 @given(st.lists(TEXT, min_size=1, max_size=4), st.data())
 def test_what_both_sides_write_is_in_the_saved_file(base: list[str], data: st.DataObject) -> None:
-    """Both sides edit, insert and move cells; each word that one of them wrote is there in the end."""
+    """Both sides edit, insert and move cells; the result has each word that either of them wrote."""
     directory = tempfile.mkdtemp(prefix="rtd-")
     desk = Desk(Path(directory))
     try:

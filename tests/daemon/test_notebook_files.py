@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import FakeBlobs, FakeHost, KernelFactory
+from daemon.stage import Stage, turn, until
 from runtimed_ffi.daemon.files.notebook_files import NotebookFiles
 from runtimed_ffi.daemon.files.paths import FileError
 from runtimed_ffi.daemon.rooms import requests
 from runtimed_ffi.daemon.rooms.rooms import Rooms
-
-from .fakes import FakeBlobs, FakeHost, KernelFactory
-from .stage import Stage, turn, until
 
 LIMIT = 20.0
 
@@ -164,7 +163,7 @@ def test_a_peer_that_asks_while_others_are_refused_is_served(tmp_path: Any, monk
         await turn()
         go_on.set()
         assert refused.wait(LIMIT)
-        rooms.wanted(path)  # The loop has not heard of the refusal yet.
+        rooms.wanted(path)  # The loop has not seen the refusal yet.
         await until(lambda: len(host.opened) == 1)
         await rooms.close("end", LIMIT)
 

@@ -32,7 +32,7 @@ def processes() -> Iterator[list[subprocess.Popen]]:  # type: ignore[type-arg]
 
 
 def sleeper(processes: list, *arguments: str, code: str = SLEEPER, leader: bool = True) -> subprocess.Popen:  # type: ignore[type-arg]
-    """A process that runs, with further words on its command line."""
+    """A process that runs, with further arguments on its command line."""
     command = [sys.executable, "-c", code, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leader)
     processes.append(process)
@@ -174,13 +174,13 @@ def test_the_next_daemon_ends_what_a_killed_one_left_and_starts_clean(tmp_path: 
         import asyncio, sys, zmq
         from runtimed_ffi.daemon.environments.plans import LaunchPlan
         from runtimed_ffi.daemon.kernels import kernel as kernel_module
-        class Nobody:
+        class Ignore:
             def on_messages(self, kernel, batch): pass
             def on_death(self, kernel, reason): pass
         async def main():
             argv = [sys.executable, {str(tmp_path / "foreign.py")!r}, "-f", "{{connection_file}}"]
             plan = LaunchPlan("python", "x", argv, "/")
-            kernel = await kernel_module.start(plan, Nobody(), {str(tmp_path / "d" / "kernels")!r}, zmq.Context())
+            kernel = await kernel_module.start(plan, Ignore(), {str(tmp_path / "d" / "kernels")!r}, zmq.Context())
             print(kernel.process_id, flush=True)
             await asyncio.sleep(600)
         asyncio.run(main())

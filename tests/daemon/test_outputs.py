@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from runtimed_ffi.daemon.ports import Message
-
-from .fakes import (
+from daemon.fakes import (
     busy,
     display,
     error,
@@ -14,7 +12,8 @@ from .fakes import (
     started,
     stream,
 )
-from .stage import Stage, staged
+from daemon.stage import Stage, staged
+from runtimed_ffi.daemon.ports import Message
 
 
 @staged

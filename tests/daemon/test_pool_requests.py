@@ -8,14 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from daemon.fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
+from daemon.stage import by_default, until
 from runtimed_ffi.daemon.channels.pool_requests import PoolRequests
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.removals import Removals
 from runtimed_ffi.daemon.rooms.rooms import Rooms
-
-from .fakes import FakeBlobs, FakeHost, FakeRecipe, KernelFactory, eventually
-from .stage import by_default, until
 
 
 class Pool:

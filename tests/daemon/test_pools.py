@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import FakeRecipe, eventually, make_fake_environment
 from runtimed_ffi.daemon.environments import leases
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.pool_state import MAXIMUM_AGE
 from runtimed_ffi.daemon.environments.pools import PoolSet
 from runtimed_ffi.daemon.environments.removals import Removals
-
-from .fakes import FakeRecipe, eventually, make_fake_environment
 
 
 class Scene:

@@ -13,12 +13,11 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
+from daemon.test_kernels import LIMIT  # noqa: E402
 from runtimed_ffi.cli import parser  # noqa: E402
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.kernels import prewarmed  # noqa: E402
 from runtimed_ffi.daemon.ports import KernelGone, LaunchError  # noqa: E402
-
-from .test_kernels import LIMIT  # noqa: E402
 
 
 class FakeKernel:

@@ -16,13 +16,12 @@ import pytest
 zmq = pytest.importorskip("zmq", reason="pyzmq is missing")
 pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
+from daemon.test_kernels import LIMIT, RecordingListener, gone, plan  # noqa: E402
+from daemon.test_orphans import of_directory, until_gone  # noqa: E402
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.kernels import kernel as kernel_module  # noqa: E402
 from runtimed_ffi.daemon.kernels import prewarmed  # noqa: E402
 from runtimed_ffi.daemon.ports import LaunchError  # noqa: E402
-
-from .test_kernels import LIMIT, Ears, gone, plan  # noqa: E402
-from .test_orphans import of_directory, until_gone  # noqa: E402
 
 IDENTITY = """
 import json, os, random, sys, threading
@@ -58,9 +57,9 @@ class Real:
         (waiting,) = self.pool._waiting
         return waiting
 
-    async def cold(self) -> tuple[kernel_module.Kernel, Ears]:
-        ears = Ears()
-        return await self._start(self.plan, ears), ears
+    async def cold(self) -> tuple[kernel_module.Kernel, RecordingListener]:
+        listener = RecordingListener()
+        return await self._start(self.plan, listener), listener
 
     async def close(self) -> None:
         await self.pool.close(10.0)
@@ -83,27 +82,29 @@ def with_real(test: Callable[[Real, Path], Awaitable[None]], **environ: str) -> 
     return pytest.mark.kernel(run)
 
 
-async def printed(kernel: kernel_module.Kernel, ears: Ears, code: str) -> str:
-    msg_id = await ears.run(kernel, code)
-    return "".join(message.content["text"] for message in ears.of(msg_id, "stream"))
+async def printed(kernel: kernel_module.Kernel, listener: RecordingListener, code: str) -> str:
+    msg_id = await listener.run(kernel, code)
+    return "".join(message.content["text"] for message in listener.of(msg_id, "stream"))
 
 
 async def same_identity(real: Real, path: Path) -> None:
     await real.ready()
-    ears = Ears()
-    kernel = await real.pool.launch(real.plan, ears)
-    cold, cold_ears = await real.cold()
-    mine = json.loads(await printed(kernel, ears, IDENTITY))
-    other = json.loads(await printed(cold, cold_ears, IDENTITY))
+    listener = RecordingListener()
+    kernel = await real.pool.launch(real.plan, listener)
+    cold, cold_listener = await real.cold()
+    mine = json.loads(await printed(kernel, listener, IDENTITY))
+    other = json.loads(await printed(cold, cold_listener, IDENTITY))
     assert kernel.env_source == real.plan.env_source
     assert mine == other
     assert (mine["cwd"], mine["umask"], mine["environ"]["WISH"]) == (str(path), 0o027, "1")
-    counts = [message.content["execution_count"] for message in ears.messages if message.msg_type == "execute_input"]
+    counts = [
+        message.content["execution_count"] for message in listener.messages if message.msg_type == "execute_input"
+    ]
     assert counts == [1]
-    types = {message.msg_type for message in ears.messages}
-    assert types == {"status", "execute_input", "stream", "execute_reply"}, "nothing of the handover is heard"
+    types = {message.msg_type for message in listener.messages}
+    assert types == {"status", "execute_input", "stream", "execute_reply"}, "the handover sends nothing to the listener"
     number = "import random; print(random.random())"
-    numbers = await printed(kernel, ears, number), await printed(cold, cold_ears, number)
+    numbers = await printed(kernel, listener, number), await printed(cold, cold_listener, number)
     assert numbers[0] != numbers[1]
     await kernel.shutdown()
     await cold.shutdown()
@@ -115,9 +116,9 @@ test_it_is_like_one_that_was_just_started = with_real(same_identity, WISH="1")
 @with_real
 async def test_history_has_no_lines_of_the_wait(real: Real, path: Path) -> None:
     await real.ready()
-    ears = Ears()
-    kernel = await real.pool.launch(real.plan, ears)
-    await ears.run(kernel, "first = 1")
+    listener = RecordingListener()
+    kernel = await real.pool.launch(real.plan, listener)
+    await listener.run(kernel, "first = 1")
     content = {"output": False, "raw": True, "hist_access_type": "range", "session": 0, "start": 0, "stop": 10}
     reply = await kernel.request("history_request", content, LIMIT)
     assert [line[2] for line in reply["history"]] == ["first = 1"] or reply["history"][-1][2] == "first = 1"
@@ -130,10 +131,10 @@ async def test_one_that_is_killed_while_it_waits_is_replaced(real: Real, path: P
     waiting = await real.ready()
     assert waiting.kernel is not None and waiting.kernel.process_id
     os.kill(waiting.kernel.process_id, signal.SIGKILL)
-    ears = Ears()
-    kernel = await real.pool.launch(real.plan, ears)
+    listener = RecordingListener()
+    kernel = await real.pool.launch(real.plan, listener)
     assert kernel.process_id != waiting.kernel.process_id
-    assert await printed(kernel, ears, "print(1)") == "1\n"
+    assert await printed(kernel, listener, "print(1)") == "1\n"
     await kernel.shutdown()
 
 
@@ -144,7 +145,7 @@ async def test_a_prewarmed_kernel_that_does_not_answer_is_ended(real: Real, path
     os.kill(waiting.kernel.process_id, signal.SIGSTOP)
     limit, kernel_module.HANDOVER_LIMIT = kernel_module.HANDOVER_LIMIT, 0.2
     try:
-        kernel = await real.pool.launch(real.plan, Ears())
+        kernel = await real.pool.launch(real.plan, RecordingListener())
     finally:
         kernel_module.HANDOVER_LIMIT = limit
     assert kernel.process_id != waiting.kernel.process_id
@@ -155,18 +156,18 @@ async def test_a_prewarmed_kernel_that_does_not_answer_is_ended(real: Real, path
 @with_real
 async def test_death_between_handover_and_first_cell_reaches_the_new_listener(real: Real, path: Path) -> None:
     await real.ready()
-    ears = Ears()
-    kernel = await real.pool.launch(real.plan, ears)
+    listener = RecordingListener()
+    kernel = await real.pool.launch(real.plan, listener)
     os.kill(kernel.process_id or 0, signal.SIGKILL)
-    await ears.until(lambda: ears.deaths)
-    assert ears.deaths == ["Kernel died: killed by SIGKILL"]
+    await listener.until(lambda: listener.deaths)
+    assert listener.deaths == ["Kernel died: killed by SIGKILL"]
 
 
 @with_real
 async def test_a_directory_that_is_gone_fails_as_a_cold_start_does(real: Real, path: Path) -> None:
     await real.ready()
     with pytest.raises(LaunchError, match="missing"):
-        await real.pool.launch(real.plan._replace(cwd=str(path / "missing")), Ears())
+        await real.pool.launch(real.plan._replace(cwd=str(path / "missing")), RecordingListener())
 
 
 async def startup_files(real: Real, path: Path) -> None:
@@ -174,9 +175,9 @@ async def startup_files(real: Real, path: Path) -> None:
     startup.mkdir(parents=True)
     (startup / "where.py").write_text("import os\nwhere = os.getcwd()\n")
     await real.ready()
-    ears = Ears()
-    kernel = await real.pool.launch(real.plan, ears)
-    assert await printed(kernel, ears, "print(where)") == f"{path}\n"
+    listener = RecordingListener()
+    kernel = await real.pool.launch(real.plan, listener)
+    assert await printed(kernel, listener, "print(where)") == f"{path}\n"
     await kernel.shutdown()
 
 
@@ -189,8 +190,7 @@ def test_startup_files_of_the_user_run_where_the_kernel_is(tmp_path: Path) -> No
 def test_a_session_gets_the_prewarmed_kernel(tmp_path: Path) -> None:
     pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
     import runtimed_ffi
-
-    from .test_service import pool as ask
+    from daemon.test_service import pool as ask
 
     def stands_by() -> dict[str, int]:
         (answer,) = ask(Path(daemon.socket_path), {"type": "status"})

@@ -15,14 +15,13 @@ import pytest
 pytest.importorskip("runtimed_ffi._binding.ffi", reason="the C library is not built")
 
 import runtimed_ffi
+from daemon.fakes import eventually
+from daemon.test_launcher import Scene
+from daemon.test_tools import gone
 from runtimed_ffi.daemon.environments import deno, uv
 from runtimed_ffi.daemon.environments.diagnosis import BuildError
 from runtimed_ffi.daemon.environments.tools import ToolMissing
 from runtimed_ffi.daemon.ports import LaunchError
-
-from .fakes import eventually
-from .test_launcher import Scene
-from .test_tools import gone
 
 pytestmark = pytest.mark.slow
 
@@ -71,11 +70,11 @@ def test_uv_without_an_index(real_uv: str, index: Path, tmp_path: Path, monkeypa
         await scene.pools.start()
         pooled = await scene.launch()
         assert pooled.argv[0] != sys.executable, scene.listener.texts
-        told = subprocess.run([pooled.argv[0], "-c", "import ipywidgets, sys; print(sys.version_info[:2])"], stdout=-1)
-        assert told.stdout.decode().strip() == str(tuple(sys.version_info[:2]))
+        done = subprocess.run([pooled.argv[0], "-c", "import ipywidgets, sys; print(sys.version_info[:2])"], stdout=-1)
+        assert done.stdout.decode().strip() == str(tuple(sys.version_info[:2]))
         inline = await scene.launch("uv:inline", {"uv": {"dependencies": ["tiny>=1"]}})
-        told = subprocess.run([inline.argv[0], "-c", "import tiny; print(tiny.answer)"], stdout=-1)
-        assert told.stdout == b"42\n"
+        done = subprocess.run([inline.argv[0], "-c", "import tiny; print(tiny.answer)"], stdout=-1)
+        assert done.stdout == b"42\n"
         with pytest.raises(LaunchError, match=r"(?s)the package index cannot be reached.*nosuch"):
             await scene.launch("uv:inline", {"uv": {"dependencies": ["nosuch"]}})
         with pytest.raises(LaunchError, match=r"(?s)Failed to prepare inline environment: .*tiny"):

@@ -26,12 +26,11 @@ pytest.importorskip("ipykernel", reason="ipykernel is missing")
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory  # noqa: E402
 
+from daemon.test_kernels import LIMIT, RecordingListener, idle_interrupt  # noqa: E402
 from runtimed_ffi.daemon.environments.plans import LaunchPlan  # noqa: E402
 from runtimed_ffi.daemon.kernels import provisioned  # noqa: E402
 from runtimed_ffi.daemon.kernels.kernel import Kernel, start  # noqa: E402
 from runtimed_ffi.daemon.ports import LaunchError  # noqa: E402
-
-from .test_kernels import LIMIT, Ears, idle_interrupt  # noqa: E402
 
 pytestmark = pytest.mark.kernel
 
@@ -179,18 +178,18 @@ def install(site: Path, name: str, provisioner: str | None, **members: Any) -> L
     return LaunchPlan(name, f"kernelspec:{name}", [], str(site), kernel_name=name)
 
 
-Test = Callable[[Kernel, Ears, Path], Awaitable[None]]
+Test = Callable[[Kernel, RecordingListener, Path], Awaitable[None]]
 
 
 def run(site: Path, plan: LaunchPlan, test: Test, limit: float = LIMIT) -> None:
     async def body() -> None:
-        context, ears = zmq.Context(), Ears()
+        context, listener = zmq.Context(), RecordingListener()
         directory = site / "k"
         directory.mkdir()
         try:
-            kernel = await start(plan, ears, str(directory), context, limit)
+            kernel = await start(plan, listener, str(directory), context, limit)
             try:
-                await test(kernel, ears, directory)
+                await test(kernel, listener, directory)
             finally:
                 await kernel.shutdown()
         finally:
@@ -200,8 +199,8 @@ def run(site: Path, plan: LaunchPlan, test: Test, limit: float = LIMIT) -> None:
     asyncio.run(asyncio.wait_for(body(), LIMIT))
 
 
-async def printed(kernel: Kernel, ears: Ears, code: str) -> str:
-    return ears.printed(await ears.run(kernel, code))
+async def printed(kernel: Kernel, listener: RecordingListener, code: str) -> str:
+    return listener.printed(await listener.run(kernel, code))
 
 
 # -- elsewhere
@@ -238,27 +237,27 @@ def elsewhere() -> Iterator[dict[str, str]]:
 
 
 def test_a_kernel_on_another_host(site: Path, elsewhere: dict[str, str]) -> None:
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         (entry,) = directory.iterdir()
         connection = json.loads((entry / "c.json").read_text())
         assert (connection["transport"], connection["ip"]) == ("tcp", elsewhere["address"])
         assert len(connection["key"]) >= 32
         assert stat.S_IMODE((entry / "c.json").stat().st_mode) == 0o600
         assert kernel.process_id is None
-        where = await printed(kernel, ears, "import os; print(os.readlink('/proc/self/ns/net'), os.getcwd())")
+        where = await printed(kernel, listener, "import os; print(os.readlink('/proc/self/ns/net'), os.getcwd())")
         network, cwd = where.split()
         assert network != os.readlink("/proc/self/ns/net")
         assert cwd == str(site)
-        assert await printed(kernel, ears, "for i in range(3): print(i)") == "0\n1\n2\n"
+        assert await printed(kernel, listener, "for i in range(3): print(i)") == "0\n1\n2\n"
         # Interrupted and killed through the provisioner, and missed through it.
         msg_id = kernel.execute("import time\nprint('in', flush=True)\ntime.sleep(600)")
-        await ears.until(lambda: ears.of(msg_id, "stream"))
+        await listener.until(lambda: listener.of(msg_id, "stream"))
         kernel.interrupt()
-        await ears.until(lambda: ears.finished(msg_id))
-        assert ears.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
+        await listener.until(lambda: listener.finished(msg_id))
+        assert listener.of(msg_id, "execute_reply")[0].content["ename"] == "KeyboardInterrupt"
         kernel.execute("import os; os._exit(7)")
-        await ears.until(lambda: ears.deaths)
-        assert ears.deaths[0].splitlines()[0] == "Kernel died: exit code 7"
+        await listener.until(lambda: listener.deaths)
+        assert listener.deaths[0].splitlines()[0] == "Kernel died: exit code 7"
 
     run(site, install(site, "far", "rtd-network-namespace", config=elsewhere), test)
 
@@ -266,14 +265,14 @@ def test_a_kernel_on_another_host(site: Path, elsewhere: dict[str, str]) -> None
 def test_a_stubborn_one_is_killed_there(site: Path, elsewhere: dict[str, str]) -> None:
     pids: list[int] = []
 
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         code = "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(os.getpid(), flush=True)"
-        pids.append(int(await printed(kernel, ears, code)))
+        pids.append(int(await printed(kernel, listener, code)))
         kernel.execute(
             "import ctypes\nctypes.PyDLL(None).sleep(600)"
         )  # It holds the interpreter's lock and does not answer.
         await kernel.shutdown(0.2)
-        assert ears.deaths == []
+        assert listener.deaths == []
         with pytest.raises(ProcessLookupError):
             os.kill(pids[0], 0)
 
@@ -284,21 +283,21 @@ def test_a_stubborn_one_is_killed_there(site: Path, elsewhere: dict[str, str]) -
 
 
 def test_an_installed_kernelspec_with_its_environment(site: Path) -> None:
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         assert kernel.kernel_type == "spec"
         names = "import os; print(os.environ['OF_SPEC'], os.environ['OF_PLAN'])"
-        assert await printed(kernel, ears, names) == "spec plan\n"
+        assert await printed(kernel, listener, names) == "spec plan\n"
 
     run(site, install(site, "spec", None, env={"OF_SPEC": "spec"})._replace(env={"OF_PLAN": "plan"}), test)
 
 
 def test_a_local_kernel_by_tcp(site: Path) -> None:
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         (entry,) = directory.iterdir()
         connection = json.loads((entry / "c.json").read_text())
         assert connection["transport"] == "tcp" and connection["ip"] == "127.0.0.1" and connection["key"]
         assert stat.S_IMODE((entry / "c.json").stat().st_mode) == 0o600
-        assert await printed(kernel, ears, "print(1)") == "1\n"
+        assert await printed(kernel, listener, "print(1)") == "1\n"
 
     run(site, install(site, "spec", None)._replace(transport="tcp"), test)
 
@@ -327,12 +326,12 @@ IPKernelApp.launch_instance(["-f", sys.argv[1]])
 
 
 def test_a_kernel_that_is_silent_about_kernel_info_and_interrupted_by_message(site: Path) -> None:
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         msg_id = kernel.execute("import time\nprint('in', flush=True)\ntime.sleep(600)")
-        await ears.until(lambda: ears.of(msg_id, "stream"))
+        await listener.until(lambda: listener.of(msg_id, "stream"))
         kernel.interrupt()
-        await ears.until(lambda: ears.deaths)
-        assert ears.deaths[0].startswith("Kernel died: exit code 9"), "the message has reached it"
+        await listener.until(lambda: listener.deaths)
+        assert listener.deaths[0].startswith("Kernel died: exit code 9"), "the message has reached it"
 
     (site / "silent.py").write_text(SILENT)
     argv = [sys.executable, str(site / "silent.py"), "{connection_file}"]
@@ -340,7 +339,7 @@ def test_a_kernel_that_is_silent_about_kernel_info_and_interrupted_by_message(si
 
 
 def test_an_unknown_kernelspec_and_an_unknown_provisioner(site: Path) -> None:
-    async def never(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def never(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         raise AssertionError("it has started")
 
     plan = install(site, "odd", "rtd-unheard-of")
@@ -383,21 +382,21 @@ def test_a_provisioner_that_hangs_holds_up_nothing_and_its_kernel_ends_in_time(
     monkeypatch.setattr(provisioned, "SIGNAL_LIMIT", 0.2)
     monkeypatch.setattr(provisioned, "END_LIMIT", 0.2)
 
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         pulse = Pulse()
-        assert await printed(kernel, ears, "print(1)") == "1\n"
+        assert await printed(kernel, listener, "print(1)") == "1\n"
         if mood == "signals block":
             kernel.interrupt()
         else:
             await idle_interrupt(kernel)
-        assert await printed(kernel, ears, "import os; print(2)") == "2\n"
+        assert await printed(kernel, listener, "import os; print(2)") == "2\n"
         if mood == "kill hangs":
             # It does not listen to a polite request.
             ignore = (
                 "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(3, flush=True)\nwhile True: pass"
             )
             msg_id = kernel.execute(ignore)
-            await ears.until(lambda: ears.of(msg_id, "stream"))
+            await listener.until(lambda: listener.of(msg_id, "stream"))
         start = time.monotonic()
         await kernel.shutdown(1.0)
         assert time.monotonic() - start < BLOCKED
@@ -412,10 +411,10 @@ def test_a_provisioner_that_hangs_holds_up_nothing_and_its_kernel_ends_in_time(
 def test_a_watch_that_fails_is_taken_up_again(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioned, "_WATCH_PAUSES", (0.01, 0.02))
 
-    async def test(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def test(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         kernel.execute("import os; os._exit(5)")
-        await ears.until(lambda: ears.deaths)
-        assert ears.deaths[0].splitlines()[0] == "Kernel died: exit code 5"
+        await listener.until(lambda: listener.deaths)
+        assert listener.deaths[0].splitlines()[0] == "Kernel died: exit code 5"
 
     run(site, install(site, "moody", "rtd-moody", config={"mood": "wait fails"}), test)
 
@@ -433,7 +432,7 @@ def test_a_launch_that_fails_elsewhere_says_why(
 ) -> None:
     monkeypatch.setattr(provisioned, "END_LIMIT", 0.2)
 
-    async def never(kernel: Kernel, ears: Ears, directory: Path) -> None:
+    async def never(kernel: Kernel, listener: RecordingListener, directory: Path) -> None:
         raise AssertionError("it has started")
 
     with pytest.raises(LaunchError) as caught:

@@ -6,12 +6,11 @@ import asyncio
 
 import pytest
 
-from runtimed_ffi.daemon.rooms import requests
-
-from .fakes import (
+from daemon.fakes import (
     stream,
 )
-from .stage import Stage, staged, turn, until
+from daemon.stage import Stage, staged, turn, until
+from runtimed_ffi.daemon.rooms import requests
 
 
 @staged

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 
-from runtimed_ffi.daemon.files.paths import set_aside
-from runtimed_ffi.daemon.rooms import rooms as rooms_module
-from runtimed_ffi.daemon.rooms.requests import NotebookRequests
-from runtimed_ffi.daemon.rooms.rooms import Rooms
-
-from .fakes import (
+from daemon.fakes import (
     FakeBlobs,
     FakeHost,
     KernelFactory,
 )
-from .stage import LAUNCH, Evictions, Stage, by_default, settled, turn, until
+from daemon.stage import LAUNCH, Evictions, Stage, by_default, settled, turn, until
+from runtimed_ffi.daemon.files.paths import set_aside
+from runtimed_ffi.daemon.rooms import rooms as rooms_module
+from runtimed_ffi.daemon.rooms.requests import NotebookRequests
+from runtimed_ffi.daemon.rooms.rooms import Rooms
 
 
 def test_an_empty_room_is_evicted_with_its_kernel_but_not_while_it_works() -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 import runtimed_ffi
+from daemon.settings_peer import SettingsPeer, wait_for_file
 from runtimed_ffi._binding.ffi import lib
 from runtimed_ffi.daemon.channels.settings import Settings, Values
 from runtimed_ffi.daemon.channels.settings_file import SCHEMA
 from runtimed_ffi.errors import RuntimedError
 from runtimed_ffi.host import EventKind, Host
-
-from .settings_peer import SettingsPeer, wait_for_file
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "v2"
 DEFAULTS = {
@@ -145,13 +144,13 @@ def test_an_edit_of_the_file_and_a_change_of_a_peer_both_stay(host, tmp_path, mi
 
 def test_listeners_get_each_change_once_and_may_fail(host, tmp_path, mirror, caplog):
     settings = opened(host, tmp_path)
-    heard = []
+    received = []
     settings.on_change(lambda values: 1 / 0)
-    settings.on_change(heard.append)
+    settings.on_change(received.append)
     mirror.write_text('{"default_python_env": "conda"}')
     settings.read_file()
     settings.read_file()
-    assert heard == [Values(default_python_env="conda")]
+    assert received == [Values(default_python_env="conda")]
     assert "a listener of the settings failed" in caplog.text
     assert mirror.read_text() == '{"default_python_env": "conda"}', "what a person wrote is left as it is"
 

@@ -1,4 +1,4 @@
-"""What sessions hear of stream text that is merged: each piece once, and in the end what the document has.
+"""Events of merged stream text at sessions: each piece once, and in the end what the document has.
 
 A real host and real sessions over a socket, without a kernel: the writer gets what a kernel would print.
 """
@@ -83,7 +83,7 @@ class Listener:
         self._take_until(EventKind.READY)
         self.native.watch(True)
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """Everything that was published until now."""
         self.native.sync(next(self._tokens), SECONDS * 1000)
         self._take_until(EventKind.SYNCED)
@@ -133,7 +133,7 @@ class Listener:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[tuple[Host, Blobs]]:
+def host_and_blobs() -> Iterator[tuple[Host, Blobs]]:
     with tempfile.TemporaryDirectory(prefix="rtd-") as directory:
         place = os.path.join(directory, "blobs")
         with Host(os.path.join(directory, "s"), capabilities={"blobs": place}) as host, Blobs(place) as blobs:
@@ -143,22 +143,22 @@ def house() -> Iterator[tuple[Host, Blobs]]:
 STEP = st.one_of(
     st.tuples(st.sampled_from(["stdout", "stdout", "stderr"]), st.sampled_from(["a", "bé\n", "🐍" * 30, "x" * 9000])),
     st.tuples(st.sampled_from(["display", "update"]), st.sampled_from(["d", "e"])),
-    st.tuples(st.sampled_from(["clear", "publish", "publish", "hear"]), st.booleans()),
+    st.tuples(st.sampled_from(["clear", "publish", "publish", "receive"]), st.booleans()),
 )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(st.lists(STEP, max_size=30), st.booleans())
-def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any], late: bool) -> None:
-    host, blobs = house
+def test_events_repeat_the_document(host_and_blobs: tuple[Host, Blobs], steps: list[Any], late: bool) -> None:
+    host, blobs = host_and_blobs
     scene = Scene(host, blobs)
     listener = None if late else Listener(host, scene.room)
     try:
         for number, (kind, value) in enumerate(steps):
             if kind == "publish":
                 scene.publish()
-            elif kind == "hear" and listener is not None:
-                listener.hear()
+            elif kind == "receive" and listener is not None:
+                listener.receive()
             elif kind == "clear":
                 scene.writer.clear(scene.target, value, scene.publication)
             elif kind == "display":
@@ -178,20 +178,20 @@ def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any],
             scene.publish()
             scene.print("and more")
         scene.finish()
-        listener.hear()
+        listener.receive()
         document = scene.document()
         assert listener.outputs.current() == document
         if late:
             # Nothing that was in the document before, whatever was merged with it.
-            told = "".join(output.text or "" for output in listener.news if output.output_type == "stream")
-            assert told == "more and more"
+            text = "".join(output.text or "" for output in listener.news if output.output_type == "stream")
+            assert text == "more and more"
         else:
             assert [listener.placed[index] for index in range(len(document))] == document
             streams = [output for output in listener.news if output.output_type in ("stream", "cleared")]
             last = max([i for i, output in enumerate(streams) if output.output_type == "cleared"], default=-1)
             for name in ("stdout", "stderr"):
-                told = "".join(output.text or "" for output in streams[last + 1 :] if output.name == name)
-                assert told == "".join(output.text or "" for output in document if output.name == name)
+                text = "".join(output.text or "" for output in streams[last + 1 :] if output.name == name)
+                assert text == "".join(output.text or "" for output in document if output.name == name)
     finally:
         if listener is not None:
             listener.close()
@@ -199,14 +199,14 @@ def test_events_repeat_the_document(house: tuple[Host, Blobs], steps: list[Any],
         host.drain()
 
 
-def test_subscribers_get_each_piece_once(house: tuple[Host, Blobs]) -> None:
-    host, blobs = house
+def test_subscribers_get_each_piece_once(host_and_blobs: tuple[Host, Blobs]) -> None:
+    host, blobs = host_and_blobs
     scene = Scene(host, blobs)
-    heard: list[Any] = []
+    events: list[Any] = []
     session = Session(scene.room, socket_path=host.socket_path)
     session.connect()
     try:
-        session.on_output(heard.append)
+        session.on_output(events.append)
         pieces = [f"{number} " + "x" * 700 + "\n" for number in range(40)]
         for piece in pieces:
             scene.print(piece)
@@ -215,10 +215,10 @@ def test_subscribers_get_each_piece_once(house: tuple[Host, Blobs]) -> None:
         scene.finish()
         session.sync()
         session.sync()  # What the first one brought is delivered by now.
-        assert "".join(event.output.text or "" for event in heard) == "".join(pieces)
-        assert [event.index for event in heard] == [0] * (len(heard) - 1) + [1]
-        assert [event.continued for event in heard] == [False] + [True] * (len(heard) - 2) + [False]
-        assert not any(event.replaced for event in heard) and all(event.output.text != "" for event in heard)
+        assert "".join(event.output.text or "" for event in events) == "".join(pieces)
+        assert [event.index for event in events] == [0] * (len(events) - 1) + [1]
+        assert [event.continued for event in events] == [False] + [True] * (len(events) - 2) + [False]
+        assert not any(event.replaced for event in events) and all(event.output.text != "" for event in events)
         assert session.get_outputs("a") == scene.document()
         assert [output.output_type for output in scene.document()] == ["stream", "display_data"]
     finally:
@@ -228,9 +228,9 @@ def test_subscribers_get_each_piece_once(house: tuple[Host, Blobs]) -> None:
 
 
 @pytest.mark.slow
-def test_what_ten_megabytes_cost(house: tuple[Host, Blobs]) -> None:
+def test_what_ten_megabytes_cost(host_and_blobs: tuple[Host, Blobs]) -> None:
     """Bytes that reach the disk for text that comes in small pieces: at most three times the text, and few files."""
-    host = house[0]
+    host = host_and_blobs[0]
     with tempfile.TemporaryDirectory(prefix="rtd-") as directory, Blobs(directory) as own:
         scene = Scene(host, own)
         piece = "x" * 999 + "\n"
@@ -255,7 +255,7 @@ def _disk(directory: str) -> tuple[int, int]:
     return sum(sizes), len(sizes)
 
 
-def test_a_stream_without_its_blobs_is_reported_whole(house: tuple[Host, Blobs]) -> None:
+def test_a_stream_without_its_blobs_is_reported_whole(host_and_blobs: tuple[Host, Blobs]) -> None:
     """Then the texts cannot be compared; the outputs are right all the same."""
     outputs = OutputList()
     for index, text in enumerate("ab"):

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started, stream
+from daemon.stage import Stage, staged
 from runtimed_ffi.daemon.ports import Message
 from runtimed_ffi.daemon.rooms import streams
 from runtimed_ffi.daemon.rooms.outputs import Publication
 from runtimed_ffi.daemon.rooms.writer import OutputTarget, OutputWriter
-
-from .fakes import FakeBlobs, FakeHost, busy, display, idle, iopub, reply, started, stream
-from .stage import Stage, staged
 
 Json = dict[str, Any]
 
@@ -48,8 +47,8 @@ async def test_pieces_are_appended_and_one_output_at_the_end(s: Stage) -> None:
     assert len(s.host.outputs("nb", "a")) > 1
     s.kernel.say(idle("m1"), reply("m1"))
     assert texts(s.host.outputs("nb", "a")) == ["0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"]
-    told = [json.loads(item["output_json"])["text"] for item in s.host.take("output")]
-    assert told == [f"{number}\n" for number in range(10)], "broadcasts stay one per piece"
+    broadcast = [json.loads(item["output_json"])["text"] for item in s.host.take("output")]
+    assert broadcast == [f"{number}\n" for number in range(10)], "broadcasts stay one per piece"
 
 
 @staged

@@ -7,10 +7,9 @@ import gc
 
 import pytest
 
+from daemon.fakes import FakeHost
 from runtimed_ffi.daemon.reply import Reply
 from runtimed_ffi.daemon.tasks import Tasks
-
-from .fakes import FakeHost
 
 
 def test_tasks_are_held_until_they_end_and_failures_are_logged(caplog: pytest.LogCaptureFixture) -> None:

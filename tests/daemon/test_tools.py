@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import eventually
 from runtimed_ffi.daemon.environments import conda, deno, uv
 from runtimed_ffi.daemon.environments.diagnosis import explain
 from runtimed_ffi.daemon.environments.plans import Choice
 from runtimed_ffi.daemon.environments.tools import ToolError, ToolMissing, run
-
-from .fakes import eventually
 
 
 def sh(text: str) -> list[str]:
@@ -27,7 +26,7 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    # A child of ours that nobody has waited for yet is dead as well.
+    # A zombie, a child we have not waited for yet, is dead as well.
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

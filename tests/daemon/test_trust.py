@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from daemon.vectors import derived
 from runtimed_ffi.cli.trust import approve
 from runtimed_ffi.daemon.environments import trust
 from runtimed_ffi.daemon.environments.trust import Trust
-
-from .vectors import derived
 
 
 @pytest.mark.parametrize("vector", derived("trust-"), ids=lambda vector: vector["id"])

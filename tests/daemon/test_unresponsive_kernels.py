@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from daemon.fakes import busy, idle, iopub, started
+from daemon.stage import LAUNCH, Stage, staged, turn, until
 from runtimed_ffi.daemon.ports import KernelGone
 from runtimed_ffi.daemon.rooms import requests
-
-from .fakes import busy, idle, iopub, started
-from .stage import LAUNCH, Stage, staged, turn, until
 
 QUESTIONS: list[dict[str, Any]] = [
     {"action": "complete", "code": "pri", "cursor_pos": 3},
@@ -127,8 +126,8 @@ async def test_what_a_kernel_says_of_itself(s: Stage) -> None:
     await s.launch()
     for state in ("starting", "busy", "idle", "restarting", "terminating", "dead", "levitating", None):
         s.kernel.say(iopub("status", "x", execution_state=state))
-    told = [item["status"] for item in s.host.take("kernel_status")]
-    assert told == ["starting", "busy", "idle", "restarting", "shutdown", "shutdown", "unknown", "unknown"]
+    statuses = [item["status"] for item in s.host.take("kernel_status")]
+    assert statuses == ["starting", "busy", "idle", "restarting", "shutdown", "shutdown", "unknown", "unknown"]
 
 
 @staged
@@ -146,7 +145,7 @@ async def test_messages_of_unknown_types_and_shapes_cost_nothing_else(s: Stage) 
         iopub("execute_input", "m1", execution_count="many"),
         iopub("status", "m1"),
         iopub("comm_msg", "m1", comm_id=None),
-        idle("nobody"),
+        idle("unknown"),
     ]
     for message in odd:
         s.kernel.say(message)

@@ -16,65 +16,65 @@ LIMIT = 20.0
 
 
 @pytest.fixture
-def told() -> queue.Queue[str]:
+def reports() -> queue.Queue[str]:
     return queue.Queue()
 
 
 @pytest.fixture
-def watcher(told: queue.Queue[str]) -> Iterator[Watcher]:
-    watcher = Watcher(told.put)
+def watcher(reports: queue.Queue[str]) -> Iterator[Watcher]:
+    watcher = Watcher(reports.put)
     yield watcher
     watcher.close()
     watcher.close()
 
 
-def told_until(told: queue.Queue[str], mark: str) -> set[str]:
-    """What is told until ``mark`` is; events of one directory come in their order."""
+def reported_until(reports: queue.Queue[str], mark: str) -> set[str]:
+    """Paths reported before ``mark``; events of one directory come in order."""
     found: set[str] = set()
     while True:
-        path = told.get(timeout=LIMIT)
+        path = reports.get(timeout=LIMIT)
         if path == mark:
             return found
         found.add(path)
 
 
 class Marks:
-    """Files that are watched and written to know that everything before has been told."""
+    """Watched files; a report of the newest one shows that all earlier reports have come."""
 
-    def __init__(self, directory: Path, watcher: Watcher, told: queue.Queue[str]) -> None:
-        self._directory, self._watcher, self._told = directory, watcher, told
+    def __init__(self, directory: Path, watcher: Watcher, reports: queue.Queue[str]) -> None:
+        self._directory, self._watcher, self._reports = directory, watcher, reports
         self._number = 0
 
-    def told(self) -> set[str]:
+    def reported(self) -> set[str]:
         self._number += 1
         mark = self._directory / f"mark{self._number}"
         self._watcher.watch(self._number, str(mark))
         mark.write_text("")
-        found = told_until(self._told, str(mark))
+        found = reported_until(self._reports, str(mark))
         self._watcher.forget(self._number)
-        # What the mark itself still says is not asked for.
+        # Further reports of the mark itself do not count.
         return {path for path in found if "mark" not in path}
 
 
 @pytest.fixture
-def marks(tmp_path: Path, watcher: Watcher, told: queue.Queue[str]) -> Marks:
-    return Marks(tmp_path, watcher, told)
+def marks(tmp_path: Path, watcher: Watcher, reports: queue.Queue[str]) -> Marks:
+    return Marks(tmp_path, watcher, reports)
 
 
 def test_every_way_to_change_a_file_is_noticed(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
     path, other = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     watcher.watch("a", str(path))
     path.write_text("made")
-    assert marks.told() == {str(path)}
+    assert marks.reported() == {str(path)}
     with path.open("a") as file:
         file.write("more")
-    assert marks.told() == {str(path)}
+    assert marks.reported() == {str(path)}
     other.write_text("another")
-    assert marks.told() == set()
+    assert marks.reported() == set()
     os.replace(other, path)
-    assert marks.told() == {str(path)}
+    assert marks.reported() == {str(path)}
     path.unlink()
-    assert marks.told() == {str(path)}
+    assert marks.reported() == {str(path)}
 
 
 def test_reading_is_no_change(tmp_path: Path, watcher: Watcher, marks: Marks) -> None:
@@ -82,27 +82,27 @@ def test_reading_is_no_change(tmp_path: Path, watcher: Watcher, marks: Marks) ->
     path.write_text("x")
     watcher.watch("a", str(path))
     path.read_text()
-    assert marks.told() == set()
+    assert marks.reported() == set()
 
 
 def test_a_link_reports_its_target_until_it_is_forgotten(
-    tmp_path: Path, watcher: Watcher, told: queue.Queue[str]
+    tmp_path: Path, watcher: Watcher, reports: queue.Queue[str]
 ) -> None:
     (tmp_path / "real").mkdir()
     target, link = tmp_path / "real" / "b.ipynb", tmp_path / "a.ipynb"
     link.symlink_to(target)
-    marks = Marks(tmp_path / "real", watcher, told)
+    marks = Marks(tmp_path / "real", watcher, reports)
     watcher.watch("link", str(link))
     watcher.watch("target", str(target))
     target.write_text("x")
-    assert marks.told() == {str(link), str(target)}
+    assert marks.reported() == {str(link), str(target)}
     watcher.forget("link")
     watcher.forget("link")
     target.write_text("y")
-    assert marks.told() == {str(target)}
+    assert marks.reported() == {str(target)}
     watcher.forget("target")
     target.write_text("z")
-    assert marks.told() == set()
+    assert marks.reported() == set()
 
 
 def test_forgetting_during_a_report_does_not_deadlock(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 import runtimed_ffi
-
-from .tools import LIMIT, Thread, finish, python
+from integration.tools import LIMIT, Thread, finish, python
 
 RACER = """
     import sys

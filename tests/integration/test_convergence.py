@@ -135,7 +135,7 @@ class Rooms(RuleBasedStateMachine):
         self._converge()
 
     def _converge(self) -> None:
-        # The first round brings everything to the daemon, the second brings it to everybody.
+        # The first round brings everything to the daemon, the second to all sessions.
         for _ in range(2):
             for session in self.sessions:
                 session.sync()

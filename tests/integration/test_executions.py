@@ -12,9 +12,8 @@ import pytest
 from cells import FOREVER, Gate
 
 import runtimed_ffi
+from integration.tools import LIMIT, Recorder, Thread, first_output
 from runtimed_ffi import Output, OutputEvent
-
-from .tools import LIMIT, Recorder, Thread, first_output
 
 
 def test_three_threads_in_one_session_get_their_own_outputs(session: runtimed_ffi.Session) -> None:
@@ -52,7 +51,7 @@ def test_an_interrupt_from_another_session(session: runtimed_ffi.Session, other:
     assert execution.result().state == "interrupted"
 
 
-def test_what_is_asked_for_after_an_interrupt_runs(session: runtimed_ffi.Session) -> None:
+def test_an_execution_requested_after_an_interrupt_runs(session: runtimed_ffi.Session) -> None:
     for _ in range(10):
         execution = session.submit_cell(session.create_cell(FOREVER))
         before = session.submit_cell(session.create_cell("print('before')"))
@@ -64,7 +63,7 @@ def test_what_is_asked_for_after_an_interrupt_runs(session: runtimed_ffi.Session
             before.result()
 
 
-def test_who_joins_a_waiting_cell_that_is_cancelled_gets_nothing_of_its_past(
+def test_joining_a_waiting_cell_that_is_cancelled_gives_no_earlier_output(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session, gate: Gate
 ) -> None:
     cell = session.run("print('past')").cell_id
@@ -134,7 +133,7 @@ def test_the_same_cell_from_two_sessions_runs_once(
     assert [output.data for output in results[0].display_data] == [{"text/plain": "1"}]
 
 
-def test_who_joins_a_running_cell_late_gets_all_of_it(
+def test_joining_a_running_cell_late_gives_all_of_its_output(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session, gate: Gate
 ) -> None:
     cell = session.create_cell(gate.code + "print('ended')")
@@ -421,11 +420,11 @@ def test_fifty_sessions_share_one_thread(shared_daemon: runtimed_ffi.Daemon) -> 
     for session in sessions:
         session.connect()
     assert len(os.listdir("/proc/self/task")) == before
-    cell = first.create_cell("for everybody")
+    cell = first.create_cell("for all sessions")
     first.sync()
     for session in sessions:
         session.sync()
-        assert session.get_cell(cell).source == "for everybody"
+        assert session.get_cell(cell).source == "for all sessions"
     for session in [*sessions, first]:
         session.disconnect()
 

@@ -9,8 +9,7 @@ import pytest
 import subinterpreters
 
 import runtimed_ffi
-
-from .tools import finish, first_output, python
+from integration.tools import finish, first_output, python
 
 WAYS = ["pump", "thread", "exit", "cycle", "edits", "callback", "host", "forgotten"]
 

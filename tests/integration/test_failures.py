@@ -10,8 +10,7 @@ import pytest
 from cells import FOREVER, Gate
 
 import runtimed_ffi
-
-from .tools import Recorder, Thread, first_output
+from integration.tools import Recorder, Thread, first_output
 
 AT_ONCE = 15.0
 """Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
@@ -79,7 +78,7 @@ def test_the_last_words_of_a_kernel_reach_every_waiter(
     assert other.run("print('again')").stdout == "again\n"
 
 
-def test_the_death_of_an_idle_kernel_is_told_to_every_session(
+def test_the_death_of_an_idle_kernel_is_broadcast_to_every_session(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session
 ) -> None:
     kernel = int(session.run("import os\nprint(os.getpid())").stdout)

@@ -7,8 +7,7 @@ import sys
 import warnings
 
 import runtimed_ffi
-
-from .tools import finish, python
+from integration.tools import finish, python
 
 
 def test_sessions_that_are_forgotten_warn_and_do_no_harm(shared_daemon: runtimed_ffi.Daemon) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 import runtimed_ffi
-
-from .tools import LIMIT, Recorder, Thread
+from integration.tools import LIMIT, Recorder, Thread
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v2" / "files"
 
@@ -168,7 +167,9 @@ def test_two_names_of_one_file_are_two_rooms_that_meet_in_it(directory: str, not
         assert len(read(notebook)["cells"]) == 3
 
 
-def test_a_room_that_opens_slowly_holds_nobody_up_and_a_corrupt_journal_is_told(directory: str, notebook: Path) -> None:
+def test_a_room_that_opens_slowly_delays_no_other_and_a_corrupt_journal_is_noted(
+    directory: str, notebook: Path
+) -> None:
     """The journal is a pipe: the library reads it until something is written, and then finds no document in it."""
     write(notebook, ("a", "one"))
     slow = journal(directory, str(notebook))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 import runtimed_ffi
+from integration.tools import LIMIT, Recorder
 from runtimed_ffi import Output
-
-from .tools import LIMIT, Recorder
 
 
 def texts(outputs: list[Output]) -> list[str]:
@@ -47,7 +46,9 @@ def test_five_thousand_flushed_prints_are_complete_and_in_order(session: runtime
 
 
 @pytest.mark.stress
-def test_a_thousand_outputs_while_somebody_watches(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
+def test_a_thousand_outputs_while_another_session_watches(
+    session: runtimed_ffi.Session, other: runtimed_ffi.Session
+) -> None:
     with Recorder(other) as recorder:
         result = session.run("for i in range(1000):\n    display({'text/plain': str(i)}, raw=True)")
         recorder.until(lambda: len(recorder.outputs) >= 1000)

@@ -8,8 +8,7 @@ import time
 import pytest
 
 import runtimed_ffi
-
-from .tools import LIMIT, Thread
+from integration.tools import LIMIT, Thread
 
 
 def test_cells_and_outputs_survive_a_restart(directory: str) -> None:
@@ -106,7 +105,7 @@ def test_rooms_keep_to_themselves(daemon: runtimed_ffi.Daemon) -> None:
         session.disconnect()
 
 
-def test_the_daemon_forgets_who_has_left(daemon: runtimed_ffi.Daemon) -> None:
+def test_the_daemon_forgets_peers_that_have_left(daemon: runtimed_ffi.Daemon) -> None:
     session = daemon.session("left")
     for _ in range(5):
         session.connect()

@@ -10,8 +10,7 @@ import pytest
 from cells import FOREVER
 
 import runtimed_ffi
-
-from .tools import finish, launch, python
+from integration.tools import finish, launch, python
 
 CHILD = """
     import os, sys, threading, warnings

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .tools import finish, python
+from integration.tools import finish, python
 
 pytestmark = [
     pytest.mark.kernel,

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 import runtimed_ffi
+from integration.tools import LIMIT, Recorder
 from runtimed_ffi import Output
-
-from .tools import LIMIT, Recorder
 
 pytestmark = pytest.mark.kernel
 
 
-def test_pieces_are_told_once_and_are_one_output_in_the_end(
+def test_each_piece_is_sent_once_and_the_result_is_one_output(
     session: runtimed_ffi.Session, other: runtimed_ffi.Session
 ) -> None:
     seen: list[Output] = []
@@ -36,7 +35,7 @@ def test_pieces_are_told_once_and_are_one_output_in_the_end(
     assert session.get_outputs(result.cell_id) == result.outputs == other.get_outputs(result.cell_id)
 
 
-def test_a_thread_goes_on_the_text_of_its_cell(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
+def test_a_thread_appends_to_the_text_of_its_cell(session: runtimed_ffi.Session, other: runtimed_ffi.Session) -> None:
     directory = tempfile.mkdtemp()
     go = os.path.join(directory, "go")
     code = (
@@ -66,7 +65,7 @@ def test_a_question_is_refused_at_once_and_clearly(session: runtimed_ffi.Session
     assert session.run("1 + 1").success
 
 
-def test_who_joins_late_hears_of_the_widgets(session: runtimed_ffi.Session) -> None:
+def test_a_session_that_joins_late_gets_the_widgets(session: runtimed_ffi.Session) -> None:
     code = (
         "from comm import create_comm\n"
         "c = create_comm(target_name='jupyter.widget', data={'state': {'_model_name': 'M', 'value': 1}})\n"

@@ -139,7 +139,7 @@ class Connection(threading.Thread):
         try:
             self._serve()
         except (OSError, EOFError, ValueError, LookupError, AttributeError, AssertionError, RuntimedError):
-            pass  # Every error ends the connection, without a word (2.4).
+            pass  # Every error ends the connection, without an answer (2.4).
         finally:
             for each in (self.socket, self._reader, self._waker):
                 each.close()

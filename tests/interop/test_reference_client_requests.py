@@ -167,7 +167,7 @@ def test_more_outputs_than_fit_the_queue_at_the_reference_pace(room: Room, count
     client.shutdown_kernel()
 
 
-def test_a_peer_that_does_not_read_hinders_nobody(room: Room) -> None:
+def test_a_peer_that_does_not_read_affects_no_other(room: Room) -> None:
     stuck = ReferenceClient(room.path, room.notebook_id)
     try:
         client = room.prompt()

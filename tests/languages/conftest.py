@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cells import Gate
 
-from . import wheels
+from languages import wheels
 
 DAEMON = """
 import sys, runtimed_ffi

@@ -17,7 +17,7 @@ import pytest
 from cells import Gate
 from ctools import ROOT, STRICT, npm_ci, require, run
 
-from .wheels import Installed, quiet
+from languages.wheels import Installed, quiet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 not_again = pytest.mark.skipif(
@@ -164,7 +164,7 @@ for n in range(200): display(n)
 
 
 @pytest.mark.kernel
-def test_how_a_cell_ended_is_told(builder: Builder, host: str, socket_path: str) -> None:
+def test_the_end_of_a_cell_is_printed(builder: Builder, host: str, socket_path: str) -> None:
     code = "print('before')\n1 / 0"
     status, out, err = finish(start(builder, host, socket_path, f"room-{host}", code))
     assert status == 1
@@ -172,8 +172,8 @@ def test_how_a_cell_ended_is_told(builder: Builder, host: str, socket_path: str)
     assert err.startswith("ended with") and "division by zero" in err
 
 
-def test_what_went_wrong_is_told(builder: Builder, host: str, place: Path) -> None:
-    status, out, err = finish(start(builder, host, str(place / "nobody"), "n", "1"))
+def test_failures_are_printed(builder: Builder, host: str, place: Path) -> None:
+    status, out, err = finish(start(builder, host, str(place / "missing"), "n", "1"))
     assert (status, out) == (2, "") and "No such file" in err
     if not host.startswith("lua-"):
         status, out, err = finish(start(builder, host))

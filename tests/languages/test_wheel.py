@@ -13,9 +13,8 @@ import pytest
 import subinterpreters
 from ctools import ROOT, require, run
 
+from languages.wheels import Installed, build_wheel, find_python, quiet, with_index
 from runtimed_ffi._binding import config
-
-from .wheels import Installed, build_wheel, find_python, quiet, with_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PYPY = sys.implementation.name == "pypy"

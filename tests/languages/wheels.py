@@ -49,7 +49,7 @@ def build_sdist(tree: Path, into: Path) -> Path:
 
 @contextlib.contextmanager
 def unpacked(sdist: Path) -> Iterator[Path]:
-    """The unpacked source distribution; nobody else unpacks one meanwhile."""
+    """The unpacked source distribution; a lock keeps other processes from unpacking meanwhile."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with open(BUILD.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -148,5 +148,5 @@ class Installed:
         return quiet(*command, cwd=self.outside, env=variables or self.environment).strip()
 
     def script(self, *arguments: Any) -> str:
-        """Run a Python program there, which must succeed without a word on stderr."""
+        """Run a Python program there, which must succeed with nothing on stderr."""
         return run(self.python, *arguments, cwd=self.outside, env=self.environment)

@@ -290,7 +290,7 @@ def test_a_conversation_in_any_pieces_loses_nothing(steps: list[tuple[str, Any]]
 
 @examples()
 @given(st.data(), st.integers(0, 3))
-def test_broken_frames_end_a_joined_server_without_a_word(data: st.DataObject, before: int) -> None:
+def test_broken_frames_end_a_joined_server_without_an_answer(data: st.DataObject, before: int) -> None:
     """All events before the broken frame come, the document is unchanged by it, and nothing is sent (2.4, 5.1)."""
     _, server = pair()
     broken = st.one_of(
@@ -342,7 +342,9 @@ def test_a_pool_connection_answers_in_order(data: st.DataObject, requests: list[
 
 @examples()
 @given(st.data(), st.lists(st.tuples(strategies.text(2), st.binary(max_size=50)) | st.none(), max_size=4))
-def test_a_blob_connection_tells_bytes_from_requests(data: st.DataObject, sent: list[tuple[str, bytes] | None]) -> None:
+def test_a_blob_connection_distinguishes_bytes_from_requests(
+    data: st.DataObject, sent: list[tuple[str, bytes] | None]
+) -> None:
     """Section 8.6: the frame behind a store request is the blob, whatever it looks like."""
     stream = frame(encode({"channel": "blob"}))
     for one in sent:

@@ -77,7 +77,7 @@ def test_any_split_gives_the_same_frames(data: st.DataObject, payloads: list[byt
 
 @examples()
 @given(st.data(), st.lists(st.binary(max_size=20), max_size=3), st.binary(max_size=20))
-def test_an_end_inside_a_frame_is_told_from_one_between_two(
+def test_an_end_inside_a_frame_is_an_error_and_one_between_two_is_not(
     data: st.DataObject, payloads: list[bytes], last: bytes
 ) -> None:
     whole, torn = b"".join(map(frame, payloads)), frame(last)

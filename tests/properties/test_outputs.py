@@ -109,7 +109,7 @@ def test_manifests_of_others_are_read(store: Store, case: tuple[Json, Json, dict
 
 @examples()
 @given(case=strategies.manifest(), data=st.data())
-def test_a_blob_that_is_gone_is_told_as_such(
+def test_a_missing_blob_is_reported_as_missing(
     case: tuple[Json, Json, dict[str, tuple[bytes, str]]], data: st.DataObject
 ) -> None:
     _, manifest, blobs = case

@@ -58,7 +58,7 @@ class SessionsAndHost(RuleBasedStateMachine):
         self.tokens = itertools.count(1)
         self.names = itertools.count(1)
         self.sessions: list[tuple[Session, str]] = []
-        self.everybody: list[Session] = []
+        self.all_sessions: list[Session] = []
         self.asked: list[Event] = []
         self.running: list[tuple[str, Json]] = []
         self.peers: dict[int, str] = {}
@@ -191,7 +191,7 @@ class SessionsAndHost(RuleBasedStateMachine):
     def enter(self, room: str, small: bool) -> None:
         session = Session(self.host.socket_path, room, SMALL if small else None)
         self.sessions.append((session, room))
-        self.everybody.append(session)
+        self.all_sessions.append(session)
 
     @rule(which=st.integers(0, 9), count=st.integers(1, 50))
     def take(self, which: int, count: int) -> None:
@@ -302,7 +302,7 @@ class SessionsAndHost(RuleBasedStateMachine):
         finally:
             for session, _ in self.sessions:
                 session.free()
-            for session in self.everybody:
+            for session in self.all_sessions:
                 for event in session.events:
                     ended = f" {event.code}" if event.token in session.ends else ""
                     self.seen[f"{event.kind}{ended}"] += 1
@@ -316,7 +316,7 @@ def test_sessions_and_a_host_in_any_order() -> None:
 
 
 def test_each_rule_does_what_it_says() -> None:
-    """One example by hand: a machine whose rules do nothing would pass the test above as well."""
+    """One example by hand: a state machine whose rules do nothing would pass the test above as well."""
     SessionsAndHost.seen.clear()
     machine = SessionsAndHost()
     try:

@@ -1,4 +1,4 @@
-"""Two to five replicas through the C ABI: deliveries lost, doubled, late and out of order, connections begun anew.
+"""Two to five replicas through the C ABI: deliveries lost, doubled, late and out of order, connections restarted.
 
 A connection in order and without loss converges by itself, however late its messages. Whatever else happens to
 messages may cost time, and nothing else: a new connection, with fresh sync states on both sides, mends it (7.1).
@@ -40,15 +40,15 @@ class Link:
 
 
 class Network(RuleBasedStateMachine):
-    @initialize(count=st.integers(2, 5), everybody=st.booleans())
-    def begin(self, count: int, everybody: bool) -> None:
+    @initialize(count=st.integers(2, 5), complete=st.booleans())
+    def begin(self, count: int, complete: bool) -> None:
         """A row of replicas, or each connected with each: then changes come by one way and their heads by another."""
         room = Replica("n")
         for cell_id in SHARED:
             room.edit({"op": "insert_cell", "cell_id": cell_id, "cell_type": "code", "source": "ab"})
         self.replicas = [room] + [Replica.load(room.save()) for _ in range(count - 1)]
         pairs = [(one, other) for other in range(count) for one in range(other)]
-        self.links = [Link(*pair) for pair in pairs if everybody or pair[1] == pair[0] + 1]
+        self.links = [Link(*pair) for pair in pairs if complete or pair[1] == pair[0] + 1]
         self.had = [replica.heads() for replica in self.replicas]
         self.made = 0
         self.texts: dict[str, int] = {}
@@ -153,7 +153,7 @@ class Network(RuleBasedStateMachine):
         if not hasattr(self, "links"):
             return
         faulty = [link for link in self.links if link.faulty]
-        note(f"{len(self.replicas)} replicas, {len(self.links)} connections, {len(faulty)} begun anew")
+        note(f"{len(self.replicas)} replicas, {len(self.links)} connections, {len(faulty)} restarted")
         for link in faulty:
             link.restart()
         self._settle()
@@ -195,7 +195,7 @@ _splice = st.tuples(st.integers(0, 30), st.integers(0, 3), st.integers(0, 3), st
 def test_concurrent_edits_of_a_text_merge_by_character(
     length: int, writers: list[list[tuple[int, int, int, bool]]]
 ) -> None:
-    """Each character is there once, so that the merged text can be judged: what anybody deleted is gone, everything
+    """Each character is there once, so that the merged text can be judged: what any replica deleted is gone, everything
     else is there once, and in the order in which each writer saw it."""
     letters = iter(map(chr, (*range(0x1F600, 0x1F640), *range(0x300, 0x340), *range(0x10400, 0x10500))))
     base = "".join(next(letters) for _ in range(length))
@@ -282,7 +282,7 @@ def test_what_is_no_sync_message_changes_nothing(data: st.DataObject, noise: byt
 
 @examples()
 @given(st.lists(strategies.edits(), max_size=4))
-def test_an_announcement_says_the_heads_and_is_answered_only_by_who_differs(edits: list[list[Json]]) -> None:
+def test_an_announcement_has_the_heads_and_only_a_replica_that_differs_answers(edits: list[list[Json]]) -> None:
     """The barrier of section 5.5, written by hand, between documents of the library."""
     room = Replica("n")
     client = Replica.load(room.save())

@@ -262,7 +262,7 @@ class Kernel:
             ("unheard_of", {"x": [1]}),
         ):
             self.publish(msg_type, content)
-        for peer in (b"nobody", b""):
+        for peer in (b"unknown", b""):
             self.shell.send_multipart([peer, b"garbage"])
 
 

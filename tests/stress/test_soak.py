@@ -29,7 +29,7 @@ MEMORY_FIXED = 8 << 20 if sys.implementation.name == "pypy" else 2 << 20
 
 MEMORY_ROUND = 100 << 10
 """Bytes per round beside it: twenty kilobytes for each of its rooms, less than the document of one of them takes. A
-room that stays therefore shows in a longer run; in a short one the descriptors and threads tell."""
+room that stays therefore shows in a longer run; in a short one the descriptors and threads show it."""
 
 
 class Held(NamedTuple):
@@ -82,9 +82,7 @@ def round_of_life(daemon: DaemonProcess, number: int) -> int:
     return done
 
 
-def test_nothing_is_held_that_is_not_needed(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> None:
+def test_resources_are_released(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
     rounds = request.config.getoption("--soak-rounds")
     daemon = DaemonProcess(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
     try:
@@ -115,7 +113,7 @@ def rooms_of(daemon: DaemonProcess) -> set[str]:
     return {room["notebook_id"] for room in raw.pool(daemon.socket, {"type": "list_rooms"})["rooms"]}
 
 
-def test_a_room_does_not_stay_when_who_asked_for_it_has_left_before_it_was_there(
+def test_a_room_is_evicted_when_its_peer_left_before_it_was_open(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     daemon = DaemonProcess(tmp_path_factory.mktemp("s"), "--eviction-delay", "0.05")
@@ -136,7 +134,7 @@ def test_a_room_does_not_stay_when_who_asked_for_it_has_left_before_it_was_there
         daemon.close()
 
 
-def test_of_many_empty_rooms_the_last_ones_stay_and_the_others_are_as_they_were(
+def test_the_newest_empty_rooms_stay_and_the_others_reopen_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     daemon = DaemonProcess(tmp_path_factory.mktemp("s"))

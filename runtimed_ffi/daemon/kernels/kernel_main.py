@@ -9,8 +9,8 @@ idle status.
 An interrupt that meets the kernel while it prepares a cell ends the cell: IPython reports it as an error of a callback,
 and runs the cell all the same.
 
-It ends when its daemon has ended, with what it has started: at once where the system can tell (Linux, but PyPy has no
-way to ask), elsewhere it looks once a second, as every ipykernel does.
+It ends when its daemon has ended, with what it has started: at once where the system reports the end (Linux, but not on
+PyPy); elsewhere it checks once a second, as every ipykernel does.
 
 With ``--prewarm`` as its last argument it starts, but does nothing yet that depends on the notebook: what
 IPython does last in a start (matplotlib, extensions, startup files and lines of the user's profile) waits for the

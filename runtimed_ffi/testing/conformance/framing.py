@@ -52,7 +52,7 @@ def first_frame_at_limit(world: World) -> None:
     expect(link.json() == {"type": "pong"}, "ping is not answered by pong")
 
 
-@rule("2.2", "A first frame of 65537 bytes ends the connection without a word")
+@rule("2.2", "A first frame of 65537 bytes ends the connection without an answer")
 def first_frame_over_limit(world: World) -> None:
     link = world.link(_padded(CONTROL_LIMIT + 1)[:4])
     link.end("a length of 65537 bytes")
@@ -73,7 +73,7 @@ def later_frame_over_limit(world: World) -> None:
     link.end("a length of 104857601 bytes")
 
 
-@rule("2.3", "An empty frame and an unknown type end a notebook connection without a word")
+@rule("2.3", "An empty frame and an unknown type end a notebook connection without an answer")
 def typed_garbage(world: World) -> None:
     for garbage in (frame(b""), typed(4, b"{}"), typed(0xFF, b"")):
         peer = world.peer()
@@ -96,7 +96,7 @@ def torn_frame(world: World) -> None:
     world.alive()
 
 
-@rule("2.4", "A first frame that is no handshake ends the connection without a word")
+@rule("2.4", "A first frame that is no handshake ends the connection without an answer")
 def bad_first_frames(world: World) -> None:
     for first in (
         b"",
@@ -170,7 +170,7 @@ def daemon_frames_from_a_client(world: World) -> None:
     expect(world.ask(peer, "get_queue_state")["result"] == "queue_state", "get_queue_state is not answered")
 
 
-@rule("5.1", "A request that does not parse, or of an unknown action, ends the connection without a word")
+@rule("5.1", "A request that does not parse, or of an unknown action, ends the connection without an answer")
 def bad_requests(world: World) -> None:
     for body in (b"", b"{", b'{"action":"restart_kernel"}', b'{"action":"execute_cell"}', b'{"result":"ok"}'):
         peer = world.peer()

@@ -128,7 +128,7 @@ class Link:
             raise Violation(f"{what} is no JSON: {payload[:80]!r}") from None
 
     def end(self, what: str) -> None:
-        """The daemon must close the connection without another word."""
+        """The daemon must close the connection and send nothing more."""
         data = self._in or self._read()
         expect(not data, f"{what} was answered with {data[:80]!r} instead of the end of the connection")
 

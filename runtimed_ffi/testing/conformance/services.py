@@ -24,7 +24,7 @@ def pool_in_order(world: World) -> None:
     expect(answers == ["pong", "stats", "rooms_list", "pong"], f"the answers were {answers}")
 
 
-@rule("4", "A pool request that does not parse ends the connection without a word")
+@rule("4", "A pool request that does not parse ends the connection without an answer")
 def bad_pool_requests(world: World) -> None:
     for body in (
         b"",
@@ -117,7 +117,7 @@ def store_blob(world: World) -> None:
         _store(world, data, "text/plain")
 
 
-@rule("8.6", "A request of the blob channel that does not parse ends the connection without a word")
+@rule("8.6", "A request of the blob channel that does not parse ends the connection without an answer")
 def bad_blob_requests(world: World) -> None:
     for body in (b"{", b'{"action":"store"}', b'{"action":"nothing"}'):
         link = world.link(frame(encode({"channel": "blob"})))
