@@ -31,11 +31,12 @@ fn an_edit_reaches_the_other_session_that_does_nothing() {
         one.edit(&[Op::insert_cell(&format!("c{number}"), "code", "1", None)]).unwrap();
     }
     let deadline = Instant::now() + PATIENCE;
-    while two.cells().unwrap().len() < 25 {
+    while two.read(|notebook| Ok(notebook.cells())).unwrap().len() < 25 {
         assert!(Instant::now() < deadline);
         until(&two, RTD_EV_CHANGED);
     }
-    let ids: Vec<String> = two.cells().unwrap().into_iter().map(|cell| cell.id).collect();
+    let ids: Vec<String> =
+        two.read(|notebook| Ok(notebook.cells())).unwrap().into_iter().map(|cell| cell.id).collect();
     assert_eq!(ids, (0..25).map(|number| format!("c{number}")).collect::<Vec<_>>());
 }
 
@@ -47,7 +48,7 @@ fn a_request_sees_the_edit_before_it_and_ends_once() {
     session.execute(7, "c", Some(20_000)).unwrap();
     let (token, body) = request(&host);
     assert_eq!(body["action"], "execute_cell");
-    assert_eq!(host.cell("n", "c").unwrap().source, "x = 1");
+    assert_eq!(host.read("n", |notebook| Ok(notebook.source("c"))).unwrap().unwrap(), "x = 1");
     host.respond(token, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"})).unwrap();
     assert_eq!(until(&session, RTD_EV_QUEUED).token, 7);
     let output = json!({"output_type": "stream", "name": "stdout", "text": "hi\n"}).to_string();
@@ -166,7 +167,7 @@ fn every_waiter_ends_when_the_host_goes() {
     assert!(session.next_event().is_err());
     assert_eq!(session.wait(None).unwrap(), Waited::Closed);
     assert!(session.edit(&[Op::insert_cell("d", "code", "x", None)]).is_err());
-    assert_eq!(session.cells().unwrap().len(), 1, "the replica stays readable");
+    assert_eq!(session.read(|notebook| Ok(notebook.cells())).unwrap().len(), 1, "the replica stays readable");
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn a_journal_brings_the_room_back() {
     std::fs::write(&journal, &bytes).unwrap();
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
     host.open_room("n", Some(&journal)).unwrap();
-    assert_eq!(host.cells("n").unwrap().len(), 10);
+    assert_eq!(host.read("n", |notebook| Ok(notebook.cells())).unwrap().len(), 10);
     assert!(host.open_room("other", Some(&journal)).is_err(), "a journal belongs to one notebook");
     std::fs::write(&journal, b"garbage").unwrap();
     assert!(matches!(host.open_room("n2", Some(&journal)), Err(runtimed_ffi::drive::DriveError::Corrupt(_))));
@@ -228,7 +229,7 @@ fn a_prepared_room_is_filled_before_its_first_peer_enters() {
     host.prepare_room("n", None).unwrap();
     assert!(host.prepare_room("n", None).is_err(), "once");
     assert!(host.open_room("n", None).is_err(), "it is there already");
-    let mut copy = host.fork("n").unwrap();
+    let mut copy = host.read("n", |notebook| Ok(notebook.fork())).unwrap();
     copy.edit(&[Op::insert_cell("a", "code", "of the file", None)]).unwrap();
     host.merge("n", &copy).unwrap();
     host.publish("n", &[Op::insert_cell("b", "code", "", None)], &[], 0).unwrap();
@@ -238,13 +239,17 @@ fn a_prepared_room_is_filled_before_its_first_peer_enters() {
     assert!(host.admit("n").is_err(), "once");
     for session in [&first, &second] {
         until(session, RTD_EV_READY);
-        assert_eq!(session.cells().unwrap().len(), 2, "the first thing they see is whole");
+        assert_eq!(
+            session.read(|notebook| Ok(notebook.cells())).unwrap().len(),
+            2,
+            "the first thing they see is whole"
+        );
     }
     // A copy from before comes back into the open room, and its peers get it.
     copy.edit(&[Op::SetSource { cell_id: "a".into(), source: "of the file, changed".into() }]).unwrap();
     host.merge("n", &copy).unwrap();
     until(&first, RTD_EV_CHANGED);
-    assert_eq!(first.cell("a").unwrap().source, "of the file, changed");
+    assert_eq!(first.read(|notebook| Ok(notebook.source("a"))).unwrap().unwrap(), "of the file, changed");
     // Closed before a peer entered.
     host.prepare_room("m", None).unwrap();
     host.close_room("m").unwrap();
@@ -274,7 +279,7 @@ fn a_room_is_evicted_only_without_peers() {
     until(&host, RTD_EV_PEER_LEFT);
     host.evict_room("n").unwrap();
     assert!(matches!(host.evict_room("n"), Err(DriveError::NotFound(_))));
-    assert!(matches!(host.cells("n"), Err(DriveError::NotFound(_))));
+    assert!(matches!(host.read("n", |notebook| Ok(notebook.cells())), Err(DriveError::NotFound(_))));
     let _again = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
     assert_eq!(until(&host, RTD_EV_ROOM_WANTED).id, "n");
 }
@@ -318,7 +323,9 @@ fn wakeup_callbacks_run_without_locks_of_the_library() {
     let at_host = told.clone();
     let ask = move || {
         let host = asked.upgrade();
-        at_host.send(host.is_some_and(|host| host.cells("n").is_ok())).unwrap();
+        at_host
+            .send(host.is_some_and(|host| host.read("n", |notebook| Ok(notebook.cells())).is_ok()))
+            .unwrap();
     };
     host.set_wakeup(Some(Box::new(ask))).unwrap();
     let other = join(&place, "n");
@@ -332,7 +339,8 @@ fn wakeup_callbacks_run_without_locks_of_the_library() {
     let asked = std::sync::Arc::downgrade(&session);
     let ask = move || {
         let session = asked.upgrade();
-        told.send(session.is_some_and(|session| session.cells().is_ok())).unwrap();
+        told.send(session.is_some_and(|session| session.read(|notebook| Ok(notebook.cells())).is_ok()))
+            .unwrap();
     };
     session.set_wakeup(Some(Box::new(ask))).unwrap();
     host.publish("n", &[Op::insert_cell("c", "code", "", None)], &[], 0).unwrap();
@@ -379,7 +387,10 @@ fn a_refused_room_and_a_missing_daemon_end_a_session() {
     assert_eq!(missing.to_string(), "No such file or directory (os error 2)");
     let host = Host::open(&place.socket(), HostOptions::default()).unwrap();
     let session = Session::open(&place.socket(), "n", SessionOptions::default()).unwrap();
-    assert!(session.cells().is_err(), "nothing to read before the first synchronisation");
+    assert!(
+        session.read(|notebook| Ok(notebook.cells())).is_err(),
+        "nothing to read before the first synchronisation"
+    );
     until(&host, RTD_EV_ROOM_WANTED);
     host.refuse_room("n").unwrap();
     assert_eq!(until(&session, RTD_EV_CLOSED).code, -2);

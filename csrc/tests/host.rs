@@ -96,7 +96,7 @@ fn changes_of_peers_are_events_for_a_host_that_watches_them_and_no_other() {
             }
         }
         assert_eq!(changed, watch_changes);
-        assert_eq!(host.cells("n").unwrap().len(), 1);
+        assert_eq!(host.read("n", |notebook| Ok(notebook.cells())).unwrap().len(), 1);
     }
 }
 

@@ -52,7 +52,7 @@ fn what_was_written_before_the_end_arrives_however_much_it_is() {
     assert_eq!(until(&session, RTD_EV_CLOSED).code, RTD_OK as i32);
     assert_eq!(session.info().unwrap()["unsent"], false);
     until(&host, RTD_EV_PEER_LEFT);
-    assert_eq!(host.cell("n", "c").unwrap().source, source);
+    assert_eq!(host.read("n", |notebook| Ok(notebook.source("c"))).unwrap().unwrap(), source);
 }
 
 /// A client without the driven tier, to choose the moment of each step.
@@ -114,7 +114,7 @@ fn the_last_edits_of_a_peer_count_also_when_something_was_sent_to_it_after_it_le
     go.send(()).unwrap();
     let left = until(&host, RTD_EV_PEER_LEFT);
     assert_eq!((left.id.as_str(), left.code), ("n", RTD_OK as i32));
-    assert_eq!(host.cell("n", "last").unwrap().source, "words");
+    assert_eq!(host.read("n", |notebook| Ok(notebook.source("last"))).unwrap().unwrap(), "words");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn a_long_change_holds_up_its_own_room_only() {
         }
     }
     assert_eq!(late.replica.source("large").unwrap().chars().count(), LARGE);
-    assert_eq!(host.cells("slow").unwrap().len(), 2);
+    assert_eq!(host.read("slow", |notebook| Ok(notebook.cells())).unwrap().len(), 2);
 }
 
 #[test]

@@ -137,10 +137,10 @@ fn a_sync_waits_for_every_change_that_the_daemon_has_announced() {
     let announcement = barrier(&daemon.room);
     daemon.say(FrameType::Sync, &announcement);
     not_yet(&mut daemon, &session);
-    assert!(session.cells().unwrap().is_empty());
+    assert!(session.read(|notebook| Ok(notebook.cells())).unwrap().is_empty());
     daemon.look();
     ends(&session);
-    assert_eq!(session.cells().unwrap().len(), 1);
+    assert_eq!(session.read(|notebook| Ok(notebook.cells())).unwrap().len(), 1);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_request_waits_for_the_changes_before_it_and_holds_no_other_peer_up() {
     }
     peer.send_changes();
     assert_eq!(request(&host).1["action"], "execute_cell");
-    assert_eq!(host.cell("n", "c").unwrap().source, "x");
+    assert_eq!(host.read("n", |notebook| Ok(notebook.source("c"))).unwrap().unwrap(), "x");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_request_of_a_client_that_never_sends_what_it_announced_becomes_an_event_at_
     let mut peer = Peer::join(&place, "n", false);
     peer.ask_too_early();
     assert_eq!(request(&host).1["action"], "execute_cell");
-    assert!(host.cell("n", "c").is_err());
+    assert!(host.read("n", |notebook| Ok(notebook.cell("c"))).unwrap().is_none());
 }
 
 #[test]
@@ -214,5 +214,5 @@ fn a_request_of_a_peer_that_leaves_becomes_an_event_although_what_it_announced_n
     peer.send_changes();
     drop(peer);
     assert_eq!(request(&host).1["action"], "execute_cell");
-    assert_eq!(host.cell("n", "c").unwrap().source, "x");
+    assert_eq!(host.read("n", |notebook| Ok(notebook.source("c"))).unwrap().unwrap(), "x");
 }

@@ -124,7 +124,7 @@ fn use_session(session: &Session, tokens: &AtomicU64, me: usize) -> Vec<u64> {
                 session.watch(round % 4 == 0).unwrap();
                 session.info().unwrap();
                 session.set_wakeup(Some(Box::new(|| ()))).unwrap();
-                let _maybe_closed = session.cells().unwrap();
+                let _maybe_closed = session.read(|notebook| Ok(notebook.cells())).unwrap();
                 continue;
             }
             _ => {
@@ -225,7 +225,8 @@ fn sessions_and_a_host_used_from_many_threads() {
                 while !over.load(Ordering::SeqCst) {
                     for room in host.rooms().unwrap().as_array().unwrap() {
                         // It may be closed by now.
-                        let _closed = host.cells(room["notebook_id"].as_str().unwrap());
+                        let _closed =
+                            host.read(room["notebook_id"].as_str().unwrap(), |notebook| Ok(notebook.cells()));
                     }
                     host.wake().unwrap();
                     host.set_wakeup(Some(Box::new(|| ()))).unwrap();

@@ -7,9 +7,7 @@ use std::time::Duration;
 use crate::code::rtd_code;
 use crate::connection::ConnectionError;
 use crate::drive::{panic_text, DriveError};
-use crate::notebook::EditError;
 use crate::outputs::OutputError;
-use crate::replica::ReplicaError;
 use crate::wire::{FrameError, MessageError};
 
 use super::rtd_result;
@@ -147,8 +145,9 @@ fn null(name: &str) -> Failure {
     Failure::new(rtd_code::RTD_E_NULL, format!("{name} is NULL"))
 }
 
-impl From<DriveError> for Failure {
-    fn from(error: DriveError) -> Self {
+impl<E: Into<DriveError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
         let code = match &error {
             DriveError::Io(_) => rtd_code::RTD_E_IO,
             DriveError::Protocol(_) => rtd_code::RTD_E_PROTOCOL,
@@ -164,24 +163,6 @@ impl From<DriveError> for Failure {
             DriveError::Timeout(_) => rtd_code::RTD_E_TIMEOUT,
         };
         Self::new(code, error.to_string())
-    }
-}
-
-impl From<ReplicaError> for Failure {
-    fn from(error: ReplicaError) -> Self {
-        DriveError::from(error).into()
-    }
-}
-
-impl From<EditError> for Failure {
-    fn from(error: EditError) -> Self {
-        DriveError::from(error).into()
-    }
-}
-
-impl From<ConnectionError> for Failure {
-    fn from(error: ConnectionError) -> Self {
-        DriveError::from(error).into()
     }
 }
 

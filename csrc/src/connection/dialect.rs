@@ -117,8 +117,8 @@ impl Dialect {
     }
 }
 
-/// A client, as a server sees it: everything known from its handshake.
-#[derive(Clone, Copy, Debug)]
+/// A client, as a server sees it: everything known from its handshake; the default before that.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PeerDialect {
     typed: bool,
     ours: bool,
@@ -159,13 +159,6 @@ impl PeerDialect {
         } else {
             DEFER_LIMIT
         }
-    }
-}
-
-impl Default for PeerDialect {
-    /// A client whose handshake is still to come.
-    fn default() -> Self {
-        Self { typed: false, ours: false, outputs_in_document: false }
     }
 }
 

@@ -87,20 +87,13 @@ impl Settings {
         wanted: &Map<String, Value>,
     ) -> Result<bool, ReplicaError> {
         let mut tx = self.doc.transaction();
-        match write_differences(&mut tx, &ROOT, present, wanted) {
-            Ok(true) => {
-                tx.commit();
-                Ok(true)
-            }
-            Ok(false) => {
-                tx.rollback();
-                Ok(false)
-            }
-            Err(error) => {
-                tx.rollback();
-                Err(error.into())
-            }
+        let written = write_differences(&mut tx, &ROOT, present, wanted);
+        if matches!(written, Ok(true)) {
+            tx.commit();
+        } else {
+            tx.rollback();
         }
+        Ok(written?)
     }
 
     fn migrate(&mut self) -> Result<(), ReplicaError> {
@@ -128,16 +121,12 @@ impl Settings {
             }
             Ok(())
         })();
-        match written {
-            Ok(()) => {
-                tx.commit();
-                Ok(())
-            }
-            Err(error) => {
-                tx.rollback();
-                Err(ReplicaError::from(error))
-            }
+        if written.is_ok() {
+            tx.commit();
+        } else {
+            tx.rollback();
         }
+        Ok(written?)
     }
 }
 

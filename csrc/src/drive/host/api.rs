@@ -14,7 +14,7 @@ use crate::drive::queue::Queue;
 use crate::drive::reactor::ReactorUse;
 use crate::drive::source::EventSource;
 use crate::drive::{lock, DriveError};
-use crate::notebook::{Cell, Notebook, Op};
+use crate::notebook::{Notebook, Op};
 use crate::wire::v2::PoolState;
 use crate::wire::Message;
 
@@ -205,25 +205,6 @@ impl Host {
         .map_err(|error| {
             self.hub.drop_peer(peer.id, &error);
             gone()
-        })
-    }
-
-    /// The cells of a room, in document order.
-    ///
-    /// # Errors
-    /// `NotFound`; `Poisoned`.
-    pub fn cells(&self, id: &str) -> Result<Vec<Cell>, DriveError> {
-        self.read(id, |notebook| Ok(notebook.cells()))
-    }
-
-    /// One cell of a room.
-    ///
-    /// # Errors
-    /// `NotFound` for the room or the cell; `Poisoned`.
-    pub fn cell(&self, id: &str, cell_id: &str) -> Result<Cell, DriveError> {
-        self.read(id, |notebook| {
-            let cell = notebook.cell(cell_id);
-            cell.ok_or_else(|| DriveError::NotFound(format!("Cell not found: {cell_id}")))
         })
     }
 

@@ -141,11 +141,7 @@ impl Hub {
     }
 
     fn emit_failure<D: Hosted>(&self, room: &Room<D>, reason_code: i32, reason: &str) {
-        let mut event = Event::new(D::FAILED);
-        event.id.clone_from(&room.id);
-        event.code = reason_code;
-        event.text = reason.into();
-        self.emit(event);
+        self.emit(Event { id: room.id.clone(), ..Event::ended(D::FAILED, 0, reason_code, reason) });
     }
 
     /// Reports a room that panicked, and closes it.
@@ -205,11 +201,7 @@ impl Hub {
         };
         match room {
             Some(room) => self.enter_by_worker(peer, &room),
-            None => {
-                let mut event = Event::new(RTD_EV_ROOM_WANTED);
-                event.id = id;
-                self.emit(event);
-            }
+            None => self.emit(Event { id, ..Event::new(RTD_EV_ROOM_WANTED) }),
         }
     }
 
@@ -277,10 +269,8 @@ impl Hub {
     fn leave(&self, peer: &Peer, room: &Room, error: &DriveError) {
         let _announcer = self.queue.announcer();
         let emit = |count: usize| {
-            let mut event = peer_event(RTD_EV_PEER_LEFT, room, peer, count);
-            event.code = leave_code(error);
-            event.text = error.to_string();
-            self.queue.push(event);
+            let event = peer_event(RTD_EV_PEER_LEFT, room, peer, count);
+            self.queue.push(Event { code: leave_code(error), text: error.to_string(), ..event });
         };
         let left = room.step(&mut Outcome::default(), |state, _| {
             emit(room.remove_member(state, peer.id));
@@ -315,11 +305,8 @@ impl Hub {
 }
 
 fn peer_event(kind: rtd_event_kind, room: &Room, peer: &Peer, count: usize) -> Event {
-    let mut event = Event::new(kind);
-    event.id.clone_from(&room.id);
-    event.peer = peer.id;
-    event.number = i64::try_from(count).unwrap_or(i64::MAX);
-    event
+    let number = i64::try_from(count).unwrap_or(i64::MAX);
+    Event { id: room.id.clone(), peer: peer.id, number, ..Event::new(kind) }
 }
 
 /// The code of a `PeerLeft` event; zero for an ordinary goodbye.

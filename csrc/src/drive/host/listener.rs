@@ -117,10 +117,7 @@ impl Handler for Listener {
     }
 
     fn failed(&self, reason: String) {
-        let mut event = Event::new(RTD_EV_ROOM_FAILED);
-        event.code = code(RTD_E_PANIC);
-        event.text = reason;
-        self.hub.emit(event);
+        self.hub.emit(Event::ended(RTD_EV_ROOM_FAILED, 0, code(RTD_E_PANIC), &reason));
     }
 }
 

@@ -27,17 +27,13 @@ impl Host {
     /// `State` when the room is open or prepared; `Corrupt` or `Io` from the journal. Peers go on waiting.
     pub fn prepare_room(&self, id: &str, journal: Option<&Path>) -> Result<(), DriveError> {
         self.check_open()?;
-        let known = || {
-            let registry = lock(&self.hub.registry);
-            registry.rooms.contains_key(id) || registry.prepared.contains_key(id)
-        };
         let open = || DriveError::State(format!("the room is open: {id}"));
-        if known() {
+        if lock(&self.hub.registry).room(id).is_some() {
             return Err(open());
         }
         let room = Arc::new(Room::open(id, journal)?);
         let mut registry = lock(&self.hub.registry);
-        if registry.rooms.contains_key(id) || registry.prepared.contains_key(id) {
+        if registry.room(id).is_some() {
             return Err(open());
         }
         registry.prepared.insert(id.into(), room);
@@ -61,16 +57,6 @@ impl Host {
             self.hub.enter(&peer, &room);
         }
         Ok(())
-    }
-
-    /// A copy of a room's document as it is.
-    ///
-    /// # Errors
-    /// `NotFound`; `Poisoned`.
-    pub fn fork(&self, id: &str) -> Result<Notebook, DriveError> {
-        self.check_open()?;
-        let room = self.hub.room(id)?;
-        self.hub.step(&room, |state, _| Ok(state.document.fork()))
     }
 
     /// Merges a copy of a room's document into the room, and sends the change to the peers.

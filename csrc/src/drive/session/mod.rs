@@ -28,7 +28,7 @@ use super::{address, lock, panic_text, DriveError};
 use crate::code::code;
 use crate::code::rtd_code::RTD_E_PANIC;
 use crate::connection::{Client, Confirm, EndRule, Event, Millis, Runs};
-use crate::notebook::{Cell, Notebook, Op};
+use crate::notebook::{Notebook, Op};
 use crate::wire::v2::Request;
 use crate::wire::Message;
 
@@ -230,24 +230,6 @@ impl Session {
                 core.link.changes_wait = true;
             }
             Ok(())
-        })
-    }
-
-    /// The cells in document order.
-    ///
-    /// # Errors
-    /// `State` before the first synchronisation and in a forked child; `Poisoned`.
-    pub fn cells(&self) -> Result<Vec<Cell>, DriveError> {
-        self.read(|notebook| Ok(notebook.cells()))
-    }
-
-    /// One cell.
-    ///
-    /// # Errors
-    /// `NotFound`; else as [`Session::cells`].
-    pub fn cell(&self, id: &str) -> Result<Cell, DriveError> {
-        self.read(|notebook| {
-            notebook.cell(id).ok_or_else(|| DriveError::NotFound(format!("Cell not found: {id}")))
         })
     }
 
