@@ -26,7 +26,7 @@ pub struct ChangeEvents {
 pub trait Hosted: Replica + Sized + Send + 'static {
     /// The event of a failure.
     const FAILED: rtd_event_kind;
-    /// Removes its room from the registry.
+    /// Removes its room from the registry, unless another one has been opened in its place.
     fn unregister(registry: &mut Registry, room: &Room<Self>);
     /// What a peer in its room takes part in.
     fn membership(room: Arc<Room<Self>>) -> Membership;
@@ -42,8 +42,11 @@ impl Hosted for Notebook {
     const FAILED: rtd_event_kind = RTD_EV_ROOM_FAILED;
 
     fn unregister(registry: &mut Registry, room: &Room) {
-        registry.rooms.remove(&room.id);
-        registry.prepared.remove(&room.id);
+        for rooms in [&mut registry.rooms, &mut registry.prepared] {
+            if rooms.get(&room.id).is_some_and(|open| std::ptr::eq(&**open, room)) {
+                rooms.remove(&room.id);
+            }
+        }
     }
 
     fn membership(room: Arc<Room>) -> Membership {
@@ -55,12 +58,8 @@ impl Hosted for Notebook {
     }
 
     fn changed_event(events: &ChangeEvents, room: &Room, hint: Hint) -> Option<Event> {
-        events.watch_rooms.then(|| {
-            let mut event = Event::new(RTD_EV_ROOM_CHANGED);
-            event.id.clone_from(&room.id);
-            event.hint = Some(hint);
-            event
-        })
+        let event = || Event { id: room.id.clone(), hint: Some(hint), ..Event::new(RTD_EV_ROOM_CHANGED) };
+        events.watch_rooms.then(event)
     }
 
     fn cells_of(&self, targets: &Targets) -> Option<Value> {
@@ -77,8 +76,10 @@ impl Hosted for Notebook {
 impl Hosted for Settings {
     const FAILED: rtd_event_kind = RTD_EV_SETTINGS_FAILED;
 
-    fn unregister(registry: &mut Registry, _room: &Room<Self>) {
-        registry.settings = None;
+    fn unregister(registry: &mut Registry, room: &Room<Self>) {
+        if registry.settings.as_deref().is_some_and(|open| std::ptr::eq(open, room)) {
+            registry.settings = None;
+        }
     }
 
     fn membership(room: Arc<Room<Self>>) -> Membership {
@@ -97,5 +98,27 @@ impl Hosted for Settings {
 
     fn cells_of(&self, _targets: &Targets) -> Option<Value> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_that_was_replaced_unregisters_no_other() {
+        let mut registry = Registry::default();
+        let [old, new] = [(); 2].map(|()| Arc::new(Room::open("n", None).unwrap()));
+        registry.rooms.insert("n".into(), Arc::clone(&new));
+        Notebook::unregister(&mut registry, &old);
+        assert!(registry.room("n").is_some());
+        Notebook::unregister(&mut registry, &new);
+        assert!(registry.room("n").is_none());
+        let [old, new] = [(); 2].map(|()| Arc::new(Room::open_settings(None).unwrap()));
+        registry.settings = Some(Arc::clone(&new));
+        Settings::unregister(&mut registry, &old);
+        assert!(registry.settings.is_some());
+        Settings::unregister(&mut registry, &new);
+        assert!(registry.settings.is_none());
     }
 }
