@@ -30,9 +30,6 @@ class Blobs(Handle):
 
     Threads: every method may be called from any thread, except `close`, which must not run beside another call.
 
-    Args:
-        directory: the directory.
-
     Raises:
         RuntimedError: it cannot be opened; the text is the operating system's.
 

@@ -134,11 +134,7 @@ class Execution:
         self._call.raise_errors(failure)
 
     def _advance(self, seen: int | None = None) -> None:
-        """Consume one event.
-
-        Args:
-            seen: the number of outputs that an iterator has seen: with more of them there is nothing to wait for.
-        """
+        """Consume one event, unless there are more outputs than the `seen` ones, those that an iterator has seen."""
         # In a forked child the consuming thread, and the one that holds the lock, may not exist.
         self._call.require()
         me = threading.get_ident()

@@ -117,14 +117,7 @@ class Host(Handle):
         return int(lib.rtd_queue_fd(self._queue()))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an event is there.
-
-        Args:
-            timeout: limit in seconds; `None` waits for ever.
-
-        Returns:
-            False when the time has passed.
-        """
+        """Wait until an event is there; false when `timeout` seconds have passed. `None` waits for ever."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         # `poll` takes a negative time as none, and none beyond 24 days.
@@ -155,9 +148,7 @@ class Host(Handle):
     def open_room(self, notebook_id: str, journal: str | None = None) -> None:
         """Answer ``ROOM_WANTED``: open the room, or load it from its journal.
 
-        Args:
-            notebook_id: the room.
-            journal: the file that receives every change; `None` keeps the room in memory only.
+        The journal is the file that receives every change; `None` keeps the room in memory only.
 
         Raises:
             CorruptError: the journal cannot be read; it is left as it is.
@@ -204,10 +195,9 @@ class Host(Handle):
         check(lib.rtd_host_close_room(self._live(), *text_in(notebook_id)))
 
     def evict_room(self, notebook_id: str) -> bool:
-        """Close a room unless a peer is in it. A peer that comes at this moment asks for the room anew.
+        """Close a room unless a peer is in it; true when it is closed.
 
-        Returns:
-            Whether the room is closed.
+        A peer that comes at this moment asks for the room anew.
         """
         code = lib.rtd_host_evict_room(self._live(), *text_in(notebook_id))
         if code == AGAIN:
@@ -241,11 +231,8 @@ class Host(Handle):
     def send(self, peer: int, broadcast: Mapping[str, Any]) -> None:
         """Send one broadcast to one peer, behind the changes and broadcasts made before it.
 
-        A peer of protocol version 1 has no broadcasts: nothing is sent to it.
-
-        Args:
-            peer: the number of the connection, as in ``PEER_JOINED``.
-            broadcast: the message.
+        `peer` is the number of the connection, as in ``PEER_JOINED``. A peer of protocol version 1 has no broadcasts:
+        nothing is sent to it.
 
         Raises:
             NotFoundError: no such peer is in a room.
@@ -278,8 +265,7 @@ class Host(Handle):
     def open_settings(self, journal: str | None = None) -> None:
         """Serve the settings (protocol 2, section 11.1); before this, the settings channel is closed.
 
-        Args:
-            journal: the file that receives every change; `None` keeps them in memory only.
+        The journal is the file that receives every change; `None` keeps them in memory only.
 
         Raises:
             CorruptError: the file cannot be read; it is left as it is.

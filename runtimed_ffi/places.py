@@ -142,9 +142,7 @@ def config_directory(environ: Mapping[str, str]) -> str:
 def workspace_of(environ: Mapping[str, str], dev: bool = False) -> str | None:
     """The workspace of development mode (1.2), byte for byte as it was written; `None` in normal mode.
 
-    Args:
-        environ: the environment variables.
-        dev: development mode whatever `RUNTIMED_DEV` says.
+    With `dev` it is development mode whatever `RUNTIMED_DEV` says.
     """
     named = environ.get("CONDUCTOR_WORKSPACE_PATH")
     if named is not None:

@@ -87,9 +87,7 @@ class Subscriptions:
     def deliver(self, event: Event, read_output: Callable[[Event], OutputEvent | None]) -> list[Exception]:
         """Call the subscribers of one event, in the order they subscribed.
 
-        Args:
-            event: the event.
-            read_output: makes what subscribers get of an output; it may have to fetch the content. `None`: nothing new.
+        `read_output` makes what subscribers get of an output, and may fetch the content; `None`: nothing new.
 
         Returns:
             What the callbacks raised; each of them is called whatever the others do.

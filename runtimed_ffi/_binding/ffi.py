@@ -166,12 +166,7 @@ def last_error() -> str:
 
 
 def error(code: int, text: str) -> errors.RuntimedError:
-    """The exception for a result code, wherever the code came from (a call or an event).
-
-    Args:
-        code: an `RTD_E_*` number.
-        text: the message.
-    """
+    """The exception for an `RTD_E_*` code, wherever the code came from (a call or an event)."""
     name = result_name(code)
     exception = _CLASSES.get(code, errors.RuntimedError)(text or name)
     exception.code = code
@@ -227,13 +222,7 @@ def take_buf(buffer: CData) -> bytes:
 
 
 def call_buf(function: Callable[..., int], *arguments: Any, check: Callable[[int], None] = check) -> bytes:
-    """Call a function whose last parameter is an `rtd_buf *`, and return what it fills in.
-
-    Args:
-        function: a function of `lib`.
-        arguments: its arguments before the last one.
-        check: raises for a failed call.
-    """
+    """Call a function of `lib` whose last parameter is an `rtd_buf *`, and return what it fills in."""
     out = new_buffer()
     check(function(*arguments, out))
     return take_buf(out)
@@ -245,13 +234,7 @@ def call_json(function: Callable[..., int], *arguments: Any, check: Callable[[in
 
 
 def call_handle(kind: str, function: Callable[..., int], *arguments: Any) -> CData:
-    """Call a function whose last parameter is a pointer to a handle, and return the handle.
-
-    Args:
-        kind: the type of the handle, for instance ``rtd_doc``.
-        function: a function of `lib`.
-        arguments: its arguments before the last one.
-    """
+    """Call a function of `lib` whose last parameter is a pointer to a handle of this type; return the handle."""
     out = ffi.new(f"{kind} **")
     check(function(*arguments, out))
     return out[0]

@@ -176,9 +176,7 @@ class Connection:
     def raise_errors(self, box: Mailbox, failure: BaseException | None) -> None:
         """Raise the first thing that subscribers raised on a thread that waited for this mailbox, and log the others.
 
-        Args:
-            box: the mailbox.
-            failure: how the wait itself failed, to be chained.
+        `failure`, how the wait itself failed, is chained to it.
         """
         if box.errors:
             (first, *others), box.errors = box.errors, []

@@ -37,11 +37,7 @@ class Location(NamedTuple):
 
 
 def locate(socket_path: StrPath | None = None) -> Location:
-    """The socket to connect to, by the order of this module.
-
-    Args:
-        socket_path: the caller's choice, or `None`.
-    """
+    """The socket to connect to, by the order of this module."""
     if socket_path is not None:
         return Location(SocketPath(os.fsdecode(socket_path)), True)
     named = os.environ.get(SOCKET_VARIABLE)

@@ -34,16 +34,7 @@ class OutputList:
         self._by_index.clear()
 
     def apply(self, change: int, index: int, output: Output) -> Output | None:
-        """Repeat one event.
-
-        Args:
-            change: an `rtd_output_change`.
-            index: the event's index.
-            output: the output it carries.
-
-        Returns:
-            What is new by this event; `None` if nothing is.
-        """
+        """Repeat one event with an `rtd_output_change`; returns what is new by it, `None` if nothing is."""
         if change == OutputChange.JOINED:
             pieces = self._take(index)
             text = "".join(piece.text or "" for piece in pieces) + (output.text or "")

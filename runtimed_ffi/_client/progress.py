@@ -68,10 +68,7 @@ class Progress:
         return self._missed and ends
 
     def catch_up(self, outputs: Sequence[Output]) -> Iterator[Output]:
-        """Make up for dropped events (protocol 2, section 5.14).
-
-        Args:
-            outputs: the outputs of the cell in the document, which has everything.
+        """Make up for dropped events (protocol 2, section 5.14) with the outputs of the cell in the document.
 
         Yields:
             Each output that is new; it is in `arrived`.
@@ -81,14 +78,9 @@ class Progress:
             yield output
 
     def apply(self, event: Event, output: Output | None = None) -> Output | None:
-        """Take one event into account.
+        """Take one event into account; returns the output that is new by it, if any, which is in `arrived`.
 
-        Args:
-            event: the event.
-            output: what an ``OUTPUT`` carries; the caller has read it, which may need I/O.
-
-        Returns:
-            The output that is new by it, if any; it is in `arrived`.
+        `output` is what an ``OUTPUT`` carries; the caller has read it, which may need I/O.
         """
         if event.kind == EventKind.OUTPUT and output is not None:
             news = self.outputs.apply(event.code, event.number, output)

@@ -55,11 +55,7 @@ _STATUS_EPILOG = "exit status: 0 the daemon answers; 2 wrong usage; 3 not runnin
 
 
 def parse(argv: Sequence[str], program: str = "runtimed") -> argparse.Namespace:
-    """Read a command line.
-
-    Args:
-        argv: the command line without the program's name.
-        program: the program's name, for messages.
+    """Read a command line, which begins behind the program's name.
 
     Raises:
         SystemExit: status 2 if it is wrong; 0 after ``--help`` or ``--version``.

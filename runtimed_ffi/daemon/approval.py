@@ -22,9 +22,6 @@ class ApprovalError(Exception):
 class Approval:
     """A notebook file whose dependencies may be approved.
 
-    Args:
-        path: the file.
-
     Raises:
         ApprovalError: it is not there, or cannot be read.
     """

@@ -19,12 +19,7 @@ from runtimed_ffi.daemon.state import AlreadyRunning
 
 
 def run(options: DaemonOptions) -> int:
-    """Be the daemon until it ends.
-
-    Call it on the main thread: signals end the daemon.
-
-    Args:
-        options: Paths, limits and sizes.
+    """Be the daemon until it ends.  Call it on the main thread: signals end the daemon.
 
     Returns:
         The exit status: 0, or 1 when the daemon cannot run; the reason is on standard error then.

@@ -27,11 +27,7 @@ class Reply:
         self._sent = False
 
     def send(self, response: Json) -> bool:
-        """Send the answer, from any thread.  Only the first call does.
-
-        Returns:
-            Whether it was sent; not if the peer has disconnected.
-        """
+        """Send the answer, from any thread; false if the peer has disconnected.  Only the first call does."""
         if self._sent:
             return False
         self._sent = True

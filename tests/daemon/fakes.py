@@ -283,9 +283,9 @@ class FakeRecipe:
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return self.made(path, {})
+        return self.made(path)
 
-    def made(self, path: str, mark: Any) -> Made:
+    def made(self, path: str) -> Made:
         return Made(os.path.join(path, "bin", "python"), {"VIRTUAL_ENV": path})
 
 

@@ -88,9 +88,9 @@ async def make(
     interpreter = DEFAULT_PYTHON if python is None else "python" + (python if python[0] in "<>=!~" else f"={python}")
     names = [interpreter, "ipykernel>=6.29,<8", *packages]
     progress(f"installing {shown(['ipykernel', *packages])} with {tool.kind}")
-    await _steps(tool, path, create_commands(tool, path, names, channels or (DEFAULT_CHANNEL,)), background)
+    await _steps(path, create_commands(tool, path, names, channels or (DEFAULT_CHANNEL,)), background)
     progress("trying it out")
-    await _steps(tool, path, [[tool.python_of(path), "-c", "import ipykernel.kernelapp"]], background, WARM_UP_LIMIT)
+    await _steps(path, [[tool.python_of(path), "-c", "import ipykernel.kernelapp"]], background, WARM_UP_LIMIT)
 
 
 async def make_from_file(tool: Tool, path: str, file: str, progress: Progress) -> None:
@@ -104,7 +104,7 @@ async def make_from_file(tool: Tool, path: str, file: str, progress: Progress) -
     else:
         first = [tool.program, "env", "create", "-p", path, "-f", file]
     second = [tool.program, "install", "-y", "-p", path, "-c", DEFAULT_CHANNEL, "ipykernel>=6.29,<8"]
-    await _steps(tool, path, [first, second], False)
+    await _steps(path, [first, second], False)
 
 
 async def prepare_pixi_project(manifest: str, progress: Progress) -> list[str]:
@@ -119,7 +119,7 @@ async def prepare_pixi_project(manifest: str, progress: Progress) -> list[str]:
         raise ToolMissing(f"pixi is not installed, and {manifest} needs it")
     command = [program, "run", "--manifest-path", manifest, "python"]
     progress("installing the project's dependencies with pixi")
-    await _steps(Tool("pixi", program), manifest, [[*command, "-c", "import ipykernel.kernelapp"]], False)
+    await _steps(manifest, [[*command, "-c", "import ipykernel.kernelapp"]], False)
     return command
 
 
@@ -134,9 +134,7 @@ def create_commands(tool: Tool, path: str, packages: Sequence[str], channels: Se
     return [[tool.program, "create", "-y", "-p", path, "--override-channels", *named, *packages]]
 
 
-async def _steps(
-    tool: Tool, path: str, commands: Sequence[Sequence[str]], background: bool, limit: float = INSTALL_LIMIT
-) -> None:
+async def _steps(path: str, commands: Sequence[Sequence[str]], background: bool, limit: float = INSTALL_LIMIT) -> None:
     try:
         for command in commands:
             await run(command, limit, cwd=os.path.dirname(path), background=background)

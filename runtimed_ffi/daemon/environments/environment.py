@@ -17,14 +17,7 @@ class Environment:
     """An environment that this daemon holds the lease of."""
 
     def __init__(self, lease: Lease, made: Made, removals: Removals, age: float = 0.0) -> None:
-        """Take over the lease.
-
-        Args:
-            lease: The hold on the directory.
-            made: What the recipe has made there.
-            removals: Removes it when it is no longer wanted.
-            age: Seconds since it was built.
-        """
+        """Take over the lease of what was built ``age`` seconds ago."""
         self.lease = lease
         self.path = lease.path
         self.python = made.python

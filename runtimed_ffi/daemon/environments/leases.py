@@ -59,10 +59,6 @@ class Lease:
         """Change the state and keep the other facts.  Raises ``OSError``."""
         self.write(**dict(self.read(), state=state))
 
-    def share(self) -> None:
-        """Let other holders share the environment; as long as there is one, it cannot be acquired exclusively."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-
     def touch(self) -> None:
         """Remember that it was used just now."""
         os.utime(self._descriptor)

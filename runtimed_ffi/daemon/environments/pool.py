@@ -169,7 +169,7 @@ class Pool:
         try:
             if marker.get("ingredients") != self._recipe.ingredients():
                 return None
-            facts = self._recipe.made(lease.path, marker)
+            facts = self._recipe.made(lease.path)
         except (LaunchError, ToolMissing):
             return None
         # The marker has the time of day; the age is counted on a clock that cannot be set.
@@ -179,11 +179,7 @@ class Pool:
     # -- clients
 
     def hand_over(self, environment: Environment) -> Json:
-        """Give an environment to a client, and its lease up.
-
-        Returns:
-            The ``env`` object of 4.2.
-        """
+        """Give an environment to a client, and its lease up; returns the ``env`` object of 4.2."""
         environment.lease.set_state(leases.GIVEN)
         environment.lease.release()
         return {"env_type": self.kind, "venv_path": environment.path, "python_path": environment.python}

@@ -99,11 +99,7 @@ class PoolState:
         self._turn()
 
     def close(self) -> list[Environment]:
-        """Stop building and fail the launches that wait.
-
-        Returns:
-            What was available; it stays on disk for the next daemon.
-        """
+        """Stop building, fail the launches that wait, and return what was available: the next daemon's."""
         self._open = False
         self._cancel_retry()
         if self._aging is not None:
@@ -153,11 +149,7 @@ class PoolState:
             self._waiters.remove(waiter)
 
     def give_back(self, environment: Environment) -> bool:
-        """Put an unused environment (back) into the pool.
-
-        Returns:
-            Whether the pool has it; if there is no place for it, it is removed.
-        """
+        """Put an unused environment (back) into the pool; false if there was no place, then it is removed."""
         fits = len(self.available) < self.target or bool(self._waiters)
         if self._open and fits and environment.usable and not self._is_old(environment):
             self._place(environment)

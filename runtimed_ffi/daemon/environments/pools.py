@@ -78,10 +78,9 @@ class PoolSet:
         self._started.set()
 
     async def close(self, timeout: float) -> None:
-        """End the builds and remove what they have made so far; what is ready stays for the next daemon.
+        """End the builds and remove what they have made so far, within ``timeout`` seconds.
 
-        Args:
-            timeout: Seconds to wait for it.
+        What is ready stays for the next daemon.
         """
         for pool in self._pools.values():
             for environment in pool.state.close():
@@ -146,10 +145,7 @@ class PoolSet:
     async def acquire(self, kind: str, progress: Progress, limit: float | None = None) -> Environment:
         """An environment for a kernel, which owns it until ``end``; waits for one that is being built.
 
-        Args:
-            kind: ``uv`` or ``conda``.
-            progress: Called with what the build does, for people.
-            limit: Seconds to wait, or ``None`` for as long as it takes.
+        ``progress`` is called with what the build does, for people.  ``limit`` is in seconds; ``None``: no limit.
 
         Raises:
             BuildError: None can be built, or none is there in time.

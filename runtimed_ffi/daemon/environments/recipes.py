@@ -32,7 +32,7 @@ class Recipe(Protocol):
     async def make(self, path: str, ingredients: Json, progress: uv.Progress, background: bool) -> Made:
         """Make one in ``path``.  Raises ``BuildError`` and ``ToolMissing``."""
 
-    def made(self, path: str, marker: Json) -> Made:
+    def made(self, path: str) -> Made:
         """The same for one that was made earlier.  Raises ``ToolMissing``."""
 
 
@@ -51,9 +51,9 @@ class UvRecipe:
         """See :class:`Recipe`."""
         packages = ingredients["packages"]
         await uv.make(path, packages, progress=progress, background=background, defaults=uv.IMPATIENT)
-        return self.made(path, {})
+        return self.made(path)
 
-    def made(self, path: str, marker: Json) -> Made:
+    def made(self, path: str) -> Made:
         """See :class:`Recipe`."""
         return Made(uv.python_of(path), uv.kernel_variables(path))
 
@@ -74,7 +74,7 @@ class CondaRecipe:
         await conda.make(tool, path, ingredients["packages"], progress=progress, background=background)
         return Made(tool.python_of(path), tool.kernel_variables(path))
 
-    def made(self, path: str, marker: Json) -> Made:
+    def made(self, path: str) -> Made:
         """See :class:`Recipe`."""
         tool = conda.find()
         return Made(tool.python_of(path), tool.kernel_variables(path))

@@ -13,10 +13,7 @@ import uuid
 def replace(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write a file, or replace it.  The bytes are on disk when this returns.
 
-    Args:
-        path: The file.  A symbolic link in its place is replaced, not followed.
-        data: What it will hold.
-        mode: Its permissions.
+    A symbolic link in its place is replaced, not followed.
 
     Raises:
         OSError: The old file is still there then.
@@ -31,15 +28,9 @@ def replace(path: str, data: bytes, mode: int = 0o600) -> None:
 
 
 def write_new(path: str, data: bytes, mode: int) -> os.stat_result:
-    """Write a file that must not exist yet.  The bytes are on disk when this returns.
+    """Write a file that must not exist yet, and return its facts.  The bytes are on disk when this returns.
 
-    Args:
-        path: The file.
-        data: What it will hold.
-        mode: Its permissions; until everything is written only we can read it.
-
-    Returns:
-        The facts of the file.
+    It gets its mode at the end; until everything is written only we can read it.
 
     Raises:
         OSError: Something is left of the file, perhaps.

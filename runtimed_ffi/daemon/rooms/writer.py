@@ -172,9 +172,7 @@ class OutputWriter:
     def rebase(self, op: Json, elements: list[str]) -> Json | None:
         """A change that the document refused, for the outputs its cell really has; ``None`` if it is void.
 
-        Args:
-            op: ``replace_output`` or ``splice_outputs``, as this class makes them.
-            elements: The outputs of the cell.
+        ``op`` is a ``replace_output`` or ``splice_outputs``, as this class makes them.
         """
         if op["op"] == "replace_output":
             if op["expect"] not in elements:
