@@ -232,10 +232,10 @@ def test_the_daemon_is_killed(world: Callable[..., World]) -> None:
 
 
 @pytest.mark.long
-def test_a_deaf_connection_is_given_up(world: Callable[..., World]) -> None:
+def test_a_connection_that_answers_nothing_is_closed(world: Callable[..., World]) -> None:
     """Framing is lost: the daemon goes on sending broadcasts, but answers nothing (2.5).
 
-    Twenty seconds of waiting; `csrc/tests/execution_rules.rs` shows the rule with time that is passed in.
+    Twenty seconds of waiting; `csrc/tests/execution_rules/` shows the rule with time that is passed in.
     """
     here = world()
     session = here.session()
