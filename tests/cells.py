@@ -1,11 +1,11 @@
-"""Cells that wait for a test, or for an interrupt: they block until it comes, and do not look again and again."""
+"""Cells that wait for a test, or for an interrupt: they block until it comes and do not poll."""
 
 from __future__ import annotations
 
 import os
 
 BEGUN = "import sys\nsys.stdout.write('begun\\n')\nsys.stdout.flush()\n"
-"""Says so in one piece; ``print`` writes the end of the line by itself, so that PyPy may deliver two."""
+"""Prints ``begun`` in one piece; ``print`` writes the end of the line by itself, so that PyPy may deliver two."""
 
 FOREVER = f"""{BEGUN}import os, signal
 # A signal that comes before the wait must end it as well, so it leaves a byte.
@@ -19,11 +19,11 @@ finally:
     signal.set_wakeup_fd(before)
     os.close(signals)
     os.close(writer)"""
-"""A cell that says so when it runs, and ends by an interrupt only."""
+"""A cell that prints ``begun`` and ends by an interrupt only."""
 
 
 class Gate:
-    """What cells wait for until the test has done what it has to do meanwhile; a named pipe with a byte for each.
+    """A gate at which cells wait until the test opens it; a named pipe with a byte for each.
 
     Args:
         path: of the pipe, which must not exist.

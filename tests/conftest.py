@@ -1,6 +1,6 @@
 """Fixtures and options of all tests.
 
-A home of their own: kernels, shells and daemons write into it, and not into the user's.
+Tests have a home of their own: kernels, shells and daemons write into it, not into the user's.
 
 And the options of the tests that can be run longer; see docs/testing.md.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-# How fast this machine is decides nothing; properties with settings of their own take theirs from here too.
+# No deadline depends on the machine; properties with settings of their own take theirs from here too.
 hypothesis.settings.register_profile(
     "tests",
     deadline=None,
@@ -59,13 +59,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("IPYTHONDIR", str(directory / ".ipython"))
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
             patch.delenv(name, raising=False)
-        # Daemons start no kernels ahead of time unless the test is about that: two cores have enough to do.
+        # Daemons start no kernels ahead of time unless the test is about that: two cores are busy enough.
         patch.setenv("RUNTIMED_FFI_KERNEL_POOL_SIZE", "0")
         yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out long tests unless asked for, and put files with slow ones first.
+    """Leave out long tests unless requested, and put files with slow ones first.
 
     Workers of pytest-xdist take whole files: one that takes a minute should not be the last.
     """

@@ -1,4 +1,4 @@
-"""What other hosts find in the package: header, library, flags. The same of an installed wheel: tests/languages."""
+"""The package for programs in other languages: header, library, flags. An installed wheel: tests/languages."""
 
 import os
 import re
@@ -87,7 +87,7 @@ def test_options_print_paths_that_exist():
     assert os.path.exists(os.path.join(pkgconfig, "runtimed_ffi.pc"))
 
 
-def test_command_without_a_wish_explains_itself():
+def test_command_without_options_prints_its_help():
     done = subprocess.run([sys.executable, "-m", "runtimed_ffi"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "--cflags" in done.stdout and not done.stderr
     assert run(sys.executable, "-m", "runtimed_ffi", "--version") == f"runtimed-ffi {runtimed_ffi.__version__}\n"

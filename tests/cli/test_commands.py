@@ -127,7 +127,7 @@ def test_status_of_none_and_of_a_dead_one(command: Command) -> None:
     assert os.path.exists(command.socket), "a stale socket"
     assert json.loads(command("status", "--json", code=3).stdout)["running"] is False
     assert "not running" in command("stop").stdout
-    assert "started" in command("start").stdout, "what a dead daemon left does not hinder"
+    assert "started" in command("start").stdout, "files of a dead daemon do not prevent a start"
 
 
 def test_a_missing_or_foreign_daemon_json_does_not_hinder(command: Command) -> None:
@@ -180,7 +180,7 @@ def test_logs(command: Command) -> None:
     command("start", "--log-format", "json")
     said = [json.loads(line)["message"] for line in command("logs", "-n", "100").stdout.splitlines()]
     assert any("listening" in message for message in said), said
-    # What has been said meanwhile comes last.
+    # The latest lines come last.
     assert len(command("logs", "-n", "1").stdout.splitlines()) == 1
     line = [sys.executable, "-m", "runtimed_ffi", "daemon", "logs", "-f", "-n", "0", "--socket", command.socket]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True) as follower:

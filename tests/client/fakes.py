@@ -18,7 +18,7 @@ OUT = {"output_type": "stream", "name": "stdout", "text": "hi\n"}
 FAIL = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["t"]}
 
 SECONDS = 20.0
-"""Limit for everything a test waits for."""
+"""Seconds that a test waits at most."""
 
 
 class FakeSource:
@@ -103,7 +103,7 @@ class FakeNative(FakeSource):
             Event(EventKind.DONE, token=token, id=cell_id, code=code, number=1, text=text),
         )
 
-    # -- what Session calls
+    # -- called by Session
 
     def stop(self) -> None:
         if self.state != "closed":

@@ -1,4 +1,4 @@
-"""A backlog keeps what fits, says what it dropped, and never drops an end."""
+"""A backlog keeps what fits, reports what it dropped, and never drops an end."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_overflow_is_one_resync():
     assert kinds[-3:] == [EventKind.RESYNC, EventKind.DONE, EventKind.RESYNC]
 
 
-def test_cleared_it_is_as_new():
+def test_a_cleared_backlog_is_as_new():
     backlog = Backlog()
     for _ in range(2):
         for seq in range(20):

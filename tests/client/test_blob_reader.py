@@ -56,14 +56,14 @@ def test_by_the_blob_channel(daemon, element, content):
             file.write(kept)
 
 
-def test_what_is_not_there_is_said(daemon):
+def test_a_missing_blob_is_reported(daemon):
     output = BlobReader(daemon.socket_path, None).output("0" * 64)
     assert output.text == "Failed to parse output: " + "0" * 64
 
 
 @contextmanager
 def blob_server(directory, *answers):
-    """A program at the port of a blob server that says these bytes, one after the other, and hangs up."""
+    """A program at the port of a blob server that sends these bytes, one after the other, and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():
@@ -111,7 +111,7 @@ def test_any_failure_of_the_blob_server_is_an_unreadable_output(tmp_path, answer
         assert reader.output(name).text == f"Failed to parse output: {name}"
 
 
-def test_a_server_that_trickles_is_given_up(tmp_path, monkeypatch):
+def test_a_server_that_is_too_slow_is_disconnected(tmp_path, monkeypatch):
     monkeypatch.setattr(blob_reader, "_TRANSFER_SECONDS", -1.0)
     content = b'{"output_type":"stream"}'
     name = hashlib.sha256(content).hexdigest()

@@ -25,7 +25,7 @@ def until(session, condition, hint=None):
         session.start_pump()
         try:
             while not condition():
-                assert arrived.wait(SECONDS), "nothing came that could have made it true"
+                assert arrived.wait(SECONDS), "no event made the condition true"
                 arrived.clear()
         finally:
             session.stop_pump()
@@ -114,7 +114,7 @@ def test_concurrent_edits_merge(daemon, open_session):
     cell = one.create_cell("middle")
     one.sync()
     until(two, lambda: len(two.get_cells()) == 1)
-    # Nothing goes from one to the other until both have written.
+    # Neither receives anything until both have written.
     os.kill(daemon.pid, signal.SIGSTOP)
     os.waitpid(daemon.pid, os.WUNTRACED)
     try:
@@ -261,7 +261,7 @@ def test_timeout_then_run_again(open_session):
     watch.remove()
     session.set_source(cell, "print('again')")
     result = session.execute_cell(cell)
-    assert result.stdout == "again\n", "the end of the earlier run is not taken for the end of this one"
+    assert result.stdout == "again\n", "the end of the earlier run does not end this one"
     with pytest.raises(TimeoutError, match=r"^Execution timed out after 0 seconds$"):
         session.run("1", 0)
 

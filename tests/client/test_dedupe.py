@@ -10,7 +10,7 @@ from runtimed_ffi._client.dedupe import OutputDeduplicator
 
 
 class Shown:
-    """Shows events to a filter; collects the texts of those that are news."""
+    """Passes events to the deduplicator; collects the texts of those it lets through."""
 
     def __init__(self):
         self.news = OutputDeduplicator(lambda event: event.kind in (EventKind.OUTPUT, EventKind.CHANGED))
@@ -21,7 +21,7 @@ class Shown:
         self.seq += 1
         event = Event(kind, seq=self.seq, token=token, id=cell, text=text, number=number)
         first = self.news(event)
-        assert self.news(event) == first, "an event may be shown again after an interrupt"
+        assert self.news(event) == first, "an event may be passed again after an interrupt"
         if first:
             self.texts.append(text)
 
@@ -30,7 +30,7 @@ class Shown:
             self.show(EventKind.OUTPUT, token, text, 0, cell)
 
 
-def test_each_change_is_news_once():
+def test_each_change_passes_once():
     shown = Shown()
     shown.output("of others", 0)
     shown.output("a", 1, 2)
@@ -46,7 +46,7 @@ def test_each_change_is_news_once():
     assert shown.texts == ["of others", "a", "b", "c", "d", "e", "of others again"]
 
 
-def test_what_was_there_before_is_no_news():
+def test_outputs_from_before_do_not_pass():
     shown = Shown()
     shown.output("a", 0)
     shown.show(EventKind.CLEARED, 1, number=2)
@@ -64,7 +64,7 @@ def test_what_was_there_before_is_no_news():
     assert shown.texts == ["a", "c", "d", "e", "f"]
 
 
-def test_executions_that_are_joined_at_the_same_time_count_apart():
+def test_executions_joined_at_the_same_time_count_separately():
     shown = Shown()
     shown.show(EventKind.CLEARED, 1, number=1)
     shown.show(EventKind.CLEARED, 2, number=2, cell="d")
@@ -76,7 +76,7 @@ def test_executions_that_are_joined_at_the_same_time_count_apart():
 
 
 @pytest.mark.parametrize("end", [EventKind.DONE, EventKind.RESYNC])
-def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
+def test_an_expected_output_that_does_not_come_is_not_waited_for(end):
     shown = Shown()
     shown.show(EventKind.CLEARED, 1, number=5)
     shown.output("a", 1)
@@ -85,7 +85,7 @@ def test_what_was_to_follow_and_does_not_come_is_not_waited_for(end):
     assert shown.texts == ["b"]
 
 
-def test_what_has_no_subscriber_is_no_news():
+def test_outputs_without_a_subscriber_do_not_pass():
     shown = Shown()
     shown.show(EventKind.STARTED, 1, "started")
     shown.show(EventKind.CHANGED, 0, "changed")

@@ -110,7 +110,7 @@ def test_order(home, monkeypatch, listen):
     listen(reference_socket_path())
     assert locate() == (reference_socket_path(), False)
     monkeypatch.setenv("RUNTIMED_SOCKET_PATH", "")
-    assert locate() == (reference_socket_path(), False), "empty is unset"
+    assert locate() == (reference_socket_path(), False), "an empty variable counts as unset"
     monkeypatch.setenv("RUNTIMED_SOCKET_PATH", "/x/y.sock")
     assert locate() == ("/x/y.sock", True)
     assert locate("/z.sock") == ("/z.sock", True)
@@ -136,7 +136,7 @@ def test_no_daemon(home):
             runtimed_ffi.ConnectError, match=r"^Failed to connect to daemon: No such file or directory \(os error 2\)$"
         ):
             call()
-    assert not os.listdir(home), "asking leaves nothing behind"
+    assert not os.listdir(home), "a look-up leaves no files"
 
 
 def test_a_given_path_starts_nothing(home, monkeypatch):
@@ -184,7 +184,7 @@ def test_one_start_for_many(home, monkeypatch):
     autostart._started[-1].wait(20)
 
 
-def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(home, monkeypatch):
+def test_waiting_for_a_stopped_starter_is_bounded(home, monkeypatch):
     monkeypatch.setattr(autostart, "daemon_command", stand_in("raise SystemExit('it is broken')"))
     monkeypatch.setattr(autostart, "LOCK_SECONDS", 0.05)
     path = f"{home}/run/x.sock"
@@ -200,7 +200,7 @@ def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(home, monkeypatch
         autostart.ensure_running(path)
 
 
-def test_a_lock_is_had_as_soon_as_it_is_free(tmp_path):
+def test_a_lock_is_granted_as_soon_as_it_is_free(tmp_path):
     from fakes import SECONDS, in_thread
 
     path = tmp_path / "lock"

@@ -16,7 +16,7 @@ from runtimed_ffi.testing.peers import join
 
 
 def _call(path):
-    """A connection that asks something on the pool channel."""
+    """A connection that sends a request on the pool channel."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(path))
     for body in (b'{"channel":"pool"}', b'{"type":"ping"}'):

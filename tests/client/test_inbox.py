@@ -13,7 +13,7 @@ def make():
     return source, Inbox(source, lambda event: event.kind == EventKind.CHANGED)
 
 
-def test_events_go_to_their_mailboxes_and_news_apart():
+def test_events_go_to_their_mailboxes_and_to_the_backlog():
     source, inbox = make()
     first, second = inbox.open(), inbox.open()
     source.push(
@@ -30,7 +30,7 @@ def test_events_go_to_their_mailboxes_and_news_apart():
     assert inbox.take_news() is None and not inbox.has_news
 
 
-def test_an_event_shown_again_is_one_event():
+def test_an_event_delivered_again_counts_once():
     _, inbox = make()
     box = inbox.open()
     for event in (Event(EventKind.OUTPUT, seq=1, token=box.token), Event(EventKind.CHANGED, seq=2)):
@@ -42,7 +42,7 @@ def test_an_event_shown_again_is_one_event():
     assert inbox.take_news() is None
 
 
-def test_a_muted_inbox_forgets_its_news_and_takes_no_more():
+def test_a_muted_inbox_drops_its_backlog_and_takes_no_more():
     _, inbox = make()
     inbox.route(Event(EventKind.CHANGED, seq=1))
     inbox.mute()
@@ -59,7 +59,7 @@ def test_wakers_are_called_for_their_mailbox_and_at_the_end():
     inbox.route(Event(EventKind.DONE, seq=1, token=second.token))
     assert woken == [2]
     inbox.wake_one()
-    assert woken == [2, 1], "the one that has waited longest"
+    assert woken == [2, 1], "the mailbox that has waited longest"
     inbox.remove_waker(first, wakers[0])
     inbox.remove_waker(first, wakers[0])
     inbox.route(Event(EventKind.CLOSED, seq=2))

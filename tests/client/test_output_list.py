@@ -27,4 +27,4 @@ def test_catching_up_begins_where_the_events_began():
     document = [stream("a"), Output("display_data", data={}), stream("cd"), stream("e", "stderr")]
     assert [output.text for output in outputs.catch_up(document)] == ["d", "e"]
     assert [output.text for output in outputs.current()] == ["cd", "e"]
-    assert list(outputs.catch_up(document)) == [], "the second time nothing is new"
+    assert list(outputs.catch_up(document)) == [], "the second time it changes nothing"

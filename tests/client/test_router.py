@@ -59,7 +59,7 @@ def test_ready_and_the_end():
     assert router.wait_ready().kind == EventKind.READY
     assert router.wait_ended().text == "bye"
     assert source.closes >= 1
-    assert router.wait(router.open()).kind == EventKind.CLOSED, "nothing can come any more"
+    assert router.wait(router.open()).kind == EventKind.CLOSED, "the connection has ended"
 
 
 def test_leadership_passes_on():
@@ -121,7 +121,7 @@ def test_events_of_an_abandoned_token_are_dropped():
     assert take(router, kept).token == kept.token
 
 
-def test_news_come_in_order_without_lock_and_may_wait_themselves():
+def test_subscribers_run_in_order_without_lock_and_may_wait_themselves():
     seen = []
     inner = []
 

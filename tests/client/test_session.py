@@ -242,7 +242,7 @@ def test_a_forked_child_waits_for_no_lock_of_its_parent(ready):
     subscription, execution = ready.on_change(print), ready.submit_cell(ready.create_cell())
     ready.start_pump()
     connection = ready._require()
-    # As if other threads were in the middle of everything.
+    # As if other threads held every lock.
     with warnings.catch_warnings(), ready._connecting, ready._subscriptions._lock, connection._router._lock:
         warnings.simplefilter("ignore", DeprecationWarning)
         with execution._turn:

@@ -74,7 +74,7 @@ def test_other_ends_raise_with_the_partial_result(ready, code, text, kind, messa
     assert not raised.value.result.success
 
 
-def test_no_kernel_any_more(ready):
+def test_a_kernel_that_has_ended(ready):
     def refuse(token, cell):
         done = Event(EventKind.DONE, token=token, code=Done.REFUSED, payload=b'{"result":"no_kernel"}')
         ready.fake.push(done)
@@ -140,7 +140,7 @@ def test_two_threads_wait_for_one_execution(ready):
     assert joins[0]().outputs == joins[1]()
 
 
-def test_a_thread_that_waits_for_its_turn_sleeps_until_it_is_rung(ready, monkeypatch):
+def test_a_thread_that_waits_for_its_turn_sleeps_until_it_is_woken(ready, monkeypatch):
     bells, rung = [], threading.Semaphore(0)
 
     class Counting:

@@ -47,7 +47,7 @@ def test_subscriptions(ready):
         ready.on_change(None)
 
 
-def test_what_a_subscriber_raises_does_not_vanish(ready):
+def test_an_error_of_a_subscriber_is_raised(ready):
     def broken(change):
         raise ZeroDivisionError("mine")
 
@@ -147,7 +147,7 @@ def test_disconnect_says_that_the_daemon_did_not_take_the_last_edits(ready):
     ready.disconnect()
 
 
-def test_at_exit_it_waits_for_what_is_unsent_and_calls_no_subscriber(ready):
+def test_at_exit_a_session_sends_the_rest_and_calls_no_subscriber(ready):
     called = []
     ready.on_change(called.append)
     ready.fake.unsent = True

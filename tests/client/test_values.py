@@ -1,4 +1,4 @@
-"""Cells, outputs and results: what was observed of `runtimed` 0.1.4, and what a value object owes its users."""
+"""Cells, outputs and results: what was observed of `runtimed` 0.1.4, and the contract of value objects."""
 
 from __future__ import annotations
 

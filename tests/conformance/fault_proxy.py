@@ -1,7 +1,7 @@
-"""A daemon that breaks a rule: a relay before a real one, with one fault.
+"""A daemon that breaks a rule: a relay in front of a real one, with one fault.
 
-A fault sees the frames of both directions and gives what goes on in their place. So every rule that a fault names is
-seen to fail where it must, with everything else as it should be.
+A fault gets the frames of both directions and returns the frames to pass on in their place. So every rule that a fault
+names must fail, while everything else is correct.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class Talk:
 
     number: int
     hello: Json = field(default_factory=dict)
-    """The handshake; empty if it was none."""
+    """The handshake; empty if it did not parse."""
     up: int = 0
     """Frames of the client so far."""
     down: int = 0
     """Frames of the daemon so far."""
     kept: list[bytes] = field(default_factory=list)
-    """What a fault has held back."""
+    """Frames that a fault has held back."""
 
     @property
     def typed(self) -> bool:
         return self.hello.get("channel") == "notebook_sync"
 
     def swapped(self, payload: bytes, hold: bool) -> list[bytes]:
-        """What goes on now: nothing if the frame is held back, else the frame and then what was."""
+        """The frames to pass on now: none if the frame is held back, else the frame and then those held back before."""
         if hold:
             self.kept.append(payload)
             return []
@@ -215,14 +215,14 @@ class SwapsResponses(Fault):
 
 
 class ResponsesLast(Fault):
-    """A response goes behind the broadcast that follows it."""
+    """A response is sent after the broadcast that follows it."""
 
     def down(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
         return talk.swapped(payload, hold=talk.typed and talk.down > 1 and payload[0] == RESPONSE)
 
 
 class LateEdits(Fault):
-    """A client's edit goes behind the request that follows it."""
+    """A client's edit is sent after the request that follows it."""
 
     def up(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
         return talk.swapped(payload, hold=talk.typed and talk.up > 3 and payload[0] == SYNC)
@@ -234,7 +234,7 @@ class LosesEdits(Fault):
 
 
 class LosesPushes(Fault):
-    """What others write does not come."""
+    """Edits of other clients do not arrive."""
 
     def down(self, talk: Talk, payload: bytes) -> Iterable[bytes]:
         return [] if talk.typed and talk.down > 3 and payload[:1] == b"\0" else [payload]

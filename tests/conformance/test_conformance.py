@@ -45,7 +45,7 @@ def test_our_daemon_keeps_every_rule_of_kernels(socket: str, name: str) -> None:
 def reports(socket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Report]]:
     """What the suite finds at a proxy with a fault.
 
-    The first call checks all proxies, four at a time: most of it is waiting for what does not come.
+    The first call checks all proxies, four at a time: most of the time is waiting for messages that do not come.
     """
     directory = tmp_path_factory.mktemp("f")
     futures: dict[str, Future[Report]] = {}
@@ -73,7 +73,7 @@ def test_a_fault_is_found(reports: Callable[[str], Report], fault: str) -> None:
 
 
 def test_most_rules_are_seen_to_fail() -> None:
-    """A rule that no fault breaks could be one that cannot fail; these are left, and broken elsewhere or too costly."""
+    """A rule that no fault breaks could be one that cannot fail; these remain: broken elsewhere, or too costly."""
     seen = {name for _, rules in FAULTS.values() for name in rules}
     left = {name for name, rule in RULES.items() if not rule.kernel} - seen
     assert left == {

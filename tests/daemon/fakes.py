@@ -138,7 +138,7 @@ class FakeHost:
         else:
             raise AssertionError(op)
 
-    # -- what tests look at
+    # -- for assertions
 
     def outputs(self, notebook_id: str, cell_id: str) -> list[dict[str, Any]]:
         return [json.loads(element) for element in self.cell(notebook_id, cell_id)["outputs"]]
@@ -298,7 +298,7 @@ def make_fake_environment(path: str) -> None:
 
 
 async def eventually(condition: Callable[[], bool], limit: float = 60.0) -> None:
-    """Wait for what threads and processes do; a busy machine may take its time."""
+    """Wait for an effect of threads or processes; slow on a busy machine."""
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

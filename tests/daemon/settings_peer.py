@@ -30,7 +30,7 @@ class SettingsPeer:
         return self._over_host(lambda host: host.settings())
 
     def until(self, wanted):
-        """Exchange messages until the replica is as wanted; gives it."""
+        """Exchange messages until the replica has the expected content; returns it."""
         while True:
             members = self.read()
             if members is not None and wanted(members):
@@ -98,7 +98,7 @@ class SettingsPeer:
 
 
 def wait_for_file(path, wanted, patience=PATIENCE):
-    """Wait until a JSON file is as wanted.  It is replaced by rename: each look finds a whole file."""
+    """Wait until a JSON file has the expected content.  It is replaced by rename, so each read finds a whole file."""
     import time
 
     deadline = time.monotonic() + patience
@@ -111,5 +111,5 @@ def wait_for_file(path, wanted, patience=PATIENCE):
         except FileNotFoundError:
             content = None
         assert time.monotonic() < deadline, content
-        # The file system offers nothing to wait for that every platform has.
+        # No event of the file system exists on every platform.
         time.sleep(0.01)

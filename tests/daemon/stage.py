@@ -1,4 +1,4 @@
-"""A room on a stage: a recording host, a scripted kernel, timers that expire when a test says so."""
+"""A room for tests: a recording host, a scripted kernel, timers that a test lets expire."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def settled() -> None:
-    """Wait until nothing is going on any more."""
+    """Wait until no task is running."""
     while others := asyncio.all_tasks() - {asyncio.current_task()}:  # type: ignore[arg-type]
         _, open_ones = await asyncio.wait(others, timeout=60.0)
         assert not open_ones
@@ -108,7 +108,7 @@ def staged(test: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
 
 
 class Evictions:
-    """The timers of an hour that a loop is asked for: they expire when the test says so."""
+    """The timers of an hour on a loop: they expire when the test calls."""
 
     DELAY = 3600.0
 
@@ -126,7 +126,7 @@ class Evictions:
         loop.call_later = call_later  # type: ignore[method-assign,assignment]
 
     def expire(self) -> int:
-        """Let an hour go by; how many timers that were."""
+        """Let all of these timers expire; returns their number."""
         due = [(timer, call) for timer, call in self._set if not timer.cancelled()]
         self._set.clear()
         for timer, call in due:

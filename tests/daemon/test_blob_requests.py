@@ -69,7 +69,7 @@ def test_a_large_content_delays_no_request_and_is_stored_before_the_end(monkeypa
         channel.handle(3, "image/png", large)
         channel.handle(4, "image/png", b"small")
         assert [item["token"] for item in host.responses()] == [3, 4]
-        assert "try again" in answers(host)[0]["error"], "beyond the limit a content is refused, clearly"
+        assert "try again" in answers(host)[0]["error"], "a content beyond the limit is refused with a clear error"
         blobs.gate.set()
         await channel.close()
         assert [item["token"] for item in host.responses()] == [3, 4, 1, 2]

@@ -1,4 +1,4 @@
-"""The blob server (protocol 2, section 8.5), asked over real connections."""
+"""The blob server (protocol 2, section 8.5), over real connections."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_large_blob_arrives_whole(tmp_path: Path) -> None:
 
 
 async def _ended(client: socket.socket) -> None:
-    """Until the server has hung up."""
+    """Wait until the server has closed the connection."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -66,7 +66,7 @@ def test_outputs_that_a_run_replaces_are_not_found_again() -> None:
     host.documents["nb"][0]["outputs"] = [blobs.store_output(shown("old", "d"))]
     writer, publication = OutputWriter(blobs, lambda: host.cells("nb")), Publication()
     writer.begin(OutputTarget("a", "x"), publication)
-    # The clearing is not in the document yet; nothing may be written to what it is about to remove.
+    # The document still has the outputs that the pending clear will remove; nothing may be written to them.
     writer.update_display("d", {"text/plain": "new"}, {}, publication)
     assert [op["op"] for op in publication.ops] == ["clear_outputs"]
 

@@ -188,7 +188,7 @@ def test_dependencies_start_a_kernel_by_themselves_only_if_trusted(folder: Path)
     assert (request.env_source, request.metadata) == ("uv:inline", signed)
     notebook(folder, {"uv": {"dependencies": ["evil"]}})
     assert resolve(request).dependencies == requirements.Dependencies("uv", ("pandas>=2.0",)), (
-        "what was checked is what counts"
+        "the checked value is used"
     )
     (folder / "key").write_bytes(b"short")
     assert launch(signed) is None, "no notebook is trusted by a broken key"

@@ -146,7 +146,7 @@ async def test_the_queue_is_bounded(s: Stage) -> None:
         queue("at the kernel", 1000)
         first = queue("one", 1000)  # One of any size.
         assert queue("two", 1) == "the queue is full: 1 executions wait"
-        assert queue("one") == first, "it is there already"
+        assert queue("one") == first, "it is queued already"
         s.play(1)
         queue("two", 50)
         queue("three", 50)
@@ -183,7 +183,7 @@ async def test_runs_of_deleted_cells_are_forgotten(s: Stage) -> None:
         assert [output["text"] for output in s.host.outputs("nb", "b") if "text" in output] == ["late"]
         assert not s.rooms.get("nb").writer._displays.find("of gone")
         assert s.rooms.get("nb").writer._displays.find("of b")
-        # It looks again when there are twice as many.
+        # The next search comes when there are twice as many.
         for number, cell in enumerate(["d", "e", "md", "x", "y", "z"], 6):
             s.ask("queue_cell", cell_id=cell, code="1")
             s.play(number)

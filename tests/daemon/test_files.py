@@ -134,7 +134,7 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(tmp_path: Path, renamed: boo
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert path.read_bytes() == (b"new" * 1000 if renamed else b"old")
-    # What the crash has left is gone after the next save.
+    # The next save removes what the crash left.
     put(path, b"next", paths.read(str(path)))
     assert os.listdir(tmp_path) == ["a.ipynb"]
 

@@ -1,4 +1,4 @@
-"""Peers that mean harm, as raw sockets against a whole daemon: each disturbs its own connection and no other."""
+"""Malicious peers, as raw sockets against a whole daemon: each affects its own connection only."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_garbage_ends_its_connection_only(daemon: runtimed_ffi.Daemon, attacker:
     try:
         attacker.sendall(data)
     except ConnectionError:
-        pass  # Hung up before all of it was sent.
+        pass  # The daemon closed the connection before all of it was sent.
     assert _is_hung_up(attacker)
     _others_are_served(daemon)
 
@@ -138,7 +138,7 @@ def test_a_peer_that_never_reads_is_alone_with_that(daemon: runtimed_ffi.Daemon,
         try:
             attacker.sendall(POOL + _frame(b'{"type":"inspect_notebook","notebook_id":"large"}') * 100)
         except ConnectionError:
-            pass  # It was hung up on already.
+            pass  # The daemon has closed the connection already.
         _others_are_served(daemon)
         assert len(session.get_cells()) == 1
 

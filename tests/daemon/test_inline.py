@@ -138,7 +138,7 @@ def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
         await cache.prune()
         await removals.settle()
         left = sorted(name for name in os.listdir(os.path.dirname(make.paths[0])) if not name.endswith(".json"))
-        # 2 is too old, 5 is in use, 4 and 3 were the longest unused of what is too much.
+        # 2 is too old, 5 is in use; 4 and 3 are beyond the limit and were unused for longest.
         assert left == ["inline-0", "inline-1", "inline-5"]
         held[5].release()
 

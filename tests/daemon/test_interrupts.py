@@ -134,12 +134,12 @@ async def test_interrupts_before_the_start_are_sent_once_and_not_to_the_next(s: 
         s.ask("interrupt_execution", peer)
     s.kernel.say(busy("m1"))
     s.ask("interrupt_execution")
-    assert s.kernel.interrupts == 0, "busy, but not with the code yet: it would be lost"
+    assert s.kernel.interrupts == 0, "busy, but not running the code yet: the interrupt would be lost"
     s.kernel.say(started("m1", 1), started("m1", 1))
     assert s.kernel.interrupts == 1
     s.kernel.say(reply("m1"), idle("m1"), busy("m2"), started("m2", 2))
     assert s.kernel.executed == ["code a", "code b"]
-    assert s.kernel.interrupts == 1, "the next execution was not meant"
+    assert s.kernel.interrupts == 1, "the interrupt is not for the next execution"
     s.kernel.say(reply("m2", "error", ename="KeyboardInterrupt"), idle("m2"))
     assert [done["status"] for done in s.host.take("execution_done")] == ["ok", "error"]
 

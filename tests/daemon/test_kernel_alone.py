@@ -69,7 +69,7 @@ def with_kernel(test: Callable[[Kernel, SlowProvisioned], Awaitable[None]]) -> C
 
 
 async def delivered(kernel: Kernel, provisioned: SlowProvisioned) -> int:
-    """Open the gate; how many signals were sent when all is done."""
+    """Open the gate; returns the number of signals sent in the end."""
     provisioned.gate.set()
     assert kernel._interrupting is not None
     await kernel._interrupting
@@ -98,7 +98,7 @@ async def test_the_next_cell_gets_its_own(kernel: Kernel, provisioned: SlowProvi
 
 
 @with_kernel
-async def test_a_cell_that_was_not_meant_gets_none(kernel: Kernel, provisioned: SlowProvisioned) -> None:
+async def test_an_interrupt_of_another_cell_is_not_sent(kernel: Kernel, provisioned: SlowProvisioned) -> None:
     kernel.execute("1")
     kernel.interrupt()
     await asyncio.sleep(0)

@@ -194,7 +194,7 @@ async def test_requests_with_a_deadline(kernel: Kernel, listener: RecordingListe
 
 @with_kernel
 async def test_death_reports_exit_code_and_stderr(kernel: Kernel, listener: RecordingListener, path: Path) -> None:
-    # What it published leaves the kernel by a thread of ZeroMQ, which dies with it: so it waits until that is here.
+    # A thread of ZeroMQ sends the kernel's output and dies with it, so the cell waits until the output has arrived.
     gate = Gate(path / "gate")
     code = (
         f"{gate.code}import sys\n"
@@ -239,7 +239,7 @@ async def test_a_stubborn_kernel_is_killed(kernel: Kernel, listener: RecordingLi
     pid = kernel.process_id or 0
     await kernel.shutdown(0.2)
     await gone(pid)
-    assert listener.deaths == [], "it was asked for"
+    assert listener.deaths == [], "a requested shutdown is no death"
     await kernel.shutdown()
 
 

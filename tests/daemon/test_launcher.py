@@ -146,7 +146,7 @@ def test_a_kernel_gets_its_environment_from_the_pool(
         assert plan.on_end is not None
         plan.on_end()
         await eventually(lambda: not os.path.exists(path + ".json"))
-        assert not Path(path).exists(), "no other kernel gets an environment that was used"
+        assert not Path(path).exists(), "a used environment goes to no other kernel"
         await scene.pools.close(10)
         lines = log.read_text().splitlines()
         assert lines[0] == f"venv --no-project --python {sys.executable} {path}"

@@ -1,4 +1,4 @@
-"""Libraries are imported late, by several threads, and one after the other."""
+"""Libraries are imported on first use, by several threads, one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's JSON form, and what its records are about."""
+"""The log's JSON form, and the room and peer of its records."""
 
 from __future__ import annotations
 

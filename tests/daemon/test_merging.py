@@ -81,7 +81,7 @@ def notebooks(draw: st.DrawFn) -> list[Cell]:
     ]
 
 
-@settings(deadline=None)  # A loaded machine is no failure.
+@settings(deadline=None)  # A slow machine is no failure.
 @given(notebooks(), notebooks())
 def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell]) -> None:
     """Also in a room without edits, and nothing needs to be rebased there."""
@@ -93,10 +93,10 @@ def test_a_copy_of_the_base_becomes_the_file(base: list[Cell], file: list[Cell])
     assert merging.reconcile(known, change, merged, after) == []
 
 
-@settings(deadline=None)  # A loaded machine is no failure.
+@settings(deadline=None)  # A slow machine is no failure.
 @given(st.permutations(range(7)))
 def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
-    """All but the most that stand in the right order among themselves already."""
+    """All but the longest sequence that is in the right order already."""
     base = [Cell(NAMES[number], "code", "", [], None, {}) for number in range(7)]
     known, file = document(base), [base[number] for number in order]
     change = merging.change(known, file, known, store)
@@ -110,7 +110,7 @@ def test_as_few_cells_are_moved_as_can_be(order: list[int]) -> None:
     assert len(moved) == 7 - next(ordered)
 
 
-@settings(deadline=None)  # A loaded machine is no failure.
+@settings(deadline=None)  # A slow machine is no failure.
 @given(notebooks(), notebooks())
 def test_nothing_is_lost_without_a_base(room: list[Cell], file: list[Cell]) -> None:
     before = document(room)

@@ -131,7 +131,7 @@ def test_saving_keeps_what_the_document_has_no_place_for(desk: Desk) -> None:
     desk.edit(set_source("a", "1 + 1"), insert("b", "new"))
     file.save()
     desk.path.unlink()
-    desk.reopen().save()  # The file is gone, what was in it is not.
+    desk.reopen().save()  # The file is gone, its content is not.
     saved = desk.read()
     assert [cell["id"] for cell in saved["cells"]] == ["a", "m", "b"]
     assert (saved["more"], saved["metadata"]) == (True, {"mine": {"deep": 1}})
@@ -311,7 +311,7 @@ def test_a_file_that_breaks_while_the_room_is_open(desk: Desk) -> None:
     assert desk.sources() == {"a": "1"}
     with pytest.raises(FileError):
         file.save()
-    desk.path.write_bytes(b"")  # As an editor leaves it for a moment: nothing is in it, nothing is taken from it.
+    desk.path.write_bytes(b"")  # Empty for a moment, as an editor may leave it: nothing is taken from it.
     assert file.refresh() is False
     file.save()
     assert [cell["id"] for cell in desk.read()["cells"]] == ["a"]

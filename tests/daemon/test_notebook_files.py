@@ -1,4 +1,4 @@
-"""Notebook files on the loop: what waits for what, and what is answered when it takes long."""
+"""Notebook files on the loop: what waits for what, and the answers when a file is slow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 20.0
 
 
 class SlowFile:
-    """A file whose disk answers when the test says so."""
+    """A file whose disk answers when the test opens the gate."""
 
     problem: str | None = None
     path = "/nb"
@@ -73,7 +73,7 @@ def test_a_slow_save_is_answered_and_delays_no_other_request(
         stage.ask("save_notebook", format_cells=False)
         await until(lambda: len(stage.host.responses()) == 3)
         assert stage.host.responses()[2]["result"] == "notebook_saved"
-        assert not caplog.records, "the first went well in the end"
+        assert not caplog.records, "the first save succeeded"
         slow.failure = FileError("/nb is no regular file")
         stage.ask("save_notebook", format_cells=False)
         await until(lambda: len(stage.host.responses()) == 4)
@@ -132,7 +132,7 @@ def test_a_room_opens_once_and_a_defect_affects_its_file_only(tmp_path: Any, mon
         rooms.wanted(path)
         rooms.wanted(path)
         await until(lambda: len(host.opened) == 1 and not rooms._opening)
-        # The recording host has no copies of documents: as good as any defect.
+        # The recording host has no copies of documents, which serves as a defect.
         assert "could not be loaded" in rooms.notes(path)[0]
         with pytest.raises(AttributeError):
             await rooms.save(path)

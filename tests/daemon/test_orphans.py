@@ -140,7 +140,7 @@ def test_kernels_end_with_a_killed_daemon_prewarmed_ones_too(tmp_path: Path) -> 
 def until_two(kernels: Path) -> None:
     deadline = time.monotonic() + LIMIT
     while len([entry for entry in kernels.iterdir() if of_directory(entry)]) < 2:
-        assert time.monotonic() < deadline, "no kernel stands by"
+        assert time.monotonic() < deadline, "no prewarmed kernel"
         time.sleep(0.05)
 
 

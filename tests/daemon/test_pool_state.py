@@ -97,7 +97,7 @@ def test_a_launch_that_finds_it_empty_gets_the_next_one() -> None:
     first, second = scene.wait(), scene.wait()
     assert first == second == []
     one, two = scene.built(), scene.built()
-    assert (first, second) == ([one], [two]), "in the order they came"
+    assert (first, second) == ([one], [two]), "in request order"
     three = scene.built()
     assert list(scene.state.available) == [three]
     assert scene.builds == []
@@ -207,12 +207,12 @@ def test_launches_that_wait_are_bounded() -> None:
     assert "more than 256 kernels wait" in refused.message
     item = scene.built()
     assert answers[0] == [item]
-    assert scene.wait() == [], "there is a place again"
+    assert scene.wait() == [], "there is room again"
     assert len(scene.wait()) == 1
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Every environment is in one place at any time, the target is kept, no launch waits in vain."""
+    """Every environment is in exactly one place, the target is kept, no launch waits for ever."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -318,7 +318,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert not open_ends
             assert not self.scene.clock.timers
         elif self.state.missing or open_ends:
-            assert self.state.building or self.scene.clock.timers, "nothing will ever happen"
+            assert self.state.building or self.scene.clock.timers, "the pool is stuck"
         if open_ends:
             assert not self.state.available
 

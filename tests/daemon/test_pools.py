@@ -1,4 +1,4 @@
-"""Pools on a real disk with a recipe that pretends: adoption, leases, waiting launches, cancellation."""
+"""Pools on a real disk with a fake recipe: adoption, leases, waiting launches, cancellation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scene:
 
 
 def forge(directory: Path, number: int, state: str, **facts: Any) -> Path:
-    """An environment on disk, as a daemon that is dead left it."""
+    """An environment on disk, as a dead daemon left it."""
     path = directory / f"runtimed-uv-{number:08x}-0000-4000-8000-000000000000"
     make_fake_environment(str(path))
     lease = leases.acquire(str(path), create=True)

@@ -46,7 +46,7 @@ class FakeKernel:
 
 
 class Starter:
-    """Starts fake kernels when the gate is open, and remembers them."""
+    """Starts fake kernels when the gate is open, and records them."""
 
     def __init__(self) -> None:
         self.ahead: list[FakeKernel] = []
@@ -148,7 +148,7 @@ async def test_other_requirements_get_a_kernel_of_their_own(pool: prewarmed.Prew
 
 
 @with_fakes
-async def test_it_learns_what_is_wanted(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
+async def test_the_pool_prewarms_what_launches_requested(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
     pool.open(WANTED)
     await until(lambda: pool.facts()["ready"] == 1)
     other = WANTED._replace(env={"A": "1"})
@@ -159,7 +159,7 @@ async def test_it_learns_what_is_wanted(pool: prewarmed.PrewarmedKernels, s: Sta
     assert await launch(pool, other) is s.ahead[1]
 
 
-def test_packages_that_have_changed_make_it_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_changed_packages_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: pool.facts()["ready"] == 1)
@@ -262,7 +262,7 @@ def test_none_is_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) 
     with_fakes(body)(monkeypatch)
 
 
-def test_they_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prewarmed_kernels_age(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(pool: prewarmed.PrewarmedKernels, s: Starter) -> None:
         pool.open(WANTED)
         await until(lambda: len(s.ahead) >= 4)

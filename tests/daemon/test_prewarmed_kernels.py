@@ -199,7 +199,7 @@ def test_a_session_gets_the_prewarmed_kernel(tmp_path: Path) -> None:
     with runtimed_ffi.Daemon(tmp_path / "d", arguments=["--kernel-pool-size", "1"]) as daemon:
         deadline = time.monotonic() + LIMIT
         while stands_by()["ready"] != 1:
-            assert time.monotonic() < deadline, "no kernel stands by"
+            assert time.monotonic() < deadline, "no prewarmed kernel"
             time.sleep(0.05)
         assert 1 << 20 < stands_by()["memory"] < prewarmed.MEMORY_LIMIT
         (entry,) = (tmp_path / "d" / "kernels").iterdir()

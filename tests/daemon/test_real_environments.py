@@ -52,7 +52,7 @@ def wheel(directory: Path, name: str, version: str, files: dict[str, str], requi
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of packages in the place of an index: what a user without a network would have."""
+    """A directory of packages in place of an index, as a user without a network would have."""
     directory = tmp_path / "wheels"
     wheel(directory, "ipykernel", "6.99.0", {"ipykernel/__init__.py": "", "ipykernel/kernelapp.py": ""})
     wheel(directory, "ipywidgets", "8.0.0", {"ipywidgets/__init__.py": ""})

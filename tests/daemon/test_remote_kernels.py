@@ -146,7 +146,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     monkeypatch.syspath_prepend(str(packages))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    # It remembers what was installed when it was made.
+    # It caches what was installed when it was made.
     KernelProvisionerFactory.clear_instance()
     monkeypatch.setattr(KernelProvisionerFactory, "provisioners", {})
     yield tmp_path
@@ -203,7 +203,7 @@ async def printed(kernel: Kernel, listener: RecordingListener, code: str) -> str
     return listener.printed(await listener.run(kernel, code))
 
 
-# -- elsewhere
+# -- another host
 
 
 def ip(*arguments: str) -> None:
@@ -249,7 +249,7 @@ def test_a_kernel_on_another_host(site: Path, elsewhere: dict[str, str]) -> None
         assert network != os.readlink("/proc/self/ns/net")
         assert cwd == str(site)
         assert await printed(kernel, listener, "for i in range(3): print(i)") == "0\n1\n2\n"
-        # Interrupted and killed through the provisioner, and missed through it.
+        # The provisioner interrupts and kills it, and reports its end.
         msg_id = kernel.execute("import time\nprint('in', flush=True)\ntime.sleep(600)")
         await listener.until(lambda: listener.of(msg_id, "stream"))
         kernel.interrupt()
@@ -350,7 +350,7 @@ def test_an_unknown_kernelspec_and_an_unknown_provisioner(site: Path) -> None:
         run(site, plan, never)
 
 
-# -- moods
+# -- provisioners that misbehave
 
 
 class Pulse:
@@ -391,7 +391,7 @@ def test_a_provisioner_that_hangs_holds_up_nothing_and_its_kernel_ends_in_time(
             await idle_interrupt(kernel)
         assert await printed(kernel, listener, "import os; print(2)") == "2\n"
         if mood == "kill hangs":
-            # It does not listen to a polite request.
+            # It ignores a shutdown request.
             ignore = (
                 "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(3, flush=True)\nwhile True: pass"
             )
@@ -403,7 +403,9 @@ def test_a_provisioner_that_hangs_holds_up_nothing_and_its_kernel_ends_in_time(
         assert pulse.stop() < BLOCKED
         if mood == "kill hangs":
             released = sys.modules["rtd_provisioners"].RELEASED
-            assert await asyncio.get_running_loop().run_in_executor(None, released.wait, LIMIT), "kill was given up"
+            assert await asyncio.get_running_loop().run_in_executor(None, released.wait, LIMIT), (
+                "the daemon gave up killing it"
+            )
 
     run(site, install(site, "moody", "rtd-moody", config={"mood": mood}), test)
 

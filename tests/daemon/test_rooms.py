@@ -184,7 +184,7 @@ def test_a_room_is_kept_while_the_event_of_a_new_peer_is_queued() -> None:
         s.rooms.left("nb", 2)
         s.host.waiting.append("nb")
         for _ in range(2):
-            assert evictions.expire() == 1, "it is looked at again"
+            assert evictions.expire() == 1, "it is evicted later"
             await turn()
             assert not s.kernel.stopped and not s.host.closed, "the new peer has its kernel"
         s.host.waiting.clear()

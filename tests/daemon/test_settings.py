@@ -152,7 +152,7 @@ def test_listeners_get_each_change_once_and_may_fail(host, tmp_path, mirror, cap
     settings.read_file()
     assert received == [Values(default_python_env="conda")]
     assert "a listener of the settings failed" in caplog.text
-    assert mirror.read_text() == '{"default_python_env": "conda"}', "what a person wrote is left as it is"
+    assert mirror.read_text() == '{"default_python_env": "conda"}', "the broken file is left as it is"
 
 
 def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(host, tmp_path, mirror, caplog):
@@ -162,7 +162,7 @@ def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(hos
     settings.read_file()
     assert settings.values == Values()
     assert [record.levelno for record in caplog.records if "broken" in record.message] == [logging.ERROR]
-    assert mirror.read_text() == '{"theme": "dark",', "the daemon does not write over what a person is writing"
+    assert mirror.read_text() == '{"theme": "dark",', "the daemon does not overwrite a file that is being edited"
     host.change_settings({"default_runtime": "deno"})
     settings.changed()
     assert written(mirror)["default_runtime"] == "deno"
@@ -170,7 +170,7 @@ def test_a_broken_file_is_reported_once_kept_and_replaced_by_the_next_change(hos
     host.change_settings({"theme": "light"})
     settings.changed()
     assert written(mirror)["theme"] == "light"
-    assert not mirror.with_name("settings.json.corrupt.2").exists(), "the file was in order again"
+    assert not mirror.with_name("settings.json.corrupt.2").exists(), "the file was valid again"
     mirror.write_text("{")
     settings.read_file()
     host.change_settings({"theme": "dark"})
@@ -302,7 +302,7 @@ def test_two_peers_the_file_and_a_restart(tmp_path):
             one.until(lambda members: members["uv"]["default_packages"] == ["six"])
             content = wait_for_file(mirror, lambda members: members["uv"]["default_packages"] == ["six"])
             assert content == {**one.read(), "$schema": "./settings.schema.json"}
-            # A person edits the file, and the peers get the change.
+            # The file is edited, and the peers get the change.
             mirror.write_text(json.dumps({**content, "default_runtime": "deno"}))
             for peer in (one, two):
                 peer.until(lambda members: members["default_runtime"] == "deno")

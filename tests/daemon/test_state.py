@@ -33,13 +33,13 @@ def test_development_mode_asks_git_for_a_directory_that_is_there(
     monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
     environ = {"XDG_CACHE_HOME": str(tmp_path), "RUNTIMED_DEV": "1"}
     default = str(tmp_path / "runtimed-ffi")
-    assert layout(environ).base == default, "git names what is not there"
+    assert layout(environ).base == default, "git names a missing directory"
     top.mkdir()
     digits = hashlib.sha256(str(top).encode()).hexdigest()[:12]
     assert layout(environ).base.endswith(f"/worktrees/{digits}")
     assert layout({**environ, "RUNTIMED_DEV": "0"}).base == default
     git.write_text("#!/bin/sh\nexit 128\n")
-    assert layout(environ).base == default, "no checkout"
+    assert layout(environ).base == default, "not a checkout"
 
 
 def test_a_socket_alone_brings_everything_beside_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SECONDS = 20
 
 
 class Scene:
-    """A room with one cell, whose run prints what the test says."""
+    """A room with one cell, whose output a test writes."""
 
     numbers = itertools.count()
 
@@ -182,7 +182,7 @@ def test_events_repeat_the_document(host_and_blobs: tuple[Host, Blobs], steps: l
         document = scene.document()
         assert listener.outputs.current() == document
         if late:
-            # Nothing that was in the document before, whatever was merged with it.
+            # Events repeat no text that was in the document before, even if later text was merged with it.
             text = "".join(output.text or "" for output in listener.news if output.output_type == "stream")
             assert text == "more and more"
         else:
@@ -256,7 +256,7 @@ def _disk(directory: str) -> tuple[int, int]:
 
 
 def test_a_stream_without_its_blobs_is_reported_whole(host_and_blobs: tuple[Host, Blobs]) -> None:
-    """Then the texts cannot be compared; the outputs are right all the same."""
+    """Without blobs the texts cannot be compared; the outputs are still right."""
     outputs = OutputList()
     for index, text in enumerate("ab"):
         outputs.apply(OutputChange.APPENDED, index, Output("stream", name="stdout", text=text))

@@ -72,7 +72,7 @@ async def test_another_output_ends_a_run(s: Stage) -> None:
 
 
 @staged
-async def test_text_of_threads_goes_on_what_the_run_printed(s: Stage) -> None:
+async def test_text_of_threads_is_appended_to_the_text_of_the_run(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.play(1, stream("m1", "main "))
@@ -84,11 +84,11 @@ async def test_text_of_threads_goes_on_what_the_run_printed(s: Stage) -> None:
     assert texts(s.host.outputs("nb", "a")) == ["main t1 t2 t3 t4 ", "e"]
     s.kernel.say(stream("m1", "f", "stderr"), stream("m2", "other"))
     s.kernel.die()
-    assert texts(s.host.outputs("nb", "a")) == ["main t1 t2 t3 t4 ", "ef"], "a kernel that ends says no more"
+    assert texts(s.host.outputs("nb", "a")) == ["main t1 t2 t3 t4 ", "ef"], "a kernel that ends sends no more"
 
 
 @staged
-async def test_clearing_begins_anew(s: Stage) -> None:
+async def test_after_a_clear_a_new_output_begins(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1), stream("m1", "one"))
@@ -152,7 +152,7 @@ async def test_the_last_merge_is_rebased_when_the_kernel_has_ended(s: Stage) -> 
 
 
 @staged
-async def test_after_a_change_of_a_peer_places_are_known_again(s: Stage) -> None:
+async def test_positions_are_found_again_after_a_change_of_a_peer(s: Stage) -> None:
     await s.launch()
     s.execute("a")
     s.kernel.say(busy("m1"), started("m1", 1), display("m1", "0%", "d"))
@@ -161,7 +161,7 @@ async def test_after_a_change_of_a_peer_places_are_known_again(s: Stage) -> None
     before = s.host.publications
     s.kernel.say(stream("m1", "x"))
     s.kernel.say(stream("m1", "y"))
-    assert s.host.publications == before + 2, "nothing was refused and mended"
+    assert s.host.publications == before + 2, "no change was refused and rebased"
     assert texts(s.host.outputs("nb", "a")) == ["mine", "1%", "xy"]
 
 
@@ -237,7 +237,7 @@ def messages(steps: Sequence[Any]) -> list[list[Message]]:
 
 
 class Model:
-    """What a front end makes of the messages: nbformat outputs in a plain list."""
+    """A front end's reading of the messages: nbformat outputs in a plain list."""
 
     def __init__(self) -> None:
         self.outputs: list[Json] = []

@@ -24,7 +24,7 @@ def test_tasks_are_held_until_they_end_and_failures_are_logged(caplog: pytest.Lo
         gc.collect()
         assert len(tasks) == 1 and not caplog.records
         await tasks.settle(0.0)
-        assert len(tasks) == 1, "the time is over, the task goes on"
+        assert len(tasks) == 1, "the time limit has passed, the task goes on"
         gate.set()
         await tasks.settle()
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""External programs: deadlines, groups, last words; and what their words mean."""
+"""External programs: deadlines, process groups, their last output and the diagnosis of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_output_and_failure() -> None:
 
 def test_the_deadline_ends_the_whole_group(tmp_path: Path) -> None:
     async def body() -> None:
-        # Long enough for a shell on a busy machine to have said something.
+        # Long enough for a shell on a busy machine to print something.
         with pytest.raises(ToolError, match="not finished after 3 s") as caught:
             await run(sh("echo before; sleep 100 & echo $! > pid; wait"), 3, cwd=str(tmp_path))
         assert caught.value.output == "before"

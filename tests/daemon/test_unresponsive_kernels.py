@@ -26,7 +26,7 @@ async def test_a_request_to_a_silent_kernel_delays_no_other(s: Stage) -> None:
     for question in QUESTIONS:
         s.ask(**question)
     await turn()
-    # The same peer, another peer, another room, an interrupt: all are answered while the kernel says nothing.
+    # The same peer, another peer, another room, an interrupt: all are answered while the kernel is silent.
     s.ask("get_kernel_info")
     s.ask("interrupt_execution", 2)
     s.ask("execute_cell", 2, cell_id="b")
@@ -42,7 +42,7 @@ async def test_a_request_to_a_silent_kernel_delays_no_other(s: Stage) -> None:
     assert s.host.responses()[-1]["result"] == "kernel_shutting_down"
     s.requests.close()
     await turn()
-    assert len(s.host.responses()) == len(results) + 4, "requests that still waited are answered as well"
+    assert len(s.host.responses()) == len(results) + 4, "requests that still waited are answered too"
 
 
 @staged
@@ -121,7 +121,7 @@ def test_an_answer_that_is_too_large_keeps_the_connection(monkeypatch: pytest.Mo
 
 
 @staged
-async def test_what_a_kernel_says_of_itself(s: Stage) -> None:
+async def test_status_messages_of_a_kernel(s: Stage) -> None:
     """protocol 2, section 5.8"""
     await s.launch()
     for state in ("starting", "busy", "idle", "restarting", "terminating", "dead", "levitating", None):

@@ -1,5 +1,5 @@
-"""A daemon and a kernel that tests share, daemons of their own for those that kill them, and a check at the end that
-nothing of all that is left.
+"""A daemon and a kernel that tests share, daemons for the tests that kill them, and a check at the end that nothing
+is left.
 
 All processes the tests start inherit a mark in their environment, and all temporary files go into one directory.
 """
@@ -125,7 +125,7 @@ def _warm(shared_daemon: runtimed_ffi.Daemon) -> Iterator[_Warm]:
 
 @pytest.fixture
 def session(_warm: _Warm) -> runtimed_ffi.Session:
-    """A connected session with a kernel and an empty document. The kernel remembers what tests before did."""
+    """A connected session with a kernel and an empty document. The kernel keeps the state of earlier tests."""
     return _warm.get()
 
 
@@ -162,7 +162,7 @@ def daemon() -> Iterator[runtimed_ffi.Daemon]:
 
 @pytest.fixture
 def gates(directory: str) -> Iterator[Callable[[], Gate]]:
-    """Makes things that cells wait for."""
+    """Makes gates that cells wait for."""
     made: list[Gate] = []
 
     def make() -> Gate:
@@ -176,7 +176,7 @@ def gates(directory: str) -> Iterator[Callable[[], Gate]]:
 
 @pytest.fixture
 def gate(gates: Callable[[], Gate]) -> Gate:
-    """Something that a cell waits for."""
+    """A gate that a cell waits for."""
     return gates()
 
 

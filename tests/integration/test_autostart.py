@@ -1,4 +1,4 @@
-"""Sessions that find no daemon start one: one, however many try, and it ends when no session needs it."""
+"""Sessions that find no daemon start exactly one, however many try; it ends when no session needs it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cache(directory: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def until_ended(cache: str) -> None:
-    """Wait until the daemon has taken its `daemon.json` away and does not accept any more."""
+    """Wait until the daemon has removed its `daemon.json` and accepts no more connections."""
     deadline = time.monotonic() + LIMIT
     client = runtimed_ffi.DaemonClient(os.path.join(cache, "runtimed.sock"))
     while os.path.exists(os.path.join(cache, "daemon.json")) or client.ping():
@@ -121,7 +121,7 @@ def test_a_killed_daemon_is_started_again(cache: str) -> None:
 
 
 def test_a_daemon_that_hangs_up_before_it_answers_is_replaced(cache: str) -> None:
-    """As a daemon does that is killed while a session connects; only where a daemon may be started."""
+    """The socket of a daemon that is killed while a session connects; another is started only where that is allowed."""
     os.makedirs(cache, mode=0o700)
 
     def hang_up() -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import runtimed_ffi
 
 TEXT = st.text(st.sampled_from("ab\n ä🐍é"), max_size=8)
-WHO = st.integers(0, 2)
+INDEX = st.integers(0, 2)
 PLACE = st.integers(0, 6)
 EXAMPLES = 50 if os.environ.get("CI") else 20
 
@@ -40,95 +40,95 @@ class Rooms(RuleBasedStateMachine):
     def mode(self, serial: bool) -> None:
         self.serial = serial
 
-    def _edited(self, who: int) -> None:
+    def _edited(self, index: int) -> None:
         if self.serial:
-            self._barrier(who)
+            self._barrier(index)
             for session in self.sessions:
                 assert [[c.id, c.cell_type, c.source] for c in session.get_cells()] == self.model
 
-    def _barrier(self, who: int) -> None:
-        self.sessions[who].sync()
+    def _barrier(self, index: int) -> None:
+        self.sessions[index].sync()
         for session in self.sessions:
             session.sync()
 
-    def _cell(self, who: int, place: int) -> str:
-        cells = self.sessions[who].get_cells()
+    def _cell(self, index: int, place: int) -> str:
+        cells = self.sessions[index].get_cells()
         return cells[place % len(cells)].id
 
     def _has_cells(self) -> bool:
-        # What is there at this moment otherwise depends on the time, and nothing that Hypothesis sees may.
+        # Without it the cells depend on timing, which Hypothesis must not see.
         return bool(self.model) or not self.serial
 
     def _model(self, cell: str) -> list[Any]:
         return next(entry for entry in self.model if entry[0] == cell)
 
-    @rule(who=WHO, text=TEXT, place=st.none() | PLACE, kind=st.sampled_from(["code", "markdown"]))
-    def create(self, who: int, text: str, place: Any, kind: str) -> None:
-        cell = self.sessions[who].create_cell(text, kind, place)
+    @rule(index=INDEX, text=TEXT, place=st.none() | PLACE, kind=st.sampled_from(["code", "markdown"]))
+    def create(self, index: int, text: str, place: Any, kind: str) -> None:
+        cell = self.sessions[index].create_cell(text, kind, place)
         if self.serial:
             self.model.insert(len(self.model) if place is None else place, [cell, kind, text])
-        self._edited(who)
+        self._edited(index)
 
     @precondition(_has_cells)
-    @rule(who=WHO, place=PLACE, text=TEXT)
-    def set_source(self, who: int, place: int, text: str) -> None:
-        self._try(who, place, "set_source", text)
+    @rule(index=INDEX, place=PLACE, text=TEXT)
+    def set_source(self, index: int, place: int, text: str) -> None:
+        self._try(index, place, "set_source", text)
         if self.serial:
             self.model[place % len(self.model)][2] = text
-        self._edited(who)
+        self._edited(index)
 
     @precondition(_has_cells)
-    @rule(who=WHO, place=PLACE, begin=PLACE, count=st.integers(0, 3), text=TEXT)
-    def splice(self, who: int, place: int, begin: int, count: int, text: str) -> None:
+    @rule(index=INDEX, place=PLACE, begin=PLACE, count=st.integers(0, 3), text=TEXT)
+    def splice(self, index: int, place: int, begin: int, count: int, text: str) -> None:
         if not self.serial:
-            self._try(who, place, "splice_source", begin, count, text)
+            self._try(index, place, "splice_source", begin, count, text)
             return
-        cell = self._cell(who, place)
+        cell = self._cell(index, place)
         old = self._model(cell)[2]
         begin = min(begin, len(old))
         count = min(count, len(old) - begin)
-        self.sessions[who].splice_source(cell, begin, count, text)
+        self.sessions[index].splice_source(cell, begin, count, text)
         self._model(cell)[2] = old[:begin] + text + old[begin + count :]
-        self._edited(who)
+        self._edited(index)
 
     @precondition(_has_cells)
-    @rule(who=WHO, place=PLACE, to=PLACE)
-    def move(self, who: int, place: int, to: int) -> None:
-        self._try(who, place, "move_cell", to)
+    @rule(index=INDEX, place=PLACE, to=PLACE)
+    def move(self, index: int, place: int, to: int) -> None:
+        self._try(index, place, "move_cell", to)
         if self.serial:
             entry = self.model.pop(place % len(self.model))
             self.model.insert(to, entry)
-        self._edited(who)
+        self._edited(index)
 
     @precondition(_has_cells)
-    @rule(who=WHO, place=PLACE)
-    def delete(self, who: int, place: int) -> None:
-        self._try(who, place, "delete_cell")
+    @rule(index=INDEX, place=PLACE)
+    def delete(self, index: int, place: int) -> None:
+        self._try(index, place, "delete_cell")
         if self.serial:
             del self.model[place % len(self.model)]
-        self._edited(who)
+        self._edited(index)
 
     @precondition(_has_cells)
-    @rule(who=WHO, place=PLACE)
-    def clear(self, who: int, place: int) -> None:
-        self._try(who, place, "clear_outputs")
-        self._edited(who)
+    @rule(index=INDEX, place=PLACE)
+    def clear(self, index: int, place: int) -> None:
+        self._try(index, place, "clear_outputs")
+        self._edited(index)
 
-    def _try(self, who: int, place: int, method: str, *arguments: Any) -> None:
-        session = self.sessions[who]
+    def _try(self, index: int, place: int, method: str, *arguments: Any) -> None:
+        session = self.sessions[index]
         try:
             if session.get_cells():
-                getattr(session, method)(self._cell(who, place), *arguments)
+                getattr(session, method)(self._cell(index, place), *arguments)
         except (runtimed_ffi.CellNotFoundError, runtimed_ffi.ArgumentError, ZeroDivisionError):
-            # Others may have deleted or shortened it at this very moment.
+            # Another session may just have deleted or shortened it.
             assert not self.serial
 
-    @rule(who=WHO)
-    def reconnect(self, who: int) -> None:
-        self.sessions[who].sync()
-        self.sessions[who].disconnect()
-        self.sessions[who].connect()
-        self._edited(who)
+    @rule(index=INDEX)
+    def reconnect(self, index: int) -> None:
+        self.sessions[index].sync()
+        self.sessions[index].disconnect()
+        self.sessions[index].connect()
+        self._edited(index)
 
     @rule()
     def meet(self) -> None:

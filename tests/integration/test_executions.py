@@ -209,7 +209,7 @@ def test_a_time_limit_has_the_partial_result_and_leaves_the_session_usable(
     assert caught.value.result is not None
     assert caught.value.result.stdout == "begun\n"
     assert caught.value.result.state == "timed_out"
-    # The next one waits behind it and gets nothing of it.
+    # The next one waits behind it and gets none of its output.
     following = session.submit_cell(session.create_cell("print('own')"))
     gate.open()
     assert following.result().stdout == "own\n"
@@ -441,7 +441,7 @@ def test_sessions_that_come_and_go_leave_no_descriptors(shared_daemon: runtimed_
     before = len(os.listdir("/dev/fd"))
     for _ in range(100):
         once()
-    # The I/O thread may be the last to let go of a connection.
+    # The I/O thread may be the last to release a connection.
     deadline = time.monotonic() + LIMIT
     while len(os.listdir("/dev/fd")) > before:
         assert time.monotonic() < deadline, "descriptors were left open"

@@ -1,4 +1,4 @@
-"""The end of the interpreter, whatever is going on in it; and interpreters that are refused."""
+"""The end of the interpreter under any load; and interpreters that are refused."""
 
 from __future__ import annotations
 
@@ -129,6 +129,6 @@ def test_subinterpreters_are_refused() -> None:
         pytest.importorskip("_xxsubinterpreters", reason="this CPython was built without its test of subinterpreters")
     process = python(subinterpreters.SCRIPT)
     out, err = process.communicate(timeout=60)
-    # CPython's own decimal module complains on stderr when a second interpreter imports it.
+    # CPython's own decimal module prints to stderr when a second interpreter imports it.
     assert process.returncode == 0 and "runtimed" not in err, err
     subinterpreters.check(out)

@@ -13,7 +13,7 @@ import runtimed_ffi
 from integration.tools import Recorder, Thread, first_output
 
 AT_ONCE = 15.0
-"""Seconds for news that nothing has to wait for: less than any time limit there is, enough for a busy machine."""
+"""Seconds for events that come at once: less than any time limit, enough for a busy machine."""
 
 
 # -- kernels

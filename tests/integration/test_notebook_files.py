@@ -1,4 +1,4 @@
-"""Notebook files with a whole daemon: loaded, saved, changed by others, broken, and left by the reference's daemon."""
+"""Notebook files with a whole daemon: loaded, saved, changed by other programs, broken, and the reference's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sources(session: runtimed_ffi.Session) -> list[str]:
 
 
 def inspect(socket_path: str, notebook_id: str) -> dict[str, Any]:
-    """The answer to `inspect_notebook` (4.1), which no client of ours asks."""
+    """The answer to `inspect_notebook` (4.1), which our client does not send."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(LIMIT)
         connection.connect(socket_path)

@@ -115,7 +115,7 @@ def test_updates_of_a_display_replace_it(session: runtimed_ffi.Session, other: r
             on_output=seen.append,
         )
         assert texts(result.outputs) == ["'third'", "'next'"]
-        # Updates that were readable together with what they update are one change with it.
+        # An update that arrives together with its display is one change with it.
         recorder.until(lambda: "'third'" in texts([event.output for event in recorder.outputs]))
         assert [event.index for event in recorder.outputs if event.replaced] in ([0, 0], [0], [])
     assert "'third'" in texts(seen)
@@ -175,5 +175,5 @@ def test_text_that_is_not_ascii(session: runtimed_ffi.Session) -> None:
 
 def test_lone_surrogates_do_not_break_the_execution(session: runtimed_ffi.Session) -> None:
     result = session.run("print('before', flush=True)\nprint('\\ud800', flush=True)\nprint('after', flush=True)")
-    assert result.stdout == "before\n?\nafter\n", "what no UTF-8 can say is replaced, and nothing beside it is lost"
+    assert result.stdout == "before\n?\nafter\n", "what UTF-8 cannot encode is replaced, and nothing beside it is lost"
     assert session.run("print('alive')").stdout == "alive\n"

@@ -1,4 +1,4 @@
-"""What the daemon has acknowledged survives its end, also a violent one."""
+"""What the daemon has acknowledged survives its end, even by SIGKILL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_killed_daemon_loses_no_acknowledged_edit(directory: str, delay: float
             session.connect()
         writers = [Thread(write, session, name) for session, name in zip(sessions, ("one", "two"))]
         assert begun.wait(LIMIT)
-        threading.Event().wait(delay)  # At some moment in the midst of it, another one each time.
+        threading.Event().wait(delay)  # At a different moment in each run.
         daemon.kill()
         for writer in writers:
             with pytest.raises(runtimed_ffi.RuntimedError):

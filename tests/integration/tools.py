@@ -39,7 +39,7 @@ class Recorder:
     def until(self, condition: Callable[[], Any], seconds: float = LIMIT) -> None:
         """Wait for events until the condition holds."""
         with self._condition:
-            assert self._condition.wait_for(condition, seconds), "what was waited for did not come"
+            assert self._condition.wait_for(condition, seconds), "the expected event did not come"
 
     def texts(self) -> str:
         return "".join(event.output.text or "" for event in self.outputs)
@@ -105,7 +105,7 @@ def launch(*command: str, **options: Any) -> subprocess.Popen:  # type: ignore[t
 
 
 def finish(process: subprocess.Popen, seconds: float = LIMIT) -> str:  # type: ignore[type-arg]
-    """Wait for a script that must end well and say nothing on stderr; return what it printed."""
+    """Wait for a script that must succeed with nothing on stderr; return what it printed."""
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

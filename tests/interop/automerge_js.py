@@ -51,12 +51,12 @@ class JavaScript:
         self._buffer = b""
 
     def ask(self, do: str, **question: Any) -> Any:
-        """One question and its answer. Raises `JavaScriptError`."""
+        """Sends a request and returns the answer. Raises `JavaScriptError`."""
         self.send(do, **question)
         return self.answer()
 
     def send(self, do: str, **question: Any) -> None:
-        """A question whose answer is taken later."""
+        """Sends a request; the answer is read later."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **question}).encode() + b"\n")
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""Our daemon as a foreign program starts it: the reference's command line, and nothing else known of it."""
+"""Our daemon as a foreign program starts it: by the reference's command line alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROGRAM = "import sys; from runtimed_ffi.__main__ import daemon_main; sys.exit(
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
-    """Look at `condition` until it is true."""
+    """Poll `condition` until it is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {what or condition}"

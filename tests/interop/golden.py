@@ -1,4 +1,4 @@
-"""The recordings of the reference, made comparable: ids mapped, and what the specification leaves free taken away."""
+"""The recordings of the reference, made comparable: ids mapped, and what the specification leaves open removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frames(name: str, kind: str, connection: int = 0) -> list[Json]:
 
 
 def normal(broadcasts: list[Json]) -> list[Event]:
-    """The broadcasts of one connection in the one order that all legal ones have in common.
+    """The broadcasts of one connection in a canonical order, the same for all legal orders.
 
     Left out: the kernel's status of no cell (10.4: any order), and all but one `execution_done` of an execution. The
     queue's clearing by an error stands before the idle, the remaining `execution_done` behind it (5.10). Consecutive
@@ -104,7 +104,7 @@ class Ids:
 
 
 def check_result(golden: Json, ours: Json) -> None:
-    """The same result, but for how streams are cut, and what interpreters word as they like: tracebacks, syntax."""
+    """The same result, apart from the cuts of streams and texts that differ between interpreters."""
     for name in ("success", "execution_count", "stdout", "stderr"):
         assert golden[name] == ours[name], (name, golden, ours)
     assert _outputs(golden["outputs"]) == _outputs(ours["outputs"])
@@ -130,7 +130,7 @@ def _outputs(outputs: list[Json]) -> list[Json]:
 
 
 def check_order(stream: list[tuple[str, str, Any]]) -> None:
-    """What a daemon must keep to: 5.5 (1 and 4), 5.9, and one `execution_done` per execution (14.2, item 6)."""
+    """Rules for a daemon's stream: 5.5 (1 and 4), 5.9, and one `execution_done` per execution (14.2, item 6)."""
     waiting: list[Json] = []
     known: set[str | None] = set()
     running: dict[str, list[str]] = {}

@@ -1,14 +1,14 @@
-"""The reference's client, emulated from its description: its patience, its strictness and its way to write.
+"""The reference's client, emulated from its description: its time limits, its strict parsing and its way of writing.
 
-Source: protocol 2, sections 5.2, 5.4 and 12. Where our daemon relies on more than these allow, the
-tests with this client fail. What is emulated:
+Source: protocol 2, sections 5.2, 5.4 and 12. Where our daemon relies on more than these sections
+allow, the tests with this client fail. What is emulated:
 
 * header and payload of a frame in two separate writes;
 * the start: capabilities, one sync frame, then whatever comes until 100 ms of silence;
 * an edit waits up to 500 ms for one frame and throws it away if it is no sync frame;
 * between calls, and while it waits for broadcasts, one frame per tick of 50 ms, with the credit of idle time;
 * responses are matched by order; 30 s for each;
-* an unknown variant, or one whose members do not fit, ends it; unknown members do not;
+* an unknown variant, or wrong members, end the connection; unknown members do not;
 * outputs are those of the broadcasts, resolved as JSON text, then from the `blobs` directory that was beside the socket
   at connect time, and nothing else; 50 ms without a broadcast after `execution_done` end the collection.
 """
@@ -101,7 +101,7 @@ class ReferenceClient(Peer):
             self._handle(*got)
 
     def sleep(self, seconds: float) -> None:
-        """What `time.sleep` is for the reference, whose task goes on reading."""
+        """`time.sleep` of the reference; its task goes on reading meanwhile."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._tick(deadline)
@@ -110,7 +110,7 @@ class ReferenceClient(Peer):
         """As `sleep`, until the condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "what was waited for did not come"
+            assert time.monotonic() < deadline, "the condition did not become true"
             self.sleep(0.05)
 
     def _edit(self, *ops: Json) -> None:

@@ -1,4 +1,4 @@
-"""The reference's daemon, emulated from its description, quirks included: what our client has to live with.
+"""The reference's daemon, emulated from its description, with the quirks that our client has to handle.
 
 Source: protocol 2, sections 2 to 9 and 13.  Documents and sync states are the library's pure tier; everything else is
 plain Python. One thread per connection waits for one of three inputs at a time, and takes one of those that are ready
@@ -32,18 +32,18 @@ RING = 64
 
 @dataclass
 class Quirks:
-    """What the reference does now and then, switched on for good."""
+    """Faults that the reference has now and then, switched on permanently."""
 
     seed: int = 0
     only_v1: bool = False
     behind: bool = False
     """Connections fall behind while a cell runs: of more than 64 broadcasts the oldest are lost (5.14)."""
     withhold_to_client: float = 0.0
-    """Share of the pushes whose changes a filter withholds; the client gets them when it asks."""
+    """Share of the pushes whose changes a filter withholds; the client gets them on request."""
     withhold_from_client: bool = False
-    """Every edit of the client comes without its changes, until they are asked for."""
+    """Every edit of the client comes without its changes, until the client requests them."""
     deaf: bool = False
-    """Framing is lost: nothing the client sends is understood any more, broadcasts go on (2.5)."""
+    """Framing is lost: the daemon no longer understands the client, broadcasts go on (2.5)."""
     silent_death: bool = False
     """The kernel is dead: cells are queued and nothing happens (5.12)."""
     shutdowns: int = 2

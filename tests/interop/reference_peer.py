@@ -1,4 +1,4 @@
-"""Peers as the reference's client sees the wire: its frames, its strict reading, its way to write.
+"""Peers that read and write as the reference's client does: its frames, its strict parsing, its way of writing.
 
 Source: protocol 2, sections 2, 4 and 5. `reference_client` has the client itself.
 """
@@ -206,7 +206,7 @@ class Peer:
         if not element.startswith('{"output_type":"stream"'):
             return False
         text = json.loads(element)["text"]
-        # A text that lies outside the document is not compared.
+        # A text in a blob is not compared.
         return any(known[:1] != "{" or text in json.loads(known).get("text", "") for known in self._known)
 
     def send(self, kind: int, body: bytes) -> None:
@@ -286,7 +286,7 @@ class PromptPeer(Peer):
         return self.responses[count]
 
     def wait_broadcast(self, event: str, seconds: float = 30.0, **members: Any) -> Json:
-        """The first broadcast of this shape that was not asked for before."""
+        """The first broadcast of this shape that no earlier call returned."""
         found: list[Json] = []
 
         def there() -> bool:
@@ -310,7 +310,7 @@ class PromptPeer(Peer):
 
 
 def pool(path: str, *requests: Json, seconds: float = 30.0) -> list[str]:
-    """Requests on one pool connection, the answers as text; `EOF` where the daemon hung up."""
+    """Requests on one pool connection, the answers as text; `EOF` where the daemon closed the connection."""
     answers = []
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(seconds)

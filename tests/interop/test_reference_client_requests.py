@@ -35,7 +35,7 @@ def test_requests_without_kernel(room: Room, tmp_path: Path) -> None:
         if action == "launch_kernel":
             # The reference asks its pools before it looks at the type (10.1 calls it a quirk).
             assert answer["result"] == "error"
-            # Ours goes on with the kernelspecs that are installed.
+            # Our daemon tries the installed kernelspecs next.
             unsupported = "Failed to launch kernel: Unsupported kernel type: julia. Supported types: python, deno"
             assert answer["error"] == wanted["error"] or answer["error"].startswith(unsupported)
         else:
@@ -117,7 +117,7 @@ def test_a_source_is_taken_at_the_time_of_the_request(room: Room) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(room: Room) -> None:
-    """A slow one holds back the quick ones behind it: without an identifier order is all there is (5.5)."""
+    """A slow one holds back the quick ones behind it: without an identifier, order alone matches them (5.5)."""
     peer = room.prompt()
     peer.request("launch_kernel", **LAUNCH)
     while peer.request("complete", code="pri", cursor_pos=3)["result"] == "error":

@@ -27,7 +27,7 @@ not_again = pytest.mark.skipif(
 
 EXAMPLES = ROOT / "examples"
 C99 = ["-std=c99", *STRICT]
-# {0} is how C and C++ both write an empty struct, which some compilers find worth a warning in C++.
+# {0} is how C and C++ both write an empty struct, which some compilers warn about in C++.
 CXX = ["-std=c++11", *STRICT, "-Wno-missing-field-initializers", "-x", "c++"]
 COMPILERS = {
     "gcc": ["gcc", *C99],

@@ -1,4 +1,4 @@
-"""The distributions: what is in them, what tools of packagers say, and that they work where nothing else is."""
+"""The distributions: what is in them, what packaging tools report, and that they work in an empty environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tool(requirement: str, *arguments: object) -> str:
 
 
 def test_sdist_holds_every_source(sdist: Path, sources: Path) -> None:
-    # Those that are needed to build and to test; what is only for people who work in the repository is not.
+    # Those that are needed to build and to test; what only work in the repository needs is not.
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     known = {path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file()}
@@ -62,7 +62,7 @@ def test_wheel_holds_exactly_the_expected_files(wheel: Path, sources: Path) -> N
     assert set(scripts["pkg_config"]) == {"runtimed_ffi"}
 
 
-def test_wheel_says_for_whom_it_is(wheel: Path) -> None:
+def test_wheel_names_its_platforms(wheel: Path) -> None:
     python, abi, platform = wheel.stem.split("-")[2:]
     if PYPY:
         assert python == f"pp{sys.version_info[0]}{sys.version_info[1]}" and abi.startswith("pypy")
@@ -80,7 +80,7 @@ def test_size_is_what_the_documentation_states(wheel: Path) -> None:
     assert found == (pytest.approx(packed, rel=0.2), pytest.approx(unpacked, rel=0.2))
 
 
-# --- what tools say
+# --- reports of packaging tools
 
 
 def test_twine_finds_nothing_wrong(sdist: Path, wheel: Path) -> None:
@@ -140,7 +140,7 @@ print(runtimed_ffi.__version__)
 
 
 def refuses_subinterpreters(installed: Installed) -> None:
-    # CPython's own decimal module complains on stderr when a second interpreter imports it.
+    # CPython's own decimal module prints to stderr when a second interpreter imports it.
     out = quiet(installed.python, "-c", subinterpreters.SCRIPT, cwd=installed.outside, env=installed.environment)
     subinterpreters.check(out)
 

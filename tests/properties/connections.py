@@ -60,7 +60,7 @@ class Conn:
             found.append(event)
 
     def failure(self) -> int:
-        """The error that comes behind all events; it must stay."""
+        """The error that comes after all events; it must stay."""
         code = lib.RTD_OK
         while code == lib.RTD_OK:
             code, _ = self.next()
@@ -100,7 +100,7 @@ def frames(data: bytes) -> list[bytes]:
 
 
 def settle(client: Conn, server: Conn) -> tuple[list[Event], list[Event]]:
-    """Move bytes both ways until neither side has any to send; the server joins when it is asked for a room."""
+    """Move bytes both ways until neither side has any to send; the server joins when a room is requested."""
     at_client: list[Event] = []
     at_server: list[Event] = []
     for now in range(0, 100_000, 1000):

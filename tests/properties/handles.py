@@ -38,7 +38,7 @@ class Session:
         self.seq = 0
         self.events: list[Event] = []
         self.open: dict[int, str] = {}
-        """Tokens that have not ended, and what they are of."""
+        """Tokens that have not ended, with the call of each."""
         self.ends: dict[int, Event] = {}
         self.ready = False
         self.closed = False

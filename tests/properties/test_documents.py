@@ -28,7 +28,7 @@ SOME: list[Json] = [
     {"op": "insert_cell", "cell_id": "b", "cell_type": "markdown", "source": ""},
     {"op": "append_outputs", "cell_id": "a", "outputs": ["1", "2", "3"]},
 ]
-"""Something to begin with, so that more edits are possible."""
+"""A document with content, so that more edits are possible."""
 _edits = st.lists(strategies.edits(), max_size=12)
 
 
@@ -65,7 +65,7 @@ def test_edits_do_what_the_model_does(edits: list[list[Json]]) -> None:
 
 @examples()
 @given(_edits, st.data())
-def test_what_is_saved_is_what_was_there(edits: list[list[Json]], data: st.DataObject) -> None:
+def test_a_saved_document_loads_as_it_was(edits: list[list[Json]], data: st.DataObject) -> None:
     """Whole, and as a whole with later changes behind it; cut off anywhere it is an error or an older state."""
     replica = Replica("n")
     states, saved, heads = [replica.cells()], replica.save(), replica.heads()
@@ -167,7 +167,7 @@ _noise = st.one_of(
 
 @examples(2)
 @given(_noise)
-def test_an_edit_that_is_none_is_refused_and_changes_nothing(ops: Any) -> None:
+def test_an_invalid_edit_is_refused_and_changes_nothing(ops: Any) -> None:
     replica = Replica("n")
     heads = replica.heads()
     if edit(replica, ops) != lib.RTD_OK:

@@ -101,7 +101,7 @@ def test_a_limit_is_kept_to_the_byte_and_an_excess_is_final(data: st.DataObject,
         decoder.push(piece)
     assert decoder.next() == (lib.RTD_OK, b"")
     if length > limit:
-        # The header alone is enough; what was announced is neither waited for nor read.
+        # The header alone is enough; the announced payload is neither waited for nor read.
         for _ in range(2):
             assert decoder.next() == (lib.RTD_E_TOO_BIG, b"")
             decoder.push(frame(b""))

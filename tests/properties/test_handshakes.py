@@ -44,7 +44,7 @@ def test_a_server_reads_every_handshake_in_any_split(data: st.DataObject, case: 
 
 @examples()
 @given(strategies.broken_message("handshake"))
-def test_a_server_says_nothing_to_what_is_no_handshake(data: bytes) -> None:
+def test_a_server_does_not_answer_an_invalid_handshake(data: bytes) -> None:
     server = Conn.server(data)
     assert server.failure() == lib.RTD_E_PROTOCOL
     assert server.output() == b""
@@ -107,7 +107,7 @@ def test_only_exactly_v2_is_version_2(protocol: str | None) -> None:
 @given(
     st.one_of(strategies.json_value().map(encode), st.binary(max_size=40), strategies.broken_message("capabilities"))
 )
-def test_what_is_no_version_2_is_a_sync_message_of_version_1_or_an_error(first: bytes) -> None:
+def test_a_first_frame_other_than_version_2_is_a_version_1_sync_message_or_an_error(first: bytes) -> None:
     client = Conn.client()
     client.receive(frame(first))
     code, _ = client.next()
@@ -125,7 +125,7 @@ def test_capabilities_reach_the_program(members: Json) -> None:
     message = SyncState().generate(room)
     assert message is not None
     client.receive(frame(encode({"protocol": "v2", **members})) + frame(b"\0" + message))
-    # The room's content was announced, not sent: ready is when it is here.
+    # The room's content was announced, not sent: READY comes when it has arrived.
     assert client.next()[0] == lib.RTD_E_AGAIN
     sync = SyncState()
     sync.generate(room)

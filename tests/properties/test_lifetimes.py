@@ -87,7 +87,7 @@ DOC: dict[str, Use] = {
 
 
 def _of(part: Callable[[Any], Any], uses: dict[str, Use]) -> dict[str, Use]:
-    """Calls of what a session or host lends."""
+    """Calls on a queue or document borrowed from a session or host."""
     return {name: lambda handle, use=use: use(part(handle)) for name, use in uses.items()}  # type: ignore[misc]
 
 
@@ -220,7 +220,7 @@ class Lives(RuleBasedStateMachine):
         if kind == "session":
             out = ffi.new("rtd_session **")
             if call("rtd_session_open", *text_in(self.path), *ROOM, ffi.NULL, out) != lib.RTD_OK:
-                # No socket listens. Something is made in any case: what is drawn must not depend on the host's speed.
+                # No socket listens. A session is made anyway: drawn values must not depend on the host's speed.
                 assert out[0] == ffi.NULL
                 kind, pointer = "decoder", self._made("rtd_decoder", "rtd_decoder_new", 10)
             else:
@@ -367,7 +367,7 @@ def test_a_handle_that_is_null_is_an_error(name: str, use: Use) -> None:
 
 
 def test_every_function_with_a_result_is_used_somewhere_here() -> None:
-    """What is added to the ABI is added to the machine, or named here with the test that has it."""
+    """Each function of the ABI is used by the state machine, or named here with its test."""
     elsewhere = {
         *("rtd_last_error", "rtd_frame_encode", "rtd_message_check"),  # test_frames, test_messages
         *(f"rtd_doc_{name}" for name in ("new", "load")),  # test_documents

@@ -31,7 +31,7 @@ def test_the_kinds_are_those_of_the_header() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_careful_writer_writes_comes_back_to_the_byte(kind: str) -> None:
+def test_canonical_messages_read_back_to_the_byte(kind: str) -> None:
     @examples()
     @given(strategies.message(kind))
     def run(message: dict[str, object]) -> None:
@@ -52,7 +52,7 @@ def test_order_space_escapes_and_unknown_members_do_not_matter(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_such_message_is_refused(kind: str) -> None:
+def test_a_broken_message_is_refused(kind: str) -> None:
     @examples()
     @given(strategies.broken_message(kind) | strategies.message(kind).map(lambda good: encode([*good.values()])))
     def run(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What `runtimed_ffi.testing` promises as a package."""
+"""`runtimed_ffi.testing` as a package: what needs Hypothesis and what does not."""
 
 from __future__ import annotations
 

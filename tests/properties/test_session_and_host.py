@@ -1,10 +1,10 @@
-"""Sessions and a host in one process, in any order of what both do.
+"""Sessions and a host in one process, with their calls in any order.
 
-What must hold whatever happens: the numbers of events have no gap, what is begun ends exactly once, a queue holds no
-more than its bound and what must not be dropped, and in the end all copies of the document are equal. The program
-behind the host is played here: it answers now, later or never, and runs cells without a kernel.
+Invariants: the numbers of events have no gap, each token ends exactly once, a queue holds no more than its bound and
+the events that must not be dropped, and in the end all copies of the document are equal. The test plays the program
+behind the host: it answers now, later or never, and runs cells without a kernel.
 
-What is drawn depends on the rules alone and never on what has arrived by then: that differs from run to run.
+Drawn values depend on the rules alone and never on what has arrived so far, which differs from run to run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROOMS = ("n", "zwei 😀")
 SMALL = 3000
 """Bytes of a queue that overflows."""
 SLACK = 20_000
-"""What events take that are never dropped: ends, changes, one resync; a generous bound for this machine."""
+"""Bytes of the events that are never dropped: ends, changes, one resync; a generous bound for this machine."""
 
 COMM: Json = {"event": "comm", "msg_type": "comm_msg", "content": {"data": "x" * 100}}
 _ends = st.sampled_from(["ok", "ok", "error", "interrupted", "cancelled", "kernel_died", "launch_failed"])
@@ -49,7 +49,7 @@ _ends = st.sampled_from(["ok", "ok", "error", "interrupted", "cancelled", "kerne
 
 class SessionsAndHost(RuleBasedStateMachine):
     seen: ClassVar[Counter[str]] = Counter()
-    """How what was begun has ended, and what else came, in all examples."""
+    """The ends of all tokens and the other events, in all examples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class SessionsAndHost(RuleBasedStateMachine):
 
     @rule()
     def program_catches_up(self) -> None:
-        """Once everything the sessions wrote has come: a barrier of one of them says so."""
+        """Wait until all edits of the sessions have arrived, by a barrier of one of them."""
         session, _ = self.sessions[0]
         token = next(self.tokens)
         deadline = time.monotonic() + LIMIT
@@ -284,7 +284,7 @@ class SessionsAndHost(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            # Twice: the first ends what is under way, and what that changes is in all copies after the second.
+            # Twice: the first ends what is under way, and the second brings the changes of that to all copies.
             self.calm()
             self.calm()
             for session, _ in self.sessions:
@@ -315,7 +315,7 @@ def test_sessions_and_a_host_in_any_order() -> None:
     run_state_machine_as_test(SessionsAndHost, settings=profile())
 
 
-def test_each_rule_does_what_it_says() -> None:
+def test_each_rule_has_an_effect() -> None:
     """One example by hand: a state machine whose rules do nothing would pass the test above as well."""
     SessionsAndHost.seen.clear()
     machine = SessionsAndHost()

@@ -1,7 +1,7 @@
 """Two to five replicas through the C ABI: deliveries lost, doubled, late and out of order, connections restarted.
 
-A connection in order and without loss converges by itself, however late its messages. Whatever else happens to
-messages may cost time, and nothing else: a new connection, with fresh sync states on both sides, mends it (7.1).
+A connection in order and without loss converges by itself, however late its messages. Other faults of messages cost
+only time: after a new connection, with fresh sync states on both sides, the replicas converge (7.1).
 Source: protocol 2, sections 5.5 and 7.
 """
 
@@ -67,7 +67,7 @@ class Network(RuleBasedStateMachine):
         self.made += 1
         new = st.just(f"cell-{which}-{self.made}")
         op = data.draw(strategies.operation(ids, new))
-        # A move is a copy in this schema: what others do meanwhile goes to the cell that was, and two moves make two.
+        # A move is a copy in this schema: concurrent edits go to the old cell, and two moves make two copies.
         if op["op"] == "move_cell" and (which or op["cell_id"] in SHARED):
             return
         if op["op"] == "delete_cell" and op["cell_id"] in SHARED:
@@ -111,7 +111,7 @@ class Network(RuleBasedStateMachine):
         receiver = link.ends[1 - end]
         self.had[receiver] = self.replicas[receiver].heads()
         link.states[1 - end].receive(self.replicas[receiver], link.lines[end].popleft())
-        assert self.replicas[receiver].contains(self.had[receiver]), "a message took something away"
+        assert self.replicas[receiver].contains(self.had[receiver]), "a message removed something"
         return True
 
     @rule(data=st.data())
@@ -137,7 +137,7 @@ class Network(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def withhold(self, data: st.DataObject) -> None:
-        """The filters of a message are wrong about everything, as each is about one change in a hundred."""
+        """The filters of a message are wrong about every change; real ones are wrong about one in a hundred."""
         link, end = self._pick(data)
         if link.lines[end]:
             link.lines[end].append(saturate(link.lines[end].pop()))
@@ -228,7 +228,7 @@ def test_concurrent_edits_of_a_text_merge_by_character(
 @examples()
 @given(strategies.text(), strategies.text(), strategies.text())
 def test_whole_texts_of_any_characters_merge_without_harm(base: str, one: str, other: str) -> None:
-    """Combining characters, CRLF, joined emoji: each side sees what it wrote, and both end with the same text."""
+    """Combining characters, CRLF, joined emoji: each side reads what it wrote, and both end with the same text."""
     left = Replica("n")
     left.edit({"op": "insert_cell", "cell_id": "c", "cell_type": "code", "source": base})
     right = Replica.load(left.save())

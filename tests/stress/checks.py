@@ -63,11 +63,11 @@ class Checks(RoomState):
         assert " ERROR " not in news and "Traceback" not in news, news
 
     def finish_runs(self) -> None:
-        """Until nothing runs or waits: what waits is released, what blocks is interrupted, what is deaf is stopped."""
+        """Until nothing runs or waits: waiting scripts are released, blocking ones interrupted, deaf ones stopped."""
         os.write(self.fifo, b"x" * 1000)
         handled: set[str] = set()
         while True:
-            # Requests first: what they start is broadcast in the broadcasts that follow.
+            # Requests first: their broadcasts follow.
             requests = [(member.peer, number) for member in self.members for number in member.requests]
             seen = self.progress()
             number = self.witness.post("get_queue_state")
@@ -125,7 +125,7 @@ class Checks(RoomState):
         assert set(cells) <= set(self.cells)
 
     def resolve(self, member: Member, cells: dict[str, Json]) -> None:
-        """Of what a peer sent last before it left, a beginning has arrived."""
+        """Of the last messages of a peer that left, the first ones have arrived."""
         if member in [owner for _, owner in self.documents]:
             return  # It may come back and bring the rest.
         arrived = []
@@ -192,7 +192,7 @@ class Checks(RoomState):
             run = model.Run(count, self.daemon.runs(count)[count])
             seen = model.merged(model.item(self.blobs.output(element)) for element in execution.outputs)
             cell = self.cells[execution.done["cell_id"]]
-            assert run.code in cell.sources, "what ran is not what was written"
+            assert run.code in cell.sources, "the executed source is not the written one"
             note(f"{execution.done} {run.steps} {seen}")
             if self.kills:
                 outside.add("kernel_died")
@@ -208,7 +208,7 @@ class Checks(RoomState):
                 assert reason == "Kernel died: exit code 3\nscript: exit", reason
         shown_updates = Counter((t["display_id"], t["data"]["text/plain"]) for t in self.display_updates())
         assert not updates - shown_updates, "a display update was lost"
-        assert not shown_updates - possible, "a display update came from nowhere, or twice"
+        assert not shown_updates - possible, "a display update was not sent, or came twice"
 
     def display_updates(self) -> list[Json]:
         return [broadcast for broadcast in self.witness.of("display_update") if "text/plain" in broadcast["data"]]

@@ -1,7 +1,7 @@
-"""The driver of the crash test: edits and runs on a daemon, and what it was promised.
+"""The driver of the crash test: edits and runs on a daemon, and what the daemon confirmed.
 
-One peer per room. What is promised when the daemon dies: every edit whose change the daemon has announced as its own,
-every output and count that has come; of the edits behind that a beginning, in the order they were sent.
+One peer per room. Confirmed when the daemon dies: every edit whose change the daemon has announced as its own, every
+output and count that has arrived; of the later edits the first ones, in the order they were sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Gone(Exception):
 
 
 class Room:
-    """A peer of one room and what it was promised."""
+    """A peer of one room and what the daemon confirmed to it."""
 
     def __init__(self, daemon: DaemonProcess, notebook_id: str) -> None:
         self.daemon = daemon
@@ -33,7 +33,7 @@ class Room:
         """The cells as the daemon has confirmed them."""
         self.order: list[str] = []
         self.sent: list[tuple[str, str, str]] = []
-        """Edits behind that: kind, cell, detail."""
+        """Edits not confirmed yet: kind, cell, detail."""
         self.asked: set[str] = set()
         """Cells that may have been run, or emptied for it, since their outputs came last."""
         self.shown: dict[str, Json] = {}
@@ -44,7 +44,7 @@ class Room:
     # -- life
 
     def enter(self) -> None:
-        """Join, and compare what is there with what was promised."""
+        """Join, and compare the document with what was confirmed."""
         peer = raw.Peer(self.daemon.socket, self.notebook_id)
         self.peer = peer
         raw.pump([peer], lambda: peer.converged() or peer.ended, what="joining")
@@ -55,7 +55,7 @@ class Room:
         self.asked.clear()
 
     def leave(self) -> None:
-        """The connection has ended, or ends now; what has come stays promised."""
+        """The connection has ended, or ends now; what has come stays confirmed."""
         if self.peer is not None:
             for cell in self.peer.document.cells():
                 self.shown[cell["id"]] = cell
@@ -63,7 +63,7 @@ class Room:
             self.peer = None
 
     def confirm(self) -> None:
-        """All that the peer has is the daemon's as well."""
+        """The daemon has all that the peer has."""
         assert self.peer is not None
         cells = self.peer.document.cells()
         self.promised = {cell["id"]: cell for cell in cells}
@@ -91,11 +91,11 @@ class Room:
         self.confirm()
 
     def rest(self) -> None:
-        """Until nothing runs and everything is confirmed: then all outputs are promised."""
+        """Until nothing runs and everything is confirmed, all outputs too."""
         peer = self.peer
         assert peer is not None
         while True:
-            # Before the question: the end may come in one piece with the answer, and nothing behind it.
+            # Before the question: the end may arrive together with the answer, and nothing after it.
             seen = len(peer.broadcasts)
             number = peer.post("get_queue_state")
             raw.pump([peer], lambda n=number: n in peer.responses or peer.ended, what="the queue")
@@ -192,7 +192,7 @@ class Room:
             assert known or ("add", cell_id, "") in unsure, f"{cell_id} came from nowhere"
             if cell["cell_type"] == "markdown":
                 words = set(self.promised[cell_id]["source"].split()) if known else set()
-                assert set(cell["source"].split()) - words <= typed, "text came from nowhere"
+                assert set(cell["source"].split()) - words <= typed, "there is text that was never typed"
             self.compare_outputs(cell)
         kept = [cell_id for cell_id in self.order if cell_id in now]
         assert [cell["id"] for cell in cells if cell["id"] in self.promised] == kept, "cells changed their order"

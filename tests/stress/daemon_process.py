@@ -141,7 +141,7 @@ class DaemonProcess:
         return found
 
     def close(self) -> None:
-        """End everything the hard way; for the end of a test that has failed, too."""
+        """Kill everything; also at the end of a failed test."""
         self.kill()
         for pid in self.kernels():
             try:
@@ -160,7 +160,7 @@ class DaemonProcess:
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
-    """Look at a condition until it is true; for what has no event, such as the end of a process that is no child."""
+    """Poll a condition until it is true; for what has no event, such as the end of a process that is no child."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {what or condition}"

@@ -1,6 +1,6 @@
 """What must be true of a room, by the notes of its kernels and the broadcasts that a peer received.
 
-Plain Python on JSON values; nothing here knows sockets or Automerge.
+Plain Python on JSON values; no sockets, no Automerge.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def flushed(self) -> bool:
-        """Whether everything it said left the process."""
+        """Whether everything it printed left the process."""
         return self.end is not None or any(step[0] == "exit" for step in self.steps)
 
     def items(self) -> list[Item]:
@@ -120,7 +120,7 @@ class Run:
 
 
 class Execution(NamedTuple):
-    """What a peer that read everything saw of one execution."""
+    """The broadcasts of one execution at a peer that read everything."""
 
     execution_id: str
     started: Json | None

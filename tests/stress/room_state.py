@@ -1,4 +1,4 @@
-"""What the state machine of rooms knows: its peers, the edits they made, and how it asks about them."""
+"""The state of the state machine of rooms: its peers and the edits they made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKED, DEAF = "\N{BULLET}blocked", "\N{BULLET}deaf"
 
 
 class Cell:
-    """What the edits say of one cell."""
+    """One cell according to the edits."""
 
     def __init__(self, cell_id: str, code: bool, owner: Member) -> None:
         self.cell_id = cell_id
@@ -36,7 +36,7 @@ class Cell:
         """A peer left while an edit of it was on its way."""
         self.mover: Member | None = None
         self.editors: set[Member] = set()
-        """Since the last calm. A move is a copy: edits made beside it go to the cell that was (as in the reference)."""
+        """Since the last calm. A move is a copy: concurrent edits go to the old cell (as in the reference)."""
 
 
 class Member:
@@ -54,7 +54,7 @@ class RoomState(RuleBasedStateMachine):
 
     daemon: ClassVar[DaemonProcess]
     tally: ClassVar[Counter[str]] = Counter()
-    """What has happened in all examples, so that a machine that does nothing is noticed."""
+    """What has happened in all examples, so that rules without effect are noticed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ _BODY = st.sampled_from(
 _ENDS = st.sampled_from(((),) * 8 + (("fail",),) * 3 + (("block",),) * 2 + (("lose-reply",), ("lose-idle",)))
 _RARE = st.sampled_from((("exit",), ("die",), ("deaf",)))
 SCRIPTS = st.builds(
-    # What ends a kernel is rare, or nothing else would ever come to its end.
+    # Steps that end a kernel are rare, so that other runs reach their end.
     lambda body, end, rare, choice: [*body, *(rare if choice == 0 else end)],
     st.lists(_BODY, max_size=6),
     _ENDS,
@@ -45,7 +45,7 @@ GARBAGE = st.sampled_from(
     )
 )
 ENDS = {"huge", "text", "channel", "type", "empty", "sync", "request", "action", "pool-text"}
-"""Garbage after which the connection must end; what the others send may yet become something."""
+"""Garbage after which the connection must end; the other garbage may be the beginning of a valid message."""
 
 
 PEERS = 4
@@ -65,7 +65,7 @@ class DaemonMachine(Checks):
 
     def teardown(self) -> None:
         try:
-            # After a failure there is nothing to compare any more.
+            # After a failure there is nothing left to compare.
             if hasattr(self, "bystander") and sys.exc_info()[0] is None:
                 self.calm()
                 if self.witness_kernel():
@@ -276,7 +276,7 @@ class DaemonMachine(Checks):
     @precondition(lambda self: self.members)
     @rule(peer_index=INDEX, how=st.sampled_from(["exit", "die"]), rarely=st.integers(0, 3))
     def end_the_kernel(self, peer_index: int, how: str, rarely: int) -> None:
-        """By a cell of its own: in the scripts of others it would be too rare."""
+        """In a cell of its own: as a step of other scripts it would be too rare."""
         if rarely == 0:
             self.launch(peer_index)
             member = self.member(peer_index)

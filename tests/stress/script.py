@@ -1,7 +1,7 @@
 """The language of the scripted kernel: what one step of a script makes the kernel send.
 
 A script is the source of a cell: one step per line, each a JSON array of a verb and its arguments. Kernel and tests
-share this module, and nothing else: the kernel sends what `messages` says, the tests compare what arrived with it.
+share only this module: the kernel sends what `messages` says, the tests compare what arrived with it.
 
 =========================  ===========================================================================
 step                       what the kernel does
@@ -20,8 +20,8 @@ step                       what the kernel does
 ``block``                  until it is interrupted
 ``order FIRST``            sends ``reply`` or ``idle`` first (default: the reply)
 ``lose HALF``              never sends the ``reply`` or the ``idle`` of this run
-``garbage``                sends what is no message, and messages of unknown types
-``deaf``                   neither reads nor listens to interrupts any more, and never ends the run
+``garbage``                sends garbage, and messages of unknown types
+``deaf``                   reads no messages and no interrupts any more, and never ends the run
 ``exit CODE``              ends the process
 ``die SIGNAL``             ends the process by a signal
 =========================  ===========================================================================

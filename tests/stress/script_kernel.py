@@ -2,7 +2,7 @@
 
 It imports pyzmq and the standard library only, because a hundred of them must start on a small machine: the framing and
 signing of the messaging protocol, twenty lines, are its own. Every step is noted in a file before it is done, so that a
-test knows what the kernel has sent whatever became of it: `$RTD_SCRIPT_LOG/<first execution count>.jsonl`. Execution
+test knows what the kernel has sent even if that was lost: `$RTD_SCRIPT_LOG/<first execution count>.jsonl`. Execution
 counts start at a number of the process, so that one names a kernel and a run.
 """
 
@@ -108,7 +108,7 @@ class Kernel:
                 self.on_shell(*self.receive(self.shell))
 
     def pause(self, *others):
-        """Until one of the sockets or descriptors is readable, or the run is interrupted, or control spoke."""
+        """Until one of the sockets or descriptors is readable, or the run is interrupted, or a control message came."""
         poller = zmq.Poller()
         for other in (*others, self.control, self.woken):
             poller.register(other, zmq.POLLIN)
@@ -239,13 +239,13 @@ class Kernel:
                 try:
                     os.read(fifo, 1)
                     return
-                except BlockingIOError:  # Another kernel was quicker.
+                except BlockingIOError:  # Another kernel has this number.
                     continue
         finally:
             os.close(fifo)
 
     def garbage(self):
-        """Nothing of this may cost a neighbour, the run, or the kernel's place in the room."""
+        """None of this may affect another message, the run, or the kernel's room."""
         good = self.parts("stream", {"name": "stdout", "text": "forged"}, self.parent)
         self.iopub.send_multipart([b"no delimiter"])
         self.iopub.send_multipart([b"stream", DELIMITER])

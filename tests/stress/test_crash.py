@@ -1,10 +1,10 @@
-"""The daemon is killed by SIGKILL at random points, again and again, on one directory: nothing promised is lost.
+"""The daemon is killed by SIGKILL at random points, again and again, on one directory: nothing confirmed is lost.
 
-Points: at the n-th call of the process that changes a file or speaks to a peer, counted by a preloaded library, with n
+Points: at the n-th call of the process that changes a file or sends to a peer, counted by a preloaded library, with n
 uniform over all calls of such a life, with the last write cut at any place; after the n-th frame that a peer got; and
-in the middle of a burst. The start after one crash is the check of it, and is itself killed now and then.
+in the middle of a burst. The next start checks the result of a crash, and is itself killed now and then.
 
-`pytest tests/stress/test_crash.py --crash-runs 500 --crash-seed 7` looks longer and elsewhere.
+`pytest tests/stress/test_crash.py --crash-runs 500 --crash-seed 7` runs longer, with another seed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Crashes:
         self.library = library
         self.chance = random.Random(seed)
         self.calls = 600
-        """How many calls a whole life makes; learned from lives that reached their end."""
+        """How many calls a whole life makes; measured in lives that reached their end."""
         self.rooms = [Room(daemon, f"room-{number}") for number in range(ROOMS)]
         self.ends: dict[str, int] = {}
 
@@ -45,7 +45,7 @@ class Crashes:
         return {"LD_PRELOAD": str(self.library), "RTD_CRASH_AT": str(self.at), "RTD_CRASH_PART": part}
 
     def live(self) -> None:
-        """One life: start, look whether everything is there, work, die."""
+        """One life: start, check that everything is there, work, die."""
         way = self.chance.choice(["call", "call", "frame", "burst"])
         self.daemon.start(**self.environment(way))
         present = self.chance.sample(self.rooms, self.chance.choice([1, 2, 2, 3]))
@@ -61,7 +61,7 @@ class Crashes:
                 self.calls = max(200, int(self.calls * 0.9))
             self.daemon.kill()
         except (Gone, ConnectionError, FileNotFoundError):
-            # It has died by itself, as it was to; or it has not, and this says so.
+            # It has died by itself, as planned; else this fails.
             assert way == "call", self.daemon.tail()
             self.daemon.await_end()
             self.calls = max(self.calls, int(self.at * 1.1))
@@ -96,7 +96,7 @@ class Crashes:
         until(lambda: not self.daemon.kernels(), what="the kernels of the crashed daemon to be gone")
 
     def check_files(self) -> None:
-        """Nothing was found damaged, and nothing half made stays."""
+        """The daemon found nothing damaged, and no partial file stays."""
         names = [path.name for path in (self.daemon.base / "notebook-docs").iterdir()]
         assert all(name.endswith(".automerge") for name in names), names
         parts = [path for path in (self.daemon.base / "blobs").rglob("*") if ".tmp" in path.name]
@@ -105,7 +105,7 @@ class Crashes:
         assert "cannot be read" not in log and " ERROR " not in log and "Traceback" not in log, self.daemon.tail()
 
 
-def test_nothing_that_was_promised_is_lost(
+def test_nothing_that_was_confirmed_is_lost(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
     runs, seed = request.config.getoption("--crash-runs"), request.config.getoption("--crash-seed")

@@ -19,7 +19,7 @@ def pump(peers: list[raw.Peer], numbers: dict[raw.Peer, int], what: str) -> None
     raw.pump(peers, lambda: all(numbers[peer] in peer.responses for peer in numbers), SECONDS, what)
 
 
-def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+def test_every_peer_is_answered(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
     real = request.config.getoption("--real-kernels")
     daemon = DaemonProcess(tmp_path_factory.mktemp("n"))
     peers: list[raw.Peer] = []
@@ -62,8 +62,8 @@ def test_all_answer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
                 "import time\nwhile True: time.sleep(0.01)" if kinds[peer] == "python" else script.write(("block",))
             )
             peer.edit({"op": "set_source", "cell_id": "c", "source": forever})
-        # A sync message may leave a change out until it is asked for, and a request waits a quarter of a second for it
-        # at most (docs/protocol.md); on a busy machine that is short.
+        # A sync message may leave a change out until the daemon requests it, and a request waits a quarter of a second
+        # for it at most (docs/protocol.md); on a busy machine that is short.
         raw.settle(with_kernel)
         for peer in with_kernel:
             peer.post("execute_cell", cell_id="c")

@@ -1,4 +1,4 @@
-"""Rooms, peers, kernels and runs come and go; what the daemon holds afterwards is what it held before."""
+"""Rooms, peers, kernels and runs come and go; afterwards the daemon holds what it held before."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROOMS = 5
 RUNS = 10
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""glibc: one heap, whose end is given back at once, and large pieces outside of it. What a process holds because the
-allocator has not got round to giving it back was up to 10 MiB between equal rounds (measured); with these it is 0.2."""
+"""glibc: one heap, whose end is returned at once, and large pieces outside of it. Memory that the
+allocator had not returned yet differed by up to 10 MiB between equal rounds (measured); with these settings by 0.2."""
 
 MEMORY_FIXED = 8 << 20 if sys.implementation.name == "pypy" else 2 << 20
 """Bytes that the process may have grown by, whatever the number of rounds. PyPy's collector has a heap of its own."""

@@ -1,7 +1,7 @@
 """A whole daemon, driven by several raw peers against a plain model; kernels are scripted.
 
-Rules only send; what they cause happens while later rules send more. `calm` (also at the end of every example) lets
-everything come to its end, established by barriers and never by waiting, and compares the room with the model:
+Rules only send; the effects happen while later rules send more. `calm` (also at the end of every example) waits until
+nothing is pending, by barriers and never by time, and compares the room with the model:
 
 * every peer has the same document; its cells and texts are those of the edits, the journal on disk has all of it;
 * each execution has at most one start and exactly one end, with an end that what happened allows;
