@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -26,6 +27,9 @@ hypothesis.settings.load_profile("tests")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and whatever that starts inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The tests of a wheel in other languages.
+LANGUAGES = "tests/languages/"
 
 # Tools that tests build and install with keep theirs.
 KEPT = {
@@ -67,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out long tests unless requested, and put files with slow ones first.
 
-    Workers of pytest-xdist take whole files: one that takes a minute should not be the last.
+    Workers of pytest-xdist take whole files: one that takes a minute should not be the last. The wheel comes first.
     """
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]
@@ -75,7 +79,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=long)
             items[:] = [item for item in items if not item.get_closest_marker("long")]
     slow = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "stress", "interop")))}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (not item.nodeid.startswith(LANGUAGES), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all files of `LANGUAGES` to one worker: they share a wheel that takes minutes to build."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return LANGUAGES if nodeid.startswith(LANGUAGES) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,11 +33,11 @@ def tool(requirement: str, *arguments: object) -> str:
 
 
 def test_sdist_holds_every_source(sdist: Path, sources: Path) -> None:
-    # Those that are needed to build and to test; what only work in the repository needs is not.
+    # Those that are needed to build and to test; what only work in the repository needs is not, nor what was compiled.
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     known = {path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file()}
-    for_developers = re.compile(r"\.|tools/|Makefile$|rustfmt\.toml$")
+    for_developers = re.compile(r"\.|tools/|Makefile$|rustfmt\.toml$|__pycache__/")
     assert {name for name in known if not for_developers.match(name)} <= names
     assert not [name for name in names if name.startswith(("csrc/target", "runtimed_ffi/lib", "runtimed_ffi/include"))]
 
