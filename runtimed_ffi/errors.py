@@ -99,7 +99,7 @@ class TimeoutError_(RuntimedError, TimeoutError):
 
 
 class NotFoundError(RuntimedError, LookupError):
-    """Something that was asked for by name does not exist."""
+    """Something that was requested by name does not exist."""
 
 
 class CellNotFoundError(NotFoundError):

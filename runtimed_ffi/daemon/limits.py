@@ -16,7 +16,7 @@ MAX_PEERS = 1024
 """Connections at one time, of all channels together."""
 
 _DESCRIPTOR_LIMIT = 65536
-"""As many are asked for; a larger limit is inherited by kernels, and some programs visit every number up to it."""
+"""Descriptors that the daemon requests. Kernels inherit the limit, and some programs visit every number up to it."""
 
 _NEAR = 0.8
 """Part of the limit from which on the log has a warning."""

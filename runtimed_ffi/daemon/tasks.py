@@ -1,4 +1,4 @@
-"""Tasks that run beside the events of the loop.
+"""Background tasks of the loop.
 
 Storey: daemon (7).  The loop itself keeps only weak references to its tasks; a :class:`Tasks` holds them until they
 have ended, logs the failures that nothing else reports, and ends them together.  Everything on the loop's thread.

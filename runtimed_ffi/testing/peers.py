@@ -63,7 +63,7 @@ class Peer:
         self.broadcasts: list[Json] = []
         self.responses: dict[int, Json] = {}
         self.arrived: list[tuple[int, Json]] = []
-        """Responses and broadcasts in the order they came, with the type of their frame."""
+        """Responses and broadcasts in order of arrival, with the type of their frame."""
         self.posted = 0
         self.frames = 0
         """Frames that have come."""
@@ -116,7 +116,7 @@ class Peer:
         except BlockingIOError:
             pass
         except OSError:
-            # What the daemon had sent before is still to be read; the end shows there.
+            # The daemon's earlier bytes are still to be read; the end shows there.
             self._out.clear()
 
     @property
@@ -130,9 +130,9 @@ class Peer:
         self.answer()
 
     def answer(self) -> None:
-        """Send what the sync state has to say, if anything."""
+        """Send the sync state's next message, if there is one."""
         if not self.ready:
-            return  # A client must not speak of its document before the first message (7.2).
+            return  # A client must not send its heads before the daemon's first message (7.2).
         message = self.sync.generate(self.document)
         if message is not None:
             self.send_raw(typed(SYNC, message))
@@ -145,9 +145,9 @@ class Peer:
         return self.posted
 
     def post_barrier(self) -> int:
-        """Ask for everything up to here: the response comes behind all changes before it.
+        """Request a barrier: the response comes after all changes before it.
 
-        It comes behind all broadcasts as well if the daemon is ours.
+        If the daemon is ours, it comes after all broadcasts too.
         """
         if not self.plain:
             return self.post("get_queue_state", sync=True)
@@ -248,7 +248,7 @@ def pump(peers: Iterable[Peer], condition: Callable[[], Any], seconds: float = L
         for peer in {*reads, *writes}:
             poll.register(peer, (peer in reads) * select.POLLIN | (peer in writes) * select.POLLOUT)
         ready = {descriptor for descriptor, _ in poll.poll(left * 1000)}
-        # Neither waits: what is not ready is left as it is.
+        # Neither call waits; what is not ready stays.
         for peer in [peer for peer in writes if peer.fileno() in ready]:
             peer.flush()
         for peer in [peer for peer in reads if peer.fileno() in ready]:

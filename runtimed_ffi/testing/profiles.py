@@ -1,4 +1,4 @@
-"""How long property tests look: the profile that the environment variable `RTD_PROFILE` names.
+"""How long property tests run: the profile that the environment variable `RTD_PROFILE` names.
 
 Storey: testing.
 
@@ -24,7 +24,7 @@ PROFILE = os.environ.get("RTD_PROFILE", "ci")
 _BASE = hypothesis.settings(deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True)
 _FIXED = hypothesis.settings(_BASE, derandomize=True, database=None)
 
-# Hypothesis never gets warm on PyPy within a test; what is made there is the first part of the same examples.
+# Within a test PyPy hardly compiles Hypothesis; it runs the first part of the same examples.
 _CI = 25 if platform.python_implementation() == "PyPy" else 80
 
 _STATELESS = {

@@ -97,7 +97,7 @@ class Replica:
 
 
 class SyncState:
-    """What one connection knows of the other side's replica; starts empty, lives as long as the connection (7.1)."""
+    """One connection's state of the other side's replica; starts empty, lives as long as the connection (7.1)."""
 
     def __init__(self) -> None:
         out = ffi.new("rtd_sync **")
@@ -105,7 +105,7 @@ class SyncState:
         self.handle: CData = ffi.gc(out[0], lib.rtd_sync_free)
 
     def generate(self, document: Replica) -> bytes | None:
-        """The next message; `None` when there is nothing to say now."""
+        """The next message; `None` when there is none to send now."""
         out = new_buffer()
         code = lib.rtd_sync_generate(self.handle, document.handle, out)
         if code == AGAIN:
@@ -125,7 +125,7 @@ class SyncState:
 
 
 def announcement(document: Replica) -> bytes:
-    """A sync message that says the heads and nothing else, as a Bloom filter makes it that is wrong about every change.
+    """A sync message with the heads only, as if its Bloom filter were wrong about every change.
 
     Also the barrier of section 5.5.
     """

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 class Violation(AssertionError):
-    """The other side broke the protocol, or did not do in time what it must."""
+    """The other side broke the protocol, or missed a deadline of it."""
 
 
 SYNC, REQUEST, RESPONSE, BROADCAST = range(4)

@@ -70,9 +70,9 @@ class Kernel:
         self._proven: asyncio.Future[None] = self._loop.create_future()
         self._stderr = StderrTail(self._loop)
         self._executed = ""
-        """The last execution that was asked for."""
+        """The last execution that was requested."""
         self._interrupt_target = ""
-        """What was the last one when an interrupt was asked for."""
+        """The last execution when an interrupt was requested."""
         self._interrupting: asyncio.Task[None] | None = None
 
     # -- start

@@ -56,7 +56,7 @@ class Launcher:
         return plans.automatic(notebook_id, self._settings, self._key_path)
 
     async def __call__(self, request: LaunchRequest, listener: LaunchListener) -> KernelPort:
-        """Start what is asked for.  The listener gets the progress.
+        """Start the requested kernel.  The listener gets the progress.
 
         Raises:
             LaunchError: The kernel cannot be started; the text is for the peer.

@@ -1,4 +1,4 @@
-"""Prewarmed kernels: started ahead of time, handed over when one is asked for.
+"""Prewarmed kernels: started ahead of time, handed over when one is requested.
 
 Storey: daemon (7).  A prewarmed kernel is a whole kernel in its own process that has executed nothing and belongs to
 no room yet (``kernel_main``).  It is handed over once and to one room, which then has a kernel with a key, random

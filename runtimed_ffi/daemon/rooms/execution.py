@@ -25,7 +25,7 @@ FENCE_DELAY = 1.0
 """Seconds between one half of an end (reply or idle) and the question whether the other half was lost."""
 
 QUEUE_LIMIT = 10_000
-"""Executions that may wait when another is asked for."""
+"""Executions that may wait when another is requested."""
 
 QUEUE_CODE_LIMIT = 64 * 1024 * 1024
 """Characters of their code, that of the other included."""
@@ -43,11 +43,11 @@ _STATUS = {
 
 
 class QueueFull(Exception):
-    """So many executions wait that no other is taken."""
+    """The queue is full: no further execution is accepted."""
 
 
 class ExecutionQueue:
-    """At most one execution at the kernel, the others in a line behind it.
+    """At most one execution at the kernel; the others wait in order.
 
     Args:
         publish: Receives each publication: (ops, broadcasts, cause).
@@ -88,7 +88,7 @@ class ExecutionQueue:
 
     @property
     def queued(self) -> list[str]:
-        """The cells that wait, first come first."""
+        """The cells that wait, in order."""
         return [run.cell_id for run in self._queue]
 
     @property

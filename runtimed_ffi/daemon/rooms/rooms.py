@@ -72,7 +72,7 @@ class Rooms:
         self._tasks = Tasks()
         self._files = NotebookFiles(host, blobs, new_mode)
         self._opening: dict[str, bool] = {}
-        """Rooms that a worker opens; true: another peer has asked for the room meanwhile."""
+        """Rooms that a worker opens; true: another peer has requested the room meanwhile."""
         self._kept: dict[str, str] = {}
         """Journals that could not be read: what was done about it, by room."""
 

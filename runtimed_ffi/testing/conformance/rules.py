@@ -139,7 +139,7 @@ class World:
     Args:
         path: the daemon's socket.
         timeout: seconds a rule may take.
-        kernel_type: what `launch_kernel` is asked for.
+        kernel_type: the kernel type for `launch_kernel`.
         env_source: likewise.
     """
 
@@ -256,7 +256,7 @@ def in_order() -> list[Rule]:
 
 
 def selected(words: list[str] | None, kernel: bool) -> Iterator[Rule]:
-    """The rules that are asked for: by name, by section, or by the beginning of a section (``5`` means all of 5)."""
+    """The selected rules: by name, by section, or by the beginning of a section (``5`` means all of 5)."""
     for each in in_order():
         named = not words or any(
             word in (each.name, each.section) or each.section.startswith(word + ".") for word in words

@@ -194,11 +194,11 @@ _ANY = {"message", "data", "metadata", "content"}
 
 @dataclass(frozen=True)
 class Sloppy:
-    """A message that every reader must take although no careful writer writes it so."""
+    """A message that every reader must accept although no correct writer makes it."""
 
     sent: bytes
     meaning: Json
-    """What it says: the defined members in the order of the specification, then the unknown ones in the order sent."""
+    """Its meaning: the defined members in the order of the specification, then the unknown ones in the order sent."""
 
 
 @st.composite
@@ -230,7 +230,7 @@ def sloppy_message(draw: st.DrawFn, kind: str) -> Sloppy:
 
 @st.composite
 def broken_message(draw: st.DrawFn, kind: str) -> bytes:
-    """Bytes that no reader may take for a message of this kind (section 3: strict JSON, no duplicates).
+    """Bytes that every reader must refuse as a message of this kind (section 3: strict JSON, no duplicates).
 
     The array form of the reference is not among them: readers may take it or not.
     """
