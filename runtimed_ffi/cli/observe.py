@@ -57,7 +57,7 @@ def observe(paths: Layout) -> Observation:
         pid = _listener(paths.socket)
     if pid is None and locked:
         pid = read_info(paths.info).get("pid")
-    return Observation(locked, listening, report, stats, pid if isinstance(pid, int) and _lives(pid) else None)
+    return Observation(locked, listening, report, stats, pid if _lives(pid) else None)
 
 
 def is_ours(pid: int) -> bool:
@@ -111,11 +111,6 @@ def _listener(path: str) -> int | None:
     return int(pid) or None
 
 
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # Another user's.
-    return True
+def _lives(pid: object) -> bool:
+    """Whether it is the number of a process; to `os.kill` others mean a group of processes, or all of them."""
+    return isinstance(pid, int) and 0 < pid < 2**31 and psutil.pid_exists(pid)

@@ -166,6 +166,16 @@ def test_a_lock_that_outlives_its_daemon_is_named(command: Command) -> None:
             assert f"is held by process {os.getpid()}" in command(word, code=1).stderr
 
 
+@pytest.mark.parametrize("number", [0, -1, 10**30])
+def test_no_number_but_that_of_a_process_is_signalled(command: Command, number: int) -> None:
+    # To `os.kill` these are a group of processes, all processes of the user, and an OverflowError.
+    command.base.mkdir(mode=0o700)
+    with open(command.base / "daemon.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (command.base / "daemon.json").write_text(json.dumps({"pid": number}))
+        assert observe.observe(_paths(command)).pid is None
+
+
 def test_an_unsafe_directory_is_refused_with_advice(command: Command) -> None:
     command.base.mkdir()
     command.base.chmod(0o777)
