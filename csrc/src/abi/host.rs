@@ -144,7 +144,7 @@ pub(super) fn object(json: &[u8], name: &str) -> Result<Map<String, Value>, Fail
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_close(host: *const rtd_host) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.close()?)) })
+    guard(|| unsafe { Ok(live(host)?.close()?) })
 }
 
 /// Closes and releases a host with its queue; events that were not taken are dropped. NULL is fine. Waits for the I/O
@@ -208,22 +208,21 @@ pub unsafe extern "C" fn rtd_host_publish(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            let id = text(notebook_id, id_len, "notebook_id")?;
-            let ops = match bytes(ops, ops_len, "ops")? {
-                [] => Vec::new(),
-                json => parse_ops(json)?,
-            };
-            let broadcasts: Vec<Map<String, Value>> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
-                [] => Vec::new(),
-                json => serde_json::from_slice(json).map_err(|error| {
-                    let text = format!("broadcasts: not a JSON array of objects: {error}");
-                    Failure::new(rtd_code::RTD_E_ARG, text)
-                })?,
-            };
-            let broadcasts: Vec<Value> = broadcasts.into_iter().map(Value::Object).collect();
-            Ok(host.publish(id, &ops, &broadcasts, cause)?)
-        })
+        let host = live(host)?;
+        let id = text(notebook_id, id_len, "notebook_id")?;
+        let ops = match bytes(ops, ops_len, "ops")? {
+            [] => Vec::new(),
+            json => parse_ops(json)?,
+        };
+        let broadcasts: Vec<Map<String, Value>> = match bytes(broadcasts, broadcasts_len, "broadcasts")? {
+            [] => Vec::new(),
+            json => serde_json::from_slice(json).map_err(|error| {
+                let text = format!("broadcasts: not a JSON array of objects: {error}");
+                Failure::new(rtd_code::RTD_E_ARG, text)
+            })?,
+        };
+        let broadcasts: Vec<Value> = broadcasts.into_iter().map(Value::Object).collect();
+        Ok(host.publish(id, &ops, &broadcasts, cause)?)
     })
 }
 
@@ -245,10 +244,9 @@ pub unsafe extern "C" fn rtd_host_send(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            let broadcast = object(bytes(broadcast, len, "broadcast")?, "broadcast")?;
-            Ok(host.send(peer, &Value::Object(broadcast))?)
-        })
+        let host = live(host)?;
+        let broadcast = object(bytes(broadcast, len, "broadcast")?, "broadcast")?;
+        Ok(host.send(peer, &Value::Object(broadcast))?)
     })
 }
 
@@ -268,9 +266,7 @@ pub unsafe extern "C" fn rtd_host_announce_pool_state(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(host, |host| Ok(host.announce_pool_state(&object(bytes(state, len, "state")?, "state")?)?))
-    })
+    guard(|| unsafe { Ok(live(host)?.announce_pool_state(&object(bytes(state, len, "state")?, "state")?)?) })
 }
 
 /// Answers a request event, now or later, in any order; the library adds the identifiers and sends the responses in the
@@ -292,9 +288,8 @@ pub unsafe extern "C" fn rtd_host_respond(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            Ok(host.respond(token, &Value::Object(object(bytes(json, len, "json")?, "response")?))?)
-        })
+        let host = live(host)?;
+        Ok(host.respond(token, &Value::Object(object(bytes(json, len, "json")?, "response")?))?)
     })
 }
 
@@ -307,15 +302,12 @@ pub unsafe extern "C" fn rtd_host_respond(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_disconnect(host: *const rtd_host, peer: u64) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.disconnect(peer)?)) })
+    guard(|| unsafe { Ok(live(host)?.disconnect(peer)?) })
 }
 
 /// # Safety
 /// `host` must be NULL or live.
-pub(super) unsafe fn with(
-    host: *const rtd_host,
-    call: impl FnOnce(&Host) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+pub(super) unsafe fn live<'a>(host: *const rtd_host) -> Result<&'a Host, Failure> {
     // SAFETY: as promised by the caller.
-    call(&unsafe { handle(host, "host")? }.host)
+    Ok(&unsafe { handle(host, "host")? }.host)
 }

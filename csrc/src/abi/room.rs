@@ -6,7 +6,7 @@ use std::path::Path;
 use super::buf::{rtd_buf, write_json};
 use super::doc::rtd_doc;
 use super::guard::{guard, handle, out_handle, text, Failure};
-use super::host::{rtd_host, with};
+use super::host::{live, rtd_host};
 use super::rtd_result;
 use crate::drive::{DriveError, Host};
 
@@ -25,11 +25,10 @@ unsafe fn open(
 ) -> Result<(), Failure> {
     // SAFETY: as promised by the caller.
     unsafe {
-        with(host, |host| {
-            let id = text(notebook_id.0, notebook_id.1, "notebook_id")?;
-            let path = text(journal_path.0, journal_path.1, "journal_path")?;
-            Ok(open(host, id, (!path.is_empty()).then(|| Path::new(path)))?)
-        })
+        let host = live(host)?;
+        let id = text(notebook_id.0, notebook_id.1, "notebook_id")?;
+        let path = text(journal_path.0, journal_path.1, "journal_path")?;
+        Ok(open(host, id, (!path.is_empty()).then(|| Path::new(path)))?)
     }
 }
 
@@ -94,7 +93,7 @@ pub unsafe extern "C" fn rtd_host_admit(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.admit(text(notebook_id, len, "notebook_id")?)?)) })
+    guard(|| unsafe { Ok(live(host)?.admit(text(notebook_id, len, "notebook_id")?)?) })
 }
 
 /// Disconnects the peers that wait for a room, instead of opening it.
@@ -111,7 +110,7 @@ pub unsafe extern "C" fn rtd_host_refuse_room(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.refuse_room(text(notebook_id, len, "notebook_id")?)?)) })
+    guard(|| unsafe { Ok(live(host)?.refuse_room(text(notebook_id, len, "notebook_id")?)?) })
 }
 
 /// Closes a room and disconnects its peers. Its journal keeps the document.
@@ -128,7 +127,7 @@ pub unsafe extern "C" fn rtd_host_close_room(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.close_room(text(notebook_id, len, "notebook_id")?)?)) })
+    guard(|| unsafe { Ok(live(host)?.close_room(text(notebook_id, len, "notebook_id")?)?) })
 }
 
 /// Closes a room if no peer is in it. A peer that joins at this moment is not disconnected: it asks for the room again
@@ -146,7 +145,7 @@ pub unsafe extern "C" fn rtd_host_evict_room(
     len: usize,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| Ok(host.evict_room(text(notebook_id, len, "notebook_id")?)?)) })
+    guard(|| unsafe { Ok(live(host)?.evict_room(text(notebook_id, len, "notebook_id")?)?) })
 }
 
 /// The open rooms, as a JSON array of objects with the members notebook_id and peers.
@@ -158,7 +157,7 @@ pub unsafe extern "C" fn rtd_host_evict_room(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_rooms(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| write_json(out, &host.rooms()?)) })
+    guard(|| unsafe { write_json(out, &live(host)?.rooms()?) })
 }
 
 /// Makes a handle for the document of a room: to read it, to change it, to copy it, and to merge a copy into it. The

@@ -144,7 +144,7 @@ unsafe fn read_options(options: *const rtd_session_options) -> Result<SessionOpt
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_close(session: *const rtd_session) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.close()?)) })
+    guard(|| unsafe { Ok(live(session)?.close()?) })
 }
 
 /// Closes and releases a session, with its queue and its document. Events that were not taken and bytes that were not
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn rtd_session_doc(session: *const rtd_session) -> *mut rt
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_watch(session: *const rtd_session, on: i32) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.watch(on != 0)?)) })
+    guard(|| unsafe { Ok(live(session)?.watch(on != 0)?) })
 }
 
 /// Sends a request (section 5.6), after all local edits. It ends in exactly one RTD_EV_RESPONSE with this token. The
@@ -229,9 +229,7 @@ pub unsafe extern "C" fn rtd_session_request(
     timeout_ms: i64,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe {
-        with(session, |session| Ok(session.request(token, bytes(json, len, "json")?, millis(timeout_ms))?))
-    })
+    guard(|| unsafe { Ok(live(session)?.request(token, bytes(json, len, "json")?, millis(timeout_ms))?) })
 }
 
 /// Executes a code cell of the shared document as it is now, local edits included. Events with this token follow:
@@ -255,9 +253,7 @@ pub unsafe extern "C" fn rtd_session_execute(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(session, |session| {
-            Ok(session.execute(token, text(cell_id, len, "cell_id")?, millis(timeout_ms))?)
-        })
+        Ok(live(session)?.execute(token, text(cell_id, len, "cell_id")?, millis(timeout_ms))?)
     })
 }
 
@@ -276,7 +272,7 @@ pub unsafe extern "C" fn rtd_session_sync(
     timeout_ms: i64,
 ) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| Ok(session.sync(token, millis(timeout_ms))?)) })
+    guard(|| unsafe { Ok(live(session)?.sync(token, millis(timeout_ms))?) })
 }
 
 /// The state of the connection, as a JSON object with the members notebook_id, state ("connecting", "ready",
@@ -292,15 +288,12 @@ pub unsafe extern "C" fn rtd_session_sync(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_session_info(session: *const rtd_session, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(session, |session| write_json(out, &session.info()?)) })
+    guard(|| unsafe { write_json(out, &live(session)?.info()?) })
 }
 
 /// # Safety
 /// `session` must be NULL or live.
-unsafe fn with(
-    session: *const rtd_session,
-    call: impl FnOnce(&Session) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+unsafe fn live<'a>(session: *const rtd_session) -> Result<&'a Session, Failure> {
     // SAFETY: as promised by the caller.
-    call(&unsafe { handle(session, "session")? }.session)
+    Ok(&unsafe { handle(session, "session")? }.session)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::buf::{rtd_buf, write_json};
 use super::guard::{bytes, guard, text};
-use super::host::{object, rtd_host, with};
+use super::host::{live, object, rtd_host};
 use super::rtd_result;
 
 /// Opens the settings (protocol 2, section 11.1) for the peers of the settings channel; before this, the host closes
@@ -26,10 +26,9 @@ pub unsafe extern "C" fn rtd_host_open_settings(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| {
-            let path = text(journal_path, len, "journal_path")?;
-            Ok(host.open_settings((!path.is_empty()).then(|| Path::new(path)))?)
-        })
+        let host = live(host)?;
+        let path = text(journal_path, len, "journal_path")?;
+        Ok(host.open_settings((!path.is_empty()).then(|| Path::new(path)))?)
     })
 }
 
@@ -43,7 +42,7 @@ pub unsafe extern "C" fn rtd_host_open_settings(
 #[no_mangle]
 pub unsafe extern "C" fn rtd_host_settings(host: *const rtd_host, out: *mut rtd_buf) -> rtd_result {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(host, |host| write_json(out, &host.settings()?)) })
+    guard(|| unsafe { write_json(out, &live(host)?.settings()?) })
 }
 
 /// Changes the settings and sends the change to the peers. Members that are missing or equal stay as they are; objects
@@ -63,6 +62,6 @@ pub unsafe extern "C" fn rtd_host_change_settings(
 ) -> rtd_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
-        with(host, |host| Ok(host.change_settings(&object(bytes(members, len, "members")?, "members")?)?))
+        Ok(live(host)?.change_settings(&object(bytes(members, len, "members")?, "members")?)?)
     })
 }

@@ -223,9 +223,7 @@ impl Server {
             self.decoder.set_limit(DATA_LIMIT);
         }
         self.outbox = Outbox::new(self.peer.typed());
-        if self.peer.reads_outputs_from_document() {
-            self.outbox.omit_outputs();
-        }
+        self.outbox.omits_outputs = self.peer.reads_outputs_from_document();
         Ok(ServerEvent::Handshake(handshake))
     }
 

@@ -54,8 +54,8 @@ pub struct Outbox {
     latest: Option<Arc<[u8]>>,
     /// The peer takes nothing any more.
     closed: bool,
-    /// The peer reads outputs from the document.
-    omits_outputs: bool,
+    /// The peer reads outputs from the document and wants no broadcasts of them.
+    pub(super) omits_outputs: bool,
 }
 
 impl Outbox {
@@ -75,11 +75,6 @@ impl Outbox {
             closed: false,
             omits_outputs: false,
         }
-    }
-
-    /// Notes that the peer reads outputs from the document and wants no broadcasts of them.
-    pub fn omit_outputs(&mut self) {
-        self.omits_outputs = true;
     }
 
     /// Whether broadcasts of outputs are to be left out.

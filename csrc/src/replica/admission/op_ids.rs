@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_does_not_consistent() {
+    fn what_cannot_be_read_is_not_consistent() {
         let saved = Notebook::create("n").unwrap().save();
         for cut in 0..saved.len() {
             assert!(!consistent(&saved[..cut]), "cut at {cut}");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_documents_consistent() {
+    fn honest_documents_are_consistent() {
         let mut room = Notebook::create("n").unwrap();
         let cell = |id: &str, source: &str| Op::insert_cell(id, "code", source, None);
         let delete = |id: &str| Op::DeleteCell { cell_id: id.into() };
