@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
 use runtimed_ffi::code::rtd_event_kind::*;
@@ -261,9 +263,10 @@ fn a_second_host_does_not_take_a_live_socket_but_a_dead_one() {
     let place = Place::new();
     let first = Host::open(&place.socket(), HostOptions::default()).unwrap();
     assert!(Host::open(&place.socket(), HostOptions::default()).is_err());
-    join_nothing(&place);
+    // The refused second host left the first one's socket in place.
+    UnixStream::connect(place.socket()).unwrap();
     drop(first);
-    drop(std::os::unix::net::UnixListener::bind(place.socket()).unwrap());
+    drop(UnixListener::bind(place.socket()).unwrap());
     assert!(place.socket().exists());
     Host::open(&place.socket(), HostOptions::default()).unwrap();
 }
@@ -284,18 +287,12 @@ fn a_room_is_evicted_only_without_peers() {
     assert_eq!(until(&host, RTD_EV_ROOM_WANTED).id, "n");
 }
 
-fn join_nothing(place: &Place) {
-    // The refused second host left the first one's socket in place.
-    std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
-}
-
 #[test]
 fn garbage_disturbs_only_its_own_connection() {
-    use std::io::{Read, Write};
     let place = Place::new();
     let (host, session) = host_with_room(&place, "n");
     for bytes in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x02{}", b"\0\0\0\x05hello", b"GET / HTTP/1.0\r\n\r\n"] {
-        let mut peer = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        let mut peer = UnixStream::connect(place.socket()).unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         peer.write_all(bytes).unwrap();
         let end = peer.read(&mut [0; 16]);
@@ -311,7 +308,7 @@ fn garbage_disturbs_only_its_own_connection() {
 }
 
 /// A wakeup callback may not call the library, but it may block on a lock that another thread holds while it
-/// does: so the library must hold none itself. Asking the room is the sharpest way to see.
+/// does: so the library must hold none itself. Reading the room in the callback shows it.
 #[test]
 fn wakeup_callbacks_run_without_locks_of_the_library() {
     let place = Place::new();
@@ -319,8 +316,8 @@ fn wakeup_callbacks_run_without_locks_of_the_library() {
     let host = std::sync::Arc::new(host);
     while host.take().is_some() {}
     let asked = std::sync::Arc::downgrade(&host);
-    let (told, heard) = std::sync::mpsc::channel();
-    let at_host = told.clone();
+    let (report, reports) = std::sync::mpsc::channel();
+    let at_host = report.clone();
     let ask = move || {
         let host = asked.upgrade();
         at_host
@@ -329,29 +326,29 @@ fn wakeup_callbacks_run_without_locks_of_the_library() {
     };
     host.set_wakeup(Some(Box::new(ask))).unwrap();
     let other = join(&place, "n");
-    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer joined");
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(true), "a peer joined");
     while host.take().is_some() {}
     drop(other);
-    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "a peer left");
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(true), "a peer left");
 
     let session = std::sync::Arc::new(session);
     while session.take().is_some() {}
     let asked = std::sync::Arc::downgrade(&session);
     let ask = move || {
         let session = asked.upgrade();
-        told.send(session.is_some_and(|session| session.read(|notebook| Ok(notebook.cells())).is_ok()))
+        report
+            .send(session.is_some_and(|session| session.read(|notebook| Ok(notebook.cells())).is_ok()))
             .unwrap();
     };
     session.set_wakeup(Some(Box::new(ask))).unwrap();
     host.publish("n", &[Op::insert_cell("c", "code", "", None)], &[], 0).unwrap();
-    assert_eq!(heard.recv_timeout(PATIENCE), Ok(true), "the document changed");
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(true), "the document changed");
     session.set_wakeup(None).unwrap();
     host.set_wakeup(None).unwrap();
 }
 
 #[test]
 fn what_comes_together_with_the_handshake_is_not_forgotten() {
-    use std::io::{Read, Write};
     let place = Place::new();
     let framed =
         |payload: &[u8]| [&u32::try_from(payload.len()).unwrap().to_be_bytes()[..], payload].concat();
@@ -366,7 +363,7 @@ fn what_comes_together_with_the_handshake_is_not_forgotten() {
         });
         let hello = json!({"channel": "notebook_sync", "notebook_id": id, "protocol": "v2"}).to_string();
         let request_frame = framed(b"\x01{\"action\":\"get_kernel_info\"}");
-        let mut peer = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+        let mut peer = UnixStream::connect(place.socket()).unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         peer.write_all(&[framed(hello.as_bytes()), request_frame, framed(b"\x07")].concat()).unwrap();
         if !open_first {
@@ -404,13 +401,12 @@ fn a_refused_room_and_a_missing_daemon_end_a_session() {
 
 #[test]
 fn a_peer_that_does_not_read_is_dropped_and_delays_no_other() {
-    use std::io::Write;
     let place = Place::new();
     let host =
         Host::open(&place.socket(), HostOptions { peer_limit: 1 << 20, ..HostOptions::default() }).unwrap();
     host.open_room("n", None).unwrap();
     let session = join(&place, "n");
-    let mut deaf = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+    let mut deaf = UnixStream::connect(place.socket()).unwrap();
     let hello = br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
     deaf.write_all(&(hello.len() as u32).to_be_bytes()).unwrap();
     deaf.write_all(hello).unwrap();

@@ -28,7 +28,7 @@ EXIT = """
     session.on_broadcast(lambda message: None)
     if way != "thread":
         session.start_pump()
-    # The kernel displays as much as it is asked for: there is a load now, and no endless past for a later session.
+    # The kernel displays only as much as requested: a load now, and no endless history for a later session.
     asked = os.open(load, os.O_WRONLY)
     os.write(asked, bytes(500))
 
@@ -67,7 +67,7 @@ EXIT = """
             never.wait()
 
         session.on_output(stuck)
-        # The displays that were asked for above may all have been delivered before this callback was there.
+        # The displays requested above may all have been delivered before this callback was registered.
         os.write(asked, bytes(100))
         assert inside.wait(30)
     if way == "host":

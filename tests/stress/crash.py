@@ -29,7 +29,7 @@ class Room:
         self.daemon = daemon
         self.notebook_id = notebook_id
         self.blobs = model.Blobs(daemon.base / "blobs")
-        self.promised: Cells = {}
+        self.confirmed: Cells = {}
         """The cells as the daemon has confirmed them."""
         self.order: list[str] = []
         self.sent: list[tuple[str, str, str]] = []
@@ -66,9 +66,9 @@ class Room:
         """The daemon has all that the peer has."""
         assert self.peer is not None
         cells = self.peer.document.cells()
-        self.promised = {cell["id"]: cell for cell in cells}
+        self.confirmed = {cell["id"]: cell for cell in cells}
         self.order = [cell["id"] for cell in cells]
-        self.shown = dict(self.promised)
+        self.shown = dict(self.confirmed)
         self.sent.clear()
 
     def step(self) -> None:
@@ -175,7 +175,7 @@ class Room:
         arrived = self.arrived(now)
         unsure = self.sent
         deleted = {cell_id for kind, cell_id, _ in unsure if kind == "delete"}
-        for cell_id, cell in self.promised.items():
+        for cell_id, cell in self.confirmed.items():
             if cell_id not in now:
                 assert cell_id in deleted, f"the confirmed cell {cell_id} is lost"
                 continue
@@ -188,14 +188,14 @@ class Room:
                 assert now[cell_id]["source"] in [cell["source"], *sources]
         typed = {detail for kind, _, detail in unsure if kind == "type"}
         for cell_id, cell in now.items():
-            known = cell_id in self.promised
+            known = cell_id in self.confirmed
             assert known or ("add", cell_id, "") in unsure, f"{cell_id} came from nowhere"
             if cell["cell_type"] == "markdown":
-                words = set(self.promised[cell_id]["source"].split()) if known else set()
+                words = set(self.confirmed[cell_id]["source"].split()) if known else set()
                 assert set(cell["source"].split()) - words <= typed, "there is text that was never typed"
             self.compare_outputs(cell)
         kept = [cell_id for cell_id in self.order if cell_id in now]
-        assert [cell["id"] for cell in cells if cell["id"] in self.promised] == kept, "cells changed their order"
+        assert [cell["id"] for cell in cells if cell["id"] in self.confirmed] == kept, "cells changed their order"
         assert arrived == sorted(arrived, reverse=True), f"an edit arrived without the one before it: {unsure}"
 
     def arrived(self, now: Cells) -> list[bool]:
