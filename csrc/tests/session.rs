@@ -108,3 +108,18 @@ fn a_deadline_that_has_passed_comes_before_the_answer() {
     assert_eq!(until(&session, RTD_EV_RESPONSE).code, RTD_E_TIMEOUT as i32);
     assert_eq!(until(&session, RTD_EV_DONE).code, RTD_DONE_TIMED_OUT as i32);
 }
+
+#[test]
+fn a_session_keeps_the_queue_that_the_daemon_reports() {
+    let place = Place::new();
+    let (host, session) = host_with_room(&place, "n");
+    session.request(1, br#"{"action":"get_queue_state"}"#, None).unwrap();
+    let (answer, _) = request(&host);
+    host.respond(answer, &json!({"result": "queue_state", "executing": "a", "queued": ["b"]})).unwrap();
+    until(&session, RTD_EV_RESPONSE);
+    assert_eq!((info(&session, "executing"), info(&session, "queued")), (json!("a"), json!(["b"])));
+    let moved = json!({"event": "queue_changed", "executing": "b", "queued": []});
+    host.publish("n", &[], &[moved], 0).unwrap();
+    until(&session, RTD_EV_BROADCAST);
+    assert_eq!((info(&session, "executing"), info(&session, "queued")), (json!("b"), json!([])));
+}

@@ -160,6 +160,35 @@ fn an_execution_waits_until_the_daemon_has_every_edit() {
     assert_eq!(daemon.room.cell_ids(), ["c"]);
 }
 
+#[test]
+fn a_request_stays_behind_an_execution_that_waits_for_an_edit() {
+    let place = Place::new();
+    let (mut daemon, session) = Daemon::with_session(&place);
+    session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    session.execute(5, "c", None).unwrap();
+    session.request(6, br#"{"action":"get_kernel_info"}"#, None).unwrap();
+    assert_eq!(daemon.request()["action"], "execute_cell");
+    assert_eq!(daemon.request()["action"], "get_kernel_info");
+}
+
+#[test]
+fn outputs_are_cleared_before_a_run_unless_the_cell_is_in_the_queue() {
+    let place = Place::new();
+    let (mut daemon, session) = Daemon::with_session(&place);
+    let output = json!({"output_type": "stream", "name": "stdout", "text": "old"}).to_string();
+    daemon.room.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+    daemon.room.edit(&[Op::AppendOutputs { cell_id: "c".into(), outputs: vec![output] }]).unwrap();
+    daemon.tell();
+    until(&session, RTD_EV_CHANGED);
+    session.execute(1, "c", None).unwrap();
+    assert_eq!(daemon.request()["action"], "clear_outputs");
+    assert_eq!(daemon.request()["action"], "execute_cell");
+    daemon.say(FrameType::Broadcast, br#"{"event":"queue_changed","executing":null,"queued":["c"]}"#);
+    until(&session, RTD_EV_BROADCAST);
+    session.execute(2, "c", None).unwrap();
+    assert_eq!(daemon.request()["action"], "execute_cell");
+}
+
 impl Peer {
     /// Announces a new cell, withholds it, and asks for its execution.
     fn ask_too_early(&mut self) {

@@ -185,4 +185,18 @@ mod tests {
             assert_eq!((dialect.may_miss_edits(), dialect.clear_before_run()), (!ours, !ours));
         }
     }
+
+    #[test]
+    fn a_handshake_says_what_its_client_does() {
+        let of = |json: &[u8]| PeerDialect::of(&Handshake::parse(json).unwrap());
+        let ours = of(
+            br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2","rtd":1,"outputs":"document"}"#,
+        );
+        assert!(ours.typed() && ours.answers_sync() && ours.reads_outputs_from_document());
+        let other = of(br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2","outputs":"no"}"#);
+        assert!(other.typed() && !other.answers_sync() && !other.reads_outputs_from_document());
+        assert!(!of(br#"{"channel":"notebook_sync","notebook_id":"n"}"#).typed());
+        // The reference client is silent while it waits; ours delivers unless it is broken.
+        assert_eq!((other.defer_limit(), ours.defer_limit()), (250, 15_000));
+    }
 }

@@ -121,6 +121,25 @@ fn any_sign_of_life_replaces_a_lost_queue_message() {
 }
 
 #[test]
+fn a_cell_that_ran_is_not_cancelled_by_a_queue_that_shows_it_waiting_again() {
+    let mut runs = reference_run();
+    for state in [queue_changed(Some("c"), &[]), queue_changed(None, &["c"])] {
+        assert_eq!(hear(&mut runs, &state, 0), Action::Nothing);
+    }
+    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
+    pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
+    assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
+}
+
+#[test]
+fn a_broadcast_of_a_later_version_ends_the_silence() {
+    let mut runs = reference_run();
+    let silence = runs.deadline().unwrap();
+    runs.heard(700);
+    assert_eq!(runs.deadline(), Some(700 + silence));
+}
+
+#[test]
 fn signs_of_other_cells_mean_nothing() {
     let mut runs = reference_run();
     let done = json!({"event": "execution_done", "cell_id": "other"});

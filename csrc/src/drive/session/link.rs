@@ -90,3 +90,31 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn each_part_that_the_socket_takes_is_reported() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        let mut link = Link::new(Client::new("n").unwrap(), None);
+        let replica = Notebook::empty();
+        let mut parts = 0;
+        assert!(!link.write(&replica, &here, || parts += 1).unwrap());
+        assert_eq!(parts, 1, "the handshake");
+        assert!(!link.write(&replica, &here, || parts += 1).unwrap());
+        assert_eq!(parts, 1, "nothing waited");
+        link.out = vec![7; 8 << 20];
+        assert!(link.write(&replica, &here, || parts += 1).unwrap(), "the socket is full");
+        let waits = link.unsent();
+        assert!(parts > 1 && waits < 8 << 20);
+        let mut buffer = [0; 1 << 16];
+        assert!(there.read(&mut buffer).unwrap() > 0);
+        let before = parts;
+        assert!(link.write(&replica, &here, || parts += 1).unwrap());
+        assert!(parts > before && link.unsent() < waits, "it goes on where it stopped");
+    }
+}
