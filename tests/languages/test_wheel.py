@@ -89,7 +89,7 @@ def test_twine_finds_nothing_wrong(sdist: Path, wheel: Path) -> None:
 
 
 @linux
-@pytest.mark.skipif(PYPY, reason="auditwheel cannot tell which libc an extension for PyPy is made for")
+@pytest.mark.skipif(PYPY, reason="auditwheel cannot determine which libc an extension for PyPy is made for")
 def test_auditwheel_finds_only_libraries_of_the_system(wheel: Path) -> None:
     out = tool("auditwheel==6.4.2", "show", wheel)
     assert "is consistent with the following platform tag" in " ".join(out.split()), out
