@@ -1,7 +1,7 @@
 //! The rules for what the library exports: guarded, plain types, and documented down to the last parameter.
 //!
-//! Each rule is a function that lists what is wrong with an item; the sources have nothing wrong, and for each rule there
-//! is an item that has.
+//! Each rule is a function that lists what is wrong with an item; the sources have nothing wrong, and for each rule
+//! there is an item that has.
 
 mod abi_sources;
 

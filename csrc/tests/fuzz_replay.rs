@@ -1,5 +1,5 @@
-//! The fuzz targets on stable Rust, without libFuzzer: on every input of their corpora and every input that failed once.
-//! The bodies are those of `csrc/fuzz` (docs/fuzzing.md); `tools/corpus.py` packs a corpus into one file.
+//! The fuzz targets on stable Rust, without libFuzzer: on every input of their corpora and every input that failed
+//! once. The bodies are those of `csrc/fuzz` (docs/fuzzing.md); `tools/corpus.py` packs a corpus into one file.
 
 #[path = "../fuzz/src/targets/mod.rs"]
 mod targets;

@@ -1,6 +1,6 @@
 //! Writes the seeds of the corpus from the recordings and vectors of `tests/golden`, and the room that the targets
-//! start from: `cargo run --example seeds DIRECTORY`. They and what the fuzzer finds beyond them are minimised and packed
-//! into `corpus/` by `tools/corpus.py` (docs/fuzzing.md).
+//! start from: `cargo run --example seeds DIRECTORY`. They and what the fuzzer finds beyond them are minimised and
+//! packed into `corpus/` by `tools/corpus.py` (docs/fuzzing.md).
 
 use std::collections::BTreeSet;
 use std::fs;

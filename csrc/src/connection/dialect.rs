@@ -1,6 +1,6 @@
-//! Storey 2: what is at the other end of a connection, known from its first frame.
+//! Storey 2: which daemon or client is at the other end of a connection, known from its first frame.
 //!
-//! Nothing else in Rust, in the C ABI or in Python knows which daemon or client it talks to: the rest asks here what
+//! No other code in Rust, in the C ABI or in Python depends on the kind of daemon or client: it asks this module what
 //! to do. A new version of the protocol is a new variant of [`Dialect`], chosen in [`Dialect::of`]; the compiler then
 //! lists the decisions to take.
 
@@ -12,7 +12,7 @@ use crate::wire::handshake::{FirstFrame, Handshake, Protocol};
 /// The member by which our clients and daemons recognise each other, in the handshake and in the capabilities.
 pub(super) const OURS: &str = "rtd";
 
-/// The member of the handshake by which a client says where it reads outputs.
+/// The member of the handshake in which a client announces where it reads outputs.
 pub(super) const OUTPUTS: &str = "outputs";
 /// Its value: from the document, so that it needs no broadcasts of them.
 pub(super) const OUTPUTS_IN_DOCUMENT: &str = "document";
@@ -27,16 +27,16 @@ const DEFER_LIMIT_OURS: Millis = 15_000;
 pub enum Dialect {
     /// Protocol 1: sync messages and nothing else.
     Sync1,
-    /// Protocol 2 as the reference daemon speaks it.
+    /// Protocol 2 as the reference daemon implements it.
     Reference2,
     /// Protocol 2 with our extension (`docs/protocol.md`).
     Ours2,
 }
 
-/// How the end of an execution is learnt.
+/// How a client learns the end of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndRule {
-    /// One `execution_done` for each execution, with its status, behind the last output.
+    /// One `execution_done` for each execution, with its status, after the last output.
     FinalEvent,
     /// Idle, then `execution_done`, then a document barrier (protocol 2, section 5.9).
     FinishRule,
@@ -45,11 +45,11 @@ pub enum EndRule {
 /// How a client learns that both sides have the same document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirm {
-    /// By a question with the member `sync`: the daemon's library answers it behind all it has to send.
+    /// By a request with the member `sync`: the daemon's library answers it after everything it has to send.
     Ask,
-    /// By a document barrier and any question behind it.
+    /// By a document barrier and any request after it.
     Barrier,
-    /// By the heads that the daemon announces; it takes no questions.
+    /// By the heads that the daemon announces; it takes no requests.
     Heads,
 }
 
@@ -76,12 +76,12 @@ impl Dialect {
         self != Self::Sync1
     }
 
-    /// Whether a broadcast belongs behind all changes announced before it. The reference daemon promises no order.
+    /// Whether a broadcast follows all changes announced before it. The reference daemon promises no order.
     pub fn broadcasts_follow_changes(self) -> bool {
         self == Self::Ours2
     }
 
-    /// How ends of executions are learnt.
+    /// How a client learns the ends of executions.
     pub fn ends(self) -> EndRule {
         match self {
             Self::Ours2 => EndRule::FinalEvent,

@@ -12,7 +12,7 @@ pub(super) const REQUESTS: usize = 1024;
 /// Their bytes.
 pub(super) const BYTES: usize = 64 * 1024 * 1024;
 
-/// Holds requests back until the document has what they are about.
+/// Holds requests back until the document has the changes announced before them.
 #[derive(Default)]
 pub(super) struct Gate {
     waiting: VecDeque<PeerRequest>,
@@ -27,7 +27,7 @@ impl Gate {
         self.rounds > 0 && !self.waiting.is_empty()
     }
 
-    /// Lets all requests through.
+    /// Releases all requests.
     pub fn open(&mut self) {
         self.rounds = 0;
     }
@@ -40,8 +40,8 @@ impl Gate {
         self.waiting.pop_front()
     }
 
-    /// A request came. `missing`: its sender announced changes that are not here. Gives the request back unless it has
-    /// to wait.
+    /// A request came. `missing`: its sender announced changes that the document lacks. Returns the request unless it
+    /// has to wait.
     pub fn admit(&mut self, request: PeerRequest, missing: bool) -> Option<PeerRequest> {
         if self.waiting.is_empty() && missing {
             self.rounds = ROUNDS;

@@ -16,7 +16,7 @@ pub struct PeerRequest {
     pub media_type: Option<String>,
     /// Identifier to echo.
     pub request_id: Option<Value>,
-    /// The cells it means to execute.
+    /// The cells that it executes.
     pub targets: Targets,
 }
 

@@ -30,7 +30,7 @@ pub enum ServerEvent<C = Changes> {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Handshake,
-    /// The owner looks for the document; nothing is decoded meanwhile.
+    /// The document is not there yet; nothing is decoded meanwhile.
     Waiting,
     /// In a room, or at the settings.
     Document,
@@ -87,13 +87,13 @@ impl Server {
         self.gate.is_closed()
     }
 
-    /// Lets such requests through: they see the document as it is. A client that answers no sync message while it waits
-    /// for a response (the reference's, section 5.4) would wait for ever.
+    /// Releases such requests: they see the document as it is. The reference client, which answers no sync message
+    /// while it waits for a response (section 5.4), would wait forever.
     pub fn stop_deferring(&mut self) {
         self.gate.open();
     }
 
-    /// Registers a request that must be answered, under a token of the owner; gives its event.
+    /// Registers a request that must be answered, under a token of the owner; returns its event.
     pub fn expect(&mut self, token: u64, request: PeerRequest) -> Event {
         self.outbox.expect(token, request.request_id, request.body.len());
         Event::request(request.channel, token, request.media_type.unwrap_or_default(), request.body)
@@ -271,7 +271,7 @@ impl Server {
                 let admitted = self.gate.admit(request, self.sync.missing(document));
                 Ok(admitted.map(ServerEvent::Request))
             }
-            // A client has no business sending these; the reference ignores them as well (5.1).
+            // A client may not send these; the reference ignores them as well (5.1).
             FrameType::Response | FrameType::Broadcast => Ok(None),
         }
     }
@@ -282,7 +282,7 @@ impl Server {
         document: &mut R,
     ) -> Result<ServerEvent<R::Changes>, ConnectionError> {
         let changes = self.sync.receive(document, body).map_err(ConnectionError::Sync)?;
-        // A sync message of a client that answers at any time may be a later edit and no answer.
+        // A sync message of a client that answers at any time may be a later edit and not an answer.
         self.gate.synced(self.sync.missing(document), !self.peer.answers_sync());
         // An answer is owed before any broadcast that follows (section 14.2 item 3).
         self.outbox.document_moved();
@@ -312,7 +312,7 @@ mod tests {
     use crate::wire::frame;
 
     #[test]
-    fn a_client_of_ours_is_known_by_its_announcement() {
+    fn our_client_is_recognised_by_its_handshake() {
         for (extra, ours) in [(json!({"rtd": 1}), true), (json!({}), false)] {
             let mut hello = json!({"channel": "notebook_sync", "notebook_id": "n", "protocol": "v2"});
             hello.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

@@ -1,4 +1,4 @@
-//! A client and a server connection that talk to each other.
+//! A client and a server connection that exchange frames.
 
 use serde_json::{json, Map};
 
@@ -21,7 +21,7 @@ fn peer(ours: bool) -> PeerDialect {
     PeerDialect::of(&Handshake { channel, extra })
 }
 
-/// Moves bytes both ways until both sides are silent; gives what each side saw.
+/// Moves bytes both ways until neither side has more; returns the events of each side.
 fn exchange(
     client: (&mut Client, &mut Notebook),
     server: (&mut Server, &mut Notebook),
@@ -80,7 +80,7 @@ fn a_request_waits_for_changes_its_sender_announced() {
 }
 
 #[test]
-fn a_sync_question_is_answered_behind_all_changes_and_does_not_reach_the_host_program() {
+fn a_sync_request_is_answered_after_all_changes_and_does_not_reach_the_host_program() {
     let (mut client, mut replica, mut server, mut notebook) = joined();
     notebook.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     let question = json!({"action": "get_queue_state", "sync": true});
@@ -91,7 +91,7 @@ fn a_sync_question_is_answered_behind_all_changes_and_does_not_reach_the_host_pr
 }
 
 #[test]
-fn a_peer_that_never_delivers_cannot_hold_its_request_back_for_ever() {
+fn a_request_does_not_wait_forever_for_changes_that_never_come() {
     for ours in [false, true] {
         let (_, mut replica, mut server, mut notebook) = joined();
         server.peer = peer(ours);
@@ -105,7 +105,7 @@ fn a_peer_that_never_delivers_cannot_hold_its_request_back_for_ever() {
             std::iter::from_fn(|| server.next(Some(&mut notebook)).unwrap()).collect()
         };
         let is_request = |event: &ServerEvent| matches!(event, ServerEvent::Request(_));
-        // A client of ours may have sent edits meanwhile: frames say nothing, the time limit does.
+        // A client of ours may send edits meanwhile: its frames do not count, only the time limit does.
         assert_eq!(events().iter().any(is_request), !ours);
         if ours {
             server.stop_deferring();
@@ -118,7 +118,7 @@ fn a_peer_that_never_delivers_cannot_hold_its_request_back_for_ever() {
 }
 
 #[test]
-fn so_many_requests_and_so_many_bytes_wait_for_a_change_and_no_more() {
+fn the_requests_that_wait_for_a_change_are_bounded_in_number_and_bytes() {
     let request = |size: usize| {
         let body = json!({"action": "get_queue_state", "padding": "x".repeat(size)}).to_string();
         frame::encode_typed(FrameType::Request, body.as_bytes()).unwrap()
@@ -140,7 +140,7 @@ fn so_many_requests_and_so_many_bytes_wait_for_a_change_and_no_more() {
             assert!(matches!(server.next(Some(&mut notebook)), Ok(Some(ServerEvent::Request(_)))));
         }
         assert!(matches!(server.next(Some(&mut notebook)), Ok(None)));
-        // What follows begins anew.
+        // The count starts again for what follows.
         server.push(&request(0));
         assert!(matches!(server.next(Some(&mut notebook)), Ok(None)));
         assert!(server.is_deferring());
@@ -148,7 +148,7 @@ fn so_many_requests_and_so_many_bytes_wait_for_a_change_and_no_more() {
 }
 
 #[test]
-fn broadcasts_wait_for_the_changes_they_speak_of() {
+fn broadcasts_wait_for_the_changes_they_refer_to() {
     let (mut client, mut replica, mut server, mut notebook) = joined();
     notebook.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     // Announced but withheld on the way down; then the broadcast about it.

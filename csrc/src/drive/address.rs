@@ -13,15 +13,15 @@ use polling::{Event, PollMode, Poller};
 
 /// Connections the system keeps for us until they are accepted.
 const BACKLOG: i32 = 128;
-/// How long a socket file may keep silent before it counts as one with a listener.
+/// How long a connection attempt to a socket file may take before the file counts as one with a listener.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects. A Unix socket answers at once or fails, except where the listener's queue is full and the
-/// system makes the caller wait; that ends after `timeout`.
+/// Connects. On a Unix socket that succeeds or fails at once, unless the listener's queue is full and the
+/// system makes the caller wait; that wait ends after `timeout`.
 ///
 /// # Errors
-/// `TimedOut` after that time; `Interrupted` when a signal came meanwhile, nothing has happened then; else as the
-/// operating system says.
+/// `TimedOut` after that time; `Interrupted` when a signal came meanwhile (nothing has happened then); else the
+/// error of the operating system.
 pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream> {
     let (address, length) = address_of(path)?;
     let stream = UnixStream::from(new_socket()?);
@@ -49,10 +49,10 @@ fn probe(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Listens with mode 0600 from the first moment, so that every process of the user that finds the file can connect. A
-/// socket file without a listener is replaced; one with a listener, and a file that is no socket, are left alone.
+/// socket file without a listener is replaced; one with a listener, and a file that is not a socket, stay as they are.
 ///
 /// # Errors
-/// `AddrInUse` when another process listens, or something else is there; else as the operating system says.
+/// `AddrInUse` when another process listens, or the file is not a socket; else the error of the operating system.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     address_of(path)?;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
@@ -132,11 +132,11 @@ fn check(result: i32) -> io::Result<()> {
     }
 }
 
-/// Writes without SIGPIPE, whatever the standard library of this toolchain does: the host program may
-/// keep the signal's default action.
+/// Writes without raising SIGPIPE, independent of the standard library: the host program may keep the signal's
+/// default action.
 ///
 /// # Errors
-/// As the operating system says; `BrokenPipe` when the peer has gone.
+/// That of the operating system; `BrokenPipe` when the peer has gone.
 pub fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     #[cfg(target_vendor = "apple")]
     let flags = {
@@ -150,7 +150,7 @@ pub fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Where no flag of a call keeps the signal away, an option of the socket does.
+/// Where no flag of the call suppresses the signal, an option of the socket does.
 #[cfg(target_vendor = "apple")]
 fn quiet(stream: &UnixStream) -> io::Result<()> {
     let on: libc::c_int = 1;
@@ -163,7 +163,7 @@ fn quiet(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Whether a connection comes from this process's user, or from root, which can act as any user. `false` when the
-/// system does not say.
+/// system does not report the user.
 pub fn is_same_user(stream: &UnixStream) -> bool {
     // SAFETY: a plain system call that cannot fail.
     let own = unsafe { libc::geteuid() };
@@ -192,7 +192,7 @@ fn user_of(stream: &UnixStream) -> io::Result<libc::uid_t> {
     Ok(user)
 }
 
-/// Processor time that this thread has used; zero where the system does not say.
+/// Processor time that this thread has used; zero where the system does not report it.
 pub fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a local structure of the right type.
@@ -216,7 +216,7 @@ pub fn at_end(stream: &UnixStream) -> bool {
 /// Adds a socket to the poller, level-triggered.
 ///
 /// # Errors
-/// As the operating system says.
+/// That of the operating system.
 pub fn watch(poller: &Poller, socket: &(impl AsRawFd + AsFd), interest: Event) -> io::Result<()> {
     // SAFETY: every handler takes its socket out with `Reactor::forget` before closing it.
     unsafe { poller.add_with_mode(socket.as_fd().as_raw_fd(), interest, PollMode::Level) }

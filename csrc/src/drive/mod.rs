@@ -25,14 +25,14 @@ use crate::notebook::EditError;
 use crate::replica::ReplicaError;
 use crate::settings::SettingsError;
 
-/// Why an operation of the driven tier failed.
+/// Why an operation of a session or a host failed.
 #[derive(Debug)]
 pub enum DriveError {
     /// An operating system error.
     Io(std::io::Error),
     /// The peer broke the protocol.
     Protocol(String),
-    /// An argument the caller can mend.
+    /// An argument is wrong; the caller can correct it.
     Argument(String),
     /// No such cell, room, request or peer.
     NotFound(String),

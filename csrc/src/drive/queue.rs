@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_an_answer_or_ends_something_goes_into_a_queue_that_is_full() {
+    fn requests_and_terminal_events_go_into_a_full_queue() {
         let dropped = [RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT, RTD_EV_CLEARED, RTD_EV_BROADCAST];
         let kept = [
             RTD_EV_READY,

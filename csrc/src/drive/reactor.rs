@@ -175,7 +175,7 @@ impl Reactor {
         table.due.remove(&key);
     }
 
-    /// Calls a handler soon as if its socket were readable: what was read before may be looked at now.
+    /// Calls a handler soon as if its socket were readable: input that was read before may be processed now.
     pub fn revisit(&self, key: usize) {
         if lock(&self.table).due.insert(key) {
             self.interrupt();
@@ -292,7 +292,7 @@ impl Drop for ReactorUse {
         drop(current);
         lock(&self.0.table).stopping = true;
         self.0.interrupt();
-        // Uses are held by handles of the host program, never by what runs on the thread itself.
+        // Handles of the host program hold uses; code on this thread never does.
         let thread = lock(&self.0.thread).take();
         if let Some(thread) = thread {
             let _panicked = thread.join();
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// A reader that is watched, its key, and the other end, which hears of each call.
+    /// A reader that is watched, its key, and the other end, which gets a byte for each call.
     fn reader(reactor: &Reactor) -> (Arc<Reader>, usize, UnixStream) {
         let (stream, other) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -338,7 +338,7 @@ mod tests {
         (reader, key, other)
     }
 
-    fn hears(other: &mut UnixStream) {
+    fn await_call(other: &mut UnixStream) {
         other.read_exact(&mut [0]).unwrap();
     }
 
@@ -353,14 +353,14 @@ mod tests {
         // Each round is one wait of the thread at least, which would report it again.
         for _ in 0..50 {
             end.write_all(&[0]).unwrap();
-            hears(&mut end);
+            await_call(&mut end);
         }
         assert_eq!(broken.calls.load(Ordering::Relaxed), 1);
         // Watched again, it is broken still.
         reactor.rewatch(key, &broken.stream, true, false).unwrap();
         for _ in 0..2 {
             end.write_all(&[0]).unwrap();
-            hears(&mut end);
+            await_call(&mut end);
         }
         assert!(broken.calls.load(Ordering::Relaxed) > 1);
         reactor.forget(key, Some(&broken.stream));
@@ -374,7 +374,7 @@ mod tests {
         let (reader, key, mut other) = reader(&reactor);
         for _ in 0..3 {
             reactor.revisit(key);
-            hears(&mut other);
+            await_call(&mut other);
         }
         reactor.forget(key, Some(&reader.stream));
         assert_eq!(reader.calls.load(Ordering::Relaxed), 3);

@@ -34,8 +34,8 @@ impl Signal {
             return;
         }
         let done = if raised { self.writer.write(&[1]) } else { self.reader.read(&mut [0]) };
-        // One byte in an empty socket pair cannot fail; if the system says otherwise the flag must
-        // keep telling what the descriptor shows.
+        // Writing one byte to an empty socket pair cannot fail; if it does, the flag keeps the value that the
+        // descriptor shows.
         if matches!(done, Ok(1)) {
             self.raised = raised;
         }

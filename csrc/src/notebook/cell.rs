@@ -1,6 +1,6 @@
 //! Storey 1: reading cells.
 //!
-//! Deviations from the schema are read exactly as the table of protocol 2, section 7.2, tells.
+//! Deviations from the schema are read as the table of protocol 2, section 7.2, defines.
 
 use std::collections::HashMap;
 
@@ -129,7 +129,7 @@ impl Notebook {
     }
 
     fn text(&self, text: &ObjId) -> String {
-        // The object was found a moment ago in the same document, so this cannot fail.
+        // The object was just found in the same document, so this cannot fail.
         self.doc.text(text).unwrap_or_default()
     }
 
@@ -152,7 +152,7 @@ enum Child {
 }
 
 /// Reads one member of a cell's map: a scalar into the cell, an object as what it is to be read as.
-/// Members that are not what section 7.2 says are left out.
+/// Members that do not have the type of section 7.2 are left out.
 fn scalar_or_child(cell: &mut Cell, item: &MapRangeItem<'_>) -> Option<Child> {
     match (item.key.as_ref(), &item.value) {
         ("cell_type", value) => cell.cell_type = ref_str(value).unwrap_or_default(),

@@ -1,8 +1,8 @@
 //! Storey 1: what a peer's changes did to the notebook.
 //!
-//! [`digest`] reads their operations, which were decoded when they were admitted, and asks the document where each object
-//! stands that they touch: that costs what the changes are worth. The engine's patches would cost more: for the path of an
-//! object they list all cells.
+//! [`digest`] reads their operations, which were decoded when they were admitted, and looks up the position of each
+//! object that they change, at a cost proportional to the changes. The engine's patches would cost more: for the path
+//! of an object they list all cells.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,8 +14,8 @@ use super::splice::{inserted, Splice, Spliced};
 use super::{Changes, OutputChange};
 use crate::replica::{object_id, Applied};
 
-/// What the arrival of a whole document means: everything is new. Its outputs are not reported one
-/// by one, they are to be read from the notebook.
+/// The changes of a whole document that arrived: everything is new. Its outputs are not reported one
+/// by one: read them from the notebook.
 pub(super) fn everything(rows: &Rows) -> Changes {
     Changes {
         cells: rows.visible().map(|(id, _)| id.to_owned()).collect(),
@@ -50,13 +50,13 @@ enum Role {
     New(ObjId),
     /// The list of outputs of such a cell.
     NewOutputs(ObjId),
-    /// No reader sees it, or not as a part of these.
+    /// Readers do not see it, or not as a part of these.
     Other,
 }
 
 struct Digest<'a> {
     doc: &'a Automerge,
-    /// What the objects are that operations changed or made.
+    /// The roles of the objects that operations changed or made.
     roles: HashMap<ObjId, Role>,
     order: bool,
     /// The id of a cell changed: it may appear, vanish or be another.
@@ -160,7 +160,7 @@ impl<'a> Digest<'a> {
         }
     }
 
-    /// What an object is that was there before these changes.
+    /// The role of an object that was there before these changes.
     fn role(&self, object: &ObjId) -> Role {
         let path = self.doc.parents(object).ok().and_then(|parents| parents.visible_path());
         let Some(path) = path else { return Role::Other };
@@ -179,7 +179,7 @@ impl<'a> Digest<'a> {
         }
     }
 
-    /// Tells it in terms of cells and outputs. `before` are the heads before the changes.
+    /// Reports the changes in terms of cells and outputs. `before` are the heads before the changes.
     fn changes(mut self, rows: &mut Rows, before: &[ChangeHash]) -> Changes {
         let mut changes = Changes { order: self.order, metadata: self.metadata, ..Changes::default() };
         let mut arrived = BTreeSet::new();
@@ -190,7 +190,7 @@ impl<'a> Digest<'a> {
                 let Some(id) = &row.id else { continue };
                 changes.cells.insert(id.clone());
                 if had.contains(id) {
-                    // Moved: its outputs are told again from the start.
+                    // Moved: its outputs are reported again from the start.
                     changes.outputs.push(OutputChange::Cleared { cell_id: id.clone() });
                 }
                 if self.made.get(&row.cell) != Some(&false) {

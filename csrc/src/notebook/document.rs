@@ -13,7 +13,7 @@ use crate::replica::{admit_file, Applied, Doc, Replica, ReplicaError, ENCODING};
 /// A replica of a notebook document (protocol 2, section 7).
 ///
 /// Every change goes through [`Notebook::edit`](super::Notebook::edit) or
-/// [`PeerSync::receive`](crate::replica::PeerSync::receive), which is what keeps the order of the cells known
+/// [`PeerSync::receive`](crate::replica::PeerSync::receive), which keep the order of the cells up to date
 /// without walking the document.
 #[derive(Debug, Clone)]
 pub struct Notebook {
@@ -59,7 +59,7 @@ impl Notebook {
     ///
     /// True if the end was dropped: a crash can tear the last append. What follows the first
     /// unreadable chunk is dropped with it, because an append is only ever written after the one
-    /// before it. A damaged first chunk leaves nothing to stand on and is an error.
+    /// before it. A damaged first chunk is an error.
     pub fn load_prefix(bytes: &[u8]) -> Result<(Self, bool), ReplicaError> {
         let (doc, torn) = admit_file(bytes)?;
         Ok((Self::over(doc), torn))

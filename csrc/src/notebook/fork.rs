@@ -1,4 +1,4 @@
-//! Storey 1: copies of a notebook that go their own way and come back.
+//! Storey 1: copies of a notebook that are edited apart and merged.
 
 use automerge::{AutomergeError, Change};
 
@@ -25,7 +25,7 @@ impl Notebook {
         Ok(Self { doc, rows })
     }
 
-    /// Takes in what a copy of this notebook did meanwhile, as if it came from a peer: edits of a text merge
+    /// Merges the changes of a copy of this notebook, as if they came from a peer: edits of a text merge
     /// by character, and what both sides inserted is there twice. False if there is nothing new.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 //! bytes it is given. What it shares with other documents, above all the sync protocol, is in [`crate::replica`].
 //!
 //! One noun a file: [`Notebook`] (`document`, copies of it in `fork`), [`Cell`] (`cell`), [`Op`] (`op`, applied by
-//! `edit`), [`Changes`] (`outputs_change`; read from patches by `changes`, with `splice` for lists that lost something).
-//! Positions inside a source are Unicode code points.
+//! `edit`), [`Changes`] (`outputs_change`; read from patches by `changes`, with `splice` for lists that lost
+//! something). Positions inside a source are Unicode code points.
 
 mod cell;
 mod changes;
@@ -32,7 +32,7 @@ pub enum EditError {
     CellNotFound(String),
     /// An edit that makes no sense: unknown operation, missing member, position out of range.
     BadOp(String),
-    /// The document engine refused something this module did not foresee.
+    /// The document engine returned an unexpected error.
     Engine(String),
 }
 

@@ -62,7 +62,7 @@ pub enum Op {
         /// `code`, `markdown` or `raw`; not checked.
         cell_type: String,
     },
-    /// Adds outputs behind those a cell has.
+    /// Adds outputs after those of a cell.
     AppendOutputs {
         /// The cell.
         cell_id: String,
@@ -85,7 +85,7 @@ pub enum Op {
     ///
     /// Made for stream text that is written in pieces and then merged: a session takes a splice that
     /// reaches the end of the list for that, and does not deliver again what it has delivered. After any
-    /// other splice it tells the cell's outputs again from the start.
+    /// other splice it reports the cell's outputs again from the start.
     SpliceOutputs {
         /// The cell.
         cell_id: String,
@@ -121,7 +121,7 @@ pub enum Op {
         value: String,
     },
     /// An edit that is skipped silently if its cell does not exist, such as an output of a cell
-    /// somebody deleted while it ran.
+    /// that a peer deleted while it ran.
     #[serde(skip)]
     IfPresent(Box<Op>),
 }

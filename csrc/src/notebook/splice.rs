@@ -1,4 +1,4 @@
-//! Storey 1: what operations on a cell's list of outputs mean.
+//! Storey 1: the change of a cell's list of outputs, derived from the operations on it.
 //!
 //! Pieces of stream text are merged by a splice at the end of the list
 //! ([`Op::SpliceOutputs`](super::Op::SpliceOutputs)). One message may carry several merges, and outputs
@@ -18,7 +18,7 @@ use crate::replica::op_id;
 #[derive(Default)]
 pub(super) struct Spliced {
     inserted: HashSet<ObjId>,
-    /// With the operations whose place it took.
+    /// With the operations that it replaced.
     put: HashMap<ObjId, Vec<ObjId>>,
     deleted: bool,
 }
@@ -36,10 +36,10 @@ impl Spliced {
         }
     }
 
-    /// The place that an element, which has this id now, had before; an error if that cannot be told.
+    /// The position that the element with this id had before; an error if it cannot be determined.
     fn origin(&self, id: &ObjId, places: &HashMap<ObjId, usize>) -> Result<Option<usize>, ()> {
         let mut id = id;
-        // Each step leads to an older operation; if it does not, no honest peer wrote it.
+        // Each step leads to an older operation; if it does not, no correct peer wrote it.
         for _ in 0..=self.put.len() {
             if let Some(place) = places.get(id) {
                 return Ok(Some(*place));
@@ -87,8 +87,8 @@ pub(super) struct Splice<'a> {
 }
 
 impl<'a> Splice<'a> {
-    /// The steps to repeat: what was added and replaced; a merge if the end of the list was replaced; else all of it anew,
-    /// because no step can take back what was delivered.
+    /// The steps to repeat: what was added and replaced; a merge if the end of the list was replaced; else the whole
+    /// list again, because no step can undo what was delivered.
     pub(super) fn steps(
         doc: &'a Automerge,
         list: &'a ObjId,
@@ -113,7 +113,7 @@ impl<'a> Splice<'a> {
         })
     }
 
-    /// Compares the lists; none if it cannot be told where an element comes from.
+    /// Compares the lists; none if the origin of an element cannot be determined.
     fn of(doc: &'a Automerge, list: &'a ObjId, before: &'a [ChangeHash], spliced: &Spliced) -> Option<Self> {
         let places: HashMap<ObjId, usize> =
             doc.list_range_at(list, .., before).map(|item| (item.id(), item.index)).collect();

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// True if a string has the shape of a content hash: 64 hexadecimal digits of either case (protocol 2,
-/// section 8.4). Says nothing about whether such a blob exists.
+/// section 8.4). Does not check whether such a blob exists.
 pub fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_that_make_no_sense() {
+    fn malformed_elements_are_refused() {
         for element in ["", "x", "1", "{}", r#"{"output_type":"x"}"#] {
             assert!(matches!(resolve(element, None), Err(OutputError::Corrupt(_))));
         }

@@ -1,6 +1,6 @@
 //! Storey 1: outputs: manifests, content references and the blob store on disk.
 //!
-//! Protocol 2, section 8. This module knows files below the directory of the store and nothing else:
+//! Protocol 2, section 8. This module uses only files below the directory of the store:
 //! no document, no sockets, no threads. Sizes are bytes.
 
 pub mod derive;

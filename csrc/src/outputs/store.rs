@@ -47,7 +47,7 @@ impl BlobStore {
         }
         let hash = sha256_hex(bytes);
         let (content, meta) = self.files(&hash);
-        // A file of another length was damaged after it was stored; this is the chance to mend it.
+        // A file of another length was damaged after it was stored: write it again.
         let whole = fs::metadata(&content).is_ok_and(|found| found.len() == bytes.len() as u64);
         if whole && meta.exists() {
             return Ok(hash);
@@ -68,7 +68,7 @@ impl BlobStore {
             .and_then(|()| {
                 fs::rename(&temporary_meta, &meta).inspect_err(|_| {
                     if !meta.exists() {
-                        // Content without a sidecar would be served without a media type for ever.
+                        // Content without a sidecar would be served without a media type forever.
                         let _ = fs::remove_file(&content);
                     }
                 })
@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn damage_is_noticed_and_mended() {
+    fn damage_is_detected_and_repaired() {
         let scratch = Scratch::new();
         let store = scratch.store();
         let hash = store.put(b"content", "text/plain").unwrap();

@@ -1,4 +1,4 @@
-//! Storey 1: stream outputs that go on.
+//! Storey 1: stream outputs that continue.
 
 use serde_json::{json, Value};
 
@@ -45,7 +45,7 @@ mod tests {
         let same = stream("stdout", &format!("a{long}"));
         assert_eq!(continuation(&same, &elements, Some(&store)), Some(stream("stdout", "")));
         assert_eq!(continuation(&whole, &[], None), Some(whole.clone()));
-        // Not a continuation, or not to be found out.
+        // Not a continuation, or not readable.
         assert_eq!(continuation(&stream("stdout", "b"), &elements, Some(&store)), None);
         assert_eq!(continuation(&stream("stderr", &format!("a{long}")), &elements, Some(&store)), None);
         assert_eq!(continuation(&whole, &elements, None), None);

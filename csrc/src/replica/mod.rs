@@ -1,8 +1,8 @@
 //! Storey 1: an Automerge document that peers keep equal. Knows no schema.
 //!
-//! A document of a program is a [`Doc`]; one that takes changes of peers is a [`Replica`]. [`PeerSync`] is the state of the
-//! sync protocol with one peer (`sync`). What comes from outside, messages and files, passes `admission`; a change that the
-//! engine fails on is taken back (`rollback`).
+//! A document that can be read is a [`Doc`]; one that also applies changes of peers is a [`Replica`]. [`PeerSync`] is
+//! the state of the sync protocol with one peer (`sync`). Messages and files from outside pass `admission`; a change
+//! that the engine fails on is undone (`rollback`).
 
 mod admission;
 mod panic;
@@ -36,11 +36,11 @@ pub trait Replica: Doc {
     /// The document, for the changes of peers.
     fn doc_mut(&mut self) -> &mut Automerge;
 
-    /// To be called when the document has taken changes of a peer: brings up to date what is kept beside it, and says
-    /// what changed.
+    /// Called after the document has applied changes of a peer: updates what is kept beside it, and returns what
+    /// changed.
     fn changed(&mut self, applied: &Applied<'_>) -> Self::Changes;
 
-    /// Replaces the document by an earlier state of it: the engine failed in the midst of a change.
+    /// Replaces the document by an earlier state of it: the engine failed during a change.
     fn restore(&mut self, document: Automerge);
 }
 
@@ -53,7 +53,7 @@ pub enum ReplicaError {
     BadSync(String),
     /// A change that this replica does not have.
     UnknownHeads(String),
-    /// The document engine refused something this module did not foresee.
+    /// The document engine returned an unexpected error.
     Engine(String),
 }
 

@@ -1,7 +1,7 @@
 //! Storey 1: panics of the document engine.
 //!
-//! The engine takes for granted what every honest peer keeps, and panics on some messages and files that no honest
-//! program writes (found by `csrc/fuzz`). Bytes of one peer must not take a room away from the others in it.
+//! The engine relies on rules that every correct peer keeps, and panics on some messages and files that no correct
+//! program writes (found by `csrc/fuzz`). Bytes of one peer must not break a room for the other peers.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 

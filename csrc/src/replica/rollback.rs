@@ -1,4 +1,4 @@
-//! Storey 1: taking back a change that the document engine failed on.
+//! Storey 1: undoing a change that the document engine failed on.
 
 use std::any::Any;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -8,8 +8,8 @@ use automerge::{Automerge, ChangeHash};
 use super::panic::catch_panic;
 use super::{Replica, ReplicaError, ENCODING};
 
-/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if it took what cannot be kept (none),
-/// the replica becomes what it was before, and that is an error of the sender.
+/// Calls the engine, which changes `replica` by bytes from outside. If it panics, or if it accepted what cannot be kept
+/// (none), restores the replica and reports an error of the sender.
 ///
 /// # Errors
 /// That of `apply`, which has not changed the document then; or `BadSync`.
@@ -37,11 +37,11 @@ pub(super) fn apply_or_restore<R: Replica, T>(
     }
 }
 
-/// The document as it was with these heads, out of what a failure left of it.
+/// Rebuilds the document as it was with these heads from what a failure left of it.
 ///
-/// Heads are hashes over everything that led to them, and are computed anew from the content here: a document with the
-/// same heads is the same document. Changes that wait for others are left out, the one that broke it may be among
-/// them; peers send them again when they are asked for what is missing.
+/// Heads are hashes over their whole history, and are recomputed from the content here: a document with the same heads
+/// is the same document. Changes that wait for others are dropped, since the one that broke the engine may be among
+/// them; peers send them again when asked for what is missing.
 pub(super) fn rebuilt(doc: &Automerge, heads: &[ChangeHash]) -> Option<Automerge> {
     let again =
         if heads.is_empty() { Automerge::new_with_encoding(ENCODING) } else { doc.fork_at(heads).ok()? };

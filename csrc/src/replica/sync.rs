@@ -11,7 +11,7 @@ use super::rollback::apply_or_restore;
 use super::{Doc, Replica, ReplicaError};
 
 /// More probes than any peer uses in a filter (7 everywhere); a filter that asks for billions of
-/// them would stop us.
+/// them would block this thread.
 const MAX_PROBES: u64 = 64;
 
 /// What we know about the replica of one peer, for the life of one connection (protocol 2,
@@ -19,7 +19,7 @@ const MAX_PROBES: u64 = 64;
 #[derive(Debug, Clone)]
 pub struct PeerSync {
     state: State,
-    /// False when a change of the peer turned out otherwise when we made it again.
+    /// False once a change of the peer had another hash when it was replayed.
     writes_as_we_do: bool,
 }
 
@@ -46,8 +46,8 @@ impl PeerSync {
 
     /// Applies a message of the peer.
     ///
-    /// A message that cannot be decoded, or that the engine breaks on, leaves the document as it was. A replica that was empty
-    /// reports all cells but no single outputs: there is nothing to compare with, read them all.
+    /// A message that cannot be decoded, or that the engine panics on, leaves the document as it was. A replica that
+    /// was empty reports all cells but no single outputs: there is nothing to compare with, read them all.
     pub fn receive<R: Replica>(
         &mut self,
         replica: &mut R,
@@ -68,21 +68,21 @@ impl PeerSync {
                 false => replica.changed(&applied),
             }))
         })?;
-        self.heard(replica.doc(), &before, message);
+        self.record(replica.doc(), &before, message);
         self.settle_filter(replica.doc());
         Ok(changes)
     }
 
-    /// Notes what a message says of its sender, whose changes `doc` has taken; it had the heads `before`.
+    /// Records what a message announces about its sender. `doc` has applied its changes, and had the heads `before`.
     ///
-    /// This is the second half of the engine's `receive_sync_message`, which cannot be used: it looks at every ancestor of
-    /// the peer's heads, so that each message would cost the whole history. It also takes a peer with our heads for one
-    /// that we have told so; if we did not (the changes came in one message, the heads in the next), the peer still
-    /// waits for our word that we have its changes.
-    fn heard(&mut self, doc: &Automerge, before: &[ChangeHash], message: Message) {
+    /// This is the second half of the engine's `receive_sync_message`, which cannot be used: it visits every ancestor
+    /// of the peer's heads, so that each message would cost the whole history. It also assumes that a peer with our
+    /// heads has received them from us; if it has not (the changes came in one message, the heads in the next), the
+    /// peer still waits for the announcement that we have its changes.
+    fn record(&mut self, doc: &Automerge, before: &[ChangeHash], message: Message) {
         let state = &mut self.state;
         if let Some(flags) = message.flags {
-            // Who sends flags takes messages of version 2.
+            // A peer that sends flags accepts messages of version 2.
             let resets = flags.contains(MessageFlags::SUPPORTS_SYNC_RESET).then_some(Capability::SyncReset);
             state.their_capabilities = Some([Capability::MessageV2].into_iter().chain(resets).collect());
             if flags.contains(MessageFlags::SYNC_RESET) {
@@ -116,14 +116,14 @@ impl PeerSync {
 
     /// Forgets the filter of the peer's last message if it lacks nothing of what we have.
     ///
-    /// The filter speaks of the changes that are there when it comes. About one later change in a hundred looks
-    /// as if the filter had it, and would be withheld until the peer notices and asks. If the peer lacks something,
-    /// later changes depend on that and are sent with it, whatever the filter says of them.
+    /// The filter covers the changes that exist when it arrives. About one later change in a hundred is a false
+    /// positive, and would be withheld until the peer notices and asks. If the peer lacks something, later changes
+    /// depend on that and are sent with it, whether the filter has them or not.
     fn settle_filter(&mut self, doc: &Automerge) {
         let Some([have]) = self.state.their_have.as_deref_mut() else { return };
         let heads = doc.get_heads();
         let known = |hash: &ChangeHash| have.bloom.contains_hash(hash);
-        // Most often one look is enough: the peer lacks a head, or was told so far.
+        // One check is usually enough: the peer lacks a head, or we announced the same heads before.
         if !heads.iter().all(|head| known(head) || have.last_sync.contains(head)) {
             return;
         }
@@ -164,7 +164,7 @@ impl PeerSync {
         })
     }
 
-    /// True if both sides have the same changes and both have said so.
+    /// True if both sides have the same changes and both have announced it.
     pub fn converged(&self, replica: &dyn Doc) -> bool {
         let heads = replica.doc().get_heads();
         self.state.have_responded && self.their_heads() == Some(&heads) && self.state.last_sent_heads == heads
@@ -190,10 +190,10 @@ fn bad(error: impl ToString) -> ReplicaError {
     ReplicaError::BadSync(error.to_string())
 }
 
-/// Decodes a message to a replica that is `empty` or not, and refuses what the engine would accept but not survive.
+/// Decodes a message to a replica that is `empty` or not, and refuses what would make the engine panic later.
 fn decode(bytes: &[u8], empty: bool) -> Result<(Message, Admitted), ReplicaError> {
     let mut message = Message::decode(bytes).map_err(bad)?;
-    // The engine compares sorted lists, and repeats the heads it was told in its own messages.
+    // The engine compares sorted lists, and repeats the heads it received in its own messages.
     sort(&mut message.heads);
     sort(&mut message.need);
     for have in &mut message.have {
@@ -202,12 +202,12 @@ fn decode(bytes: &[u8], empty: bool) -> Result<(Message, Admitted), ReplicaError
             return Err(bad("unusable Bloom filter"));
         }
     }
-    // The engine would silently leave out what follows a damaged chunk, and never end with one that is too much.
+    // The engine would silently skip what follows a damaged chunk, and never finish one that is too large.
     let admitted = admit_message(message.changes.iter(), empty).map_err(bad)?;
     Ok((message, admitted))
 }
 
-/// Removes from the changes that were `sent` to a peer those that it has: its heads, and what is behind them.
+/// Removes from the changes that were `sent` to a peer those that it has: its heads, and their ancestors.
 ///
 /// No change has a higher operation than one that depends on it. So the search ends where all operations are older than
 /// those of the changes that were sent.
@@ -233,7 +233,7 @@ fn sort(hashes: &mut Vec<ChangeHash>) {
 }
 
 /// An encoded filter: nothing at all, or entries, bits per entry, probes, bits. The engine divides by
-/// the number of bits and makes a list of as many probes as it is told.
+/// the number of bits and allocates as many probes as the filter asks for.
 fn sane_filter(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut next = || {

@@ -8,10 +8,10 @@ use super::json::{read_map, write_differences};
 use super::SettingsError;
 use crate::replica::{admit_file, Applied, Doc, Replica, ReplicaError, ENCODING};
 
-/// Members that older programs wrote at the root, as text with commas, and where their content belongs.
+/// Members that older programs wrote at the root, as text with commas, and where their content is now.
 const LEGACY: [(&str, &str); 2] = [("default_uv_packages", "uv"), ("default_conda_packages", "conda")];
 
-/// The name of the schema in the mirror of the settings; no setting.
+/// The name of the schema in the settings file; no setting.
 const SCHEMA: &str = "$schema";
 
 /// A replica of the settings. Members that the protocol does not define are kept.
@@ -59,7 +59,7 @@ impl Settings {
         all
     }
 
-    /// Changes the members that are given and different, as one change. Objects are gone through member by
+    /// Changes the members that are given and different, as one change. Objects are compared member by
     /// member, a list is replaced as a whole. False if nothing was different.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Settings {
         let mut legacy = take_legacy(&mut wanted);
         for (key, value) in std::mem::take(&mut wanted) {
             match (legacy.get_mut(&key), value) {
-                // The present form of a setting counts more than the old one.
+                // The present form of a setting takes precedence over the old one.
                 (Some(Value::Object(old)), Value::Object(new)) => old.extend(new),
                 (_, value) => {
                     legacy.insert(key, value);
@@ -161,7 +161,7 @@ fn defaults() -> Map<String, Value> {
     members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Removes the members of older programs; gives what they mean.
+/// Removes the members of older programs; returns their content in the present form.
 fn take_legacy(members: &mut Map<String, Value>) -> Map<String, Value> {
     let mut found = Map::new();
     for (old, new) in LEGACY {
@@ -220,7 +220,7 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
-    /// Exchanges messages until nobody has anything to say.
+    /// Exchanges messages until neither side has one.
     fn settle(one: &mut Settings, two: &mut Settings) {
         let (mut first, mut second) = (PeerSync::new(), PeerSync::new());
         loop {
@@ -306,7 +306,7 @@ mod tests {
         let heads = settings.doc.get_heads();
         let (again, _) = Settings::load_prefix(&settings.doc.save()).unwrap();
         assert_eq!(again.doc.get_heads(), heads);
-        // The same in JSON; the present form counts more.
+        // The same in JSON; the present form takes precedence.
         settings
             .change(&object(json!({"default_conda_packages": "a,b", "default_uv_packages": "x", "uv": uv})))
             .unwrap();
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_another_shape_reads_as_defaults_and_can_be_mended() {
+    fn a_document_of_another_shape_reads_as_defaults_and_can_be_repaired() {
         let mut odd = Settings::empty();
         odd.write(
             &Map::new(),

@@ -53,7 +53,7 @@ fn scalar_json(scalar: &ScalarValueRef<'_>) -> Option<Value> {
     }
 }
 
-/// Writes the members of `wanted` that `present` does not have. Objects are gone through member by member, a list
+/// Writes the members of `wanted` that `present` does not have. Objects are compared member by member, a list
 /// is replaced as a whole. True if anything was written.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ pub fn write_differences(
             (value, Some(known)) if value == known => {}
             (Value::Object(members), known) => {
                 let known = known.and_then(Value::as_object);
-                // Only a map that is there can be gone through; what is known of it may be a default.
+                // Only a map that exists can be compared; `present` may be a default.
                 let (inner, known) = match tx.get(map, key.as_str())? {
                     Some((automerge::Value::Object(ObjType::Map), inner)) => (inner, known.unwrap_or(&none)),
                     _ => {

@@ -1,4 +1,4 @@
-//! Storey 1, what can be wrong with a stream of frames (protocol 2, section 2.3). Touches nothing.
+//! Storey 1, what can be wrong with a stream of frames (protocol 2, section 2.3).
 
 use std::fmt;
 

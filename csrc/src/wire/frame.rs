@@ -1,5 +1,5 @@
 //! Storey 1, frames: a 4-byte big-endian length, then that many payload bytes (protocol 2, section 2).
-//! Touches nothing but byte buffers.
+//! Works on byte buffers only.
 
 use super::error::FrameError;
 use super::typed::FrameType;
@@ -54,7 +54,7 @@ pub fn append(out: &mut Vec<u8>, kind: Option<FrameType>, payload: &[u8]) -> Res
 /// Feed bytes with [`push`](Decoder::push), take payloads with [`next_frame`](Decoder::next_frame)
 /// until it gives `None`, and call [`finish`](Decoder::finish) at the end of the stream. Memory grows
 /// with the bytes received, never with the length announced. An error is final: there is no way to find
-/// the next frame behind a bad one.
+/// the next frame after a bad one.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
@@ -71,7 +71,7 @@ impl Decoder {
     }
 
     /// Sets the limit (payload bytes) for the frames not handed out yet: a server raises it from
-    /// [`CONTROL_LIMIT`] to [`DATA_LIMIT`] behind the handshake.
+    /// [`CONTROL_LIMIT`] to [`DATA_LIMIT`] after the handshake.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -111,7 +111,7 @@ impl Decoder {
         }
     }
 
-    /// What the end of the stream means now: `Ok` between two frames, an error inside one. Complete
+    /// Whether the stream may end here: `Ok` between two frames, an error inside one. Complete
     /// frames still waiting for [`next_frame`](Decoder::next_frame) are no error.
     pub fn finish(&self) -> Result<(), FrameError> {
         if let Some(error) = &self.failed {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn big_frames_with_company_arrive_and_the_memory_goes() {
+    fn big_frames_between_others_arrive_and_their_memory_is_released() {
         let big = vec![7u8; 3 * 1024 * 1024];
         let mut stream = encode(b"before").unwrap();
         append(&mut stream, None, &big).unwrap();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_stream_is_judged_by_its_place() {
+    fn the_stream_may_end_only_between_two_frames() {
         let mut decoder = Decoder::new(DATA_LIMIT);
         decoder.push(&encode(b"ab").unwrap());
         assert_eq!(decoder.finish(), Ok(()));

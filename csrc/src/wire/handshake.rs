@@ -1,5 +1,5 @@
 //! Storey 1, the first frame of either side: which channel, which version (protocol 2, section 3).
-//! Touches nothing but byte slices.
+//! Works on byte slices only.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -37,7 +37,7 @@ impl Body for Channel {
     const TAG: Tag = Tag::Member("channel");
 }
 
-/// How the frames behind the handshake of a notebook channel look (protocol 2, section 3.1).
+/// The form of the frames after the handshake of a notebook channel (protocol 2, section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Raw sync messages, no capabilities frame (section 6).
@@ -47,7 +47,7 @@ pub enum Protocol {
 }
 
 impl Channel {
-    /// The version a daemon has to speak: [`Protocol::V2`] on a notebook channel that asked for exactly
+    /// The version a daemon has to use: [`Protocol::V2`] on a notebook channel that asked for exactly
     /// `v2`, otherwise [`Protocol::V1`]: other channels have no typed frames either.
     pub fn protocol(&self) -> Protocol {
         match self {
@@ -79,7 +79,7 @@ impl Handshake {
         Ok(Handshake { channel: body, extra })
     }
 
-    /// The payload, members in canonical order, extra ones behind.
+    /// The payload: members in canonical order, then extra ones.
     pub fn to_json(&self) -> Vec<u8> {
         let (body, extra) = (self.channel.clone(), self.extra.clone());
         Message { body, extra }.to_json()
@@ -89,7 +89,7 @@ impl Handshake {
 /// The daemon's answer to a version 2 handshake (protocol 2, section 3.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capabilities {
-    /// The version spoken. A daemon sends `v2` or no such frame at all.
+    /// The version in use. A daemon sends `v2` or no such frame at all.
     pub protocol: String,
     /// Members the protocol does not define, in their order.
     pub extra: Map<String, Value>,
@@ -116,23 +116,23 @@ impl Capabilities {
         Ok(Capabilities { protocol: body.protocol, extra })
     }
 
-    /// The payload, extra members behind.
+    /// The payload: the version, then extra members.
     pub fn to_json(&self) -> Vec<u8> {
         let protocol = self.protocol.clone();
         Message { body: CapabilitiesBody { protocol }, extra: self.extra.clone() }.to_json()
     }
 }
 
-/// What a client makes of the daemon's first frame (protocol 2, section 3.1).
+/// How a client reads the daemon's first frame (protocol 2, section 3.1).
 #[derive(Debug, Clone, PartialEq)]
 pub enum FirstFrame {
     /// Continue with typed frames.
     V2(Capabilities),
-    /// Hand the frame to the sync decoder: the daemon speaks version 1, or nonsense.
+    /// Pass the frame to the sync decoder: the daemon uses version 1, or sent garbage.
     V1,
 }
 
-/// Looks at the daemon's first frame. Anything but capabilities of version 2 is [`FirstFrame::V1`].
+/// Reads the daemon's first frame. Anything but capabilities of version 2 is [`FirstFrame::V1`].
 pub fn first_frame(frame: &[u8]) -> FirstFrame {
     match Capabilities::parse(frame) {
         Ok(capabilities) if capabilities.protocol == V2 => FirstFrame::V2(capabilities),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_travel_behind_the_defined_members() {
+    fn extensions_follow_the_defined_members() {
         let mut handshake = Handshake::from(notebook(Some("v2")));
         handshake.extra.insert("rtd".to_owned(), 1.into());
         let json = handshake.to_json();

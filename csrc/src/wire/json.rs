@@ -1,5 +1,5 @@
 //! Storey 1, JSON of messages: a strict scan, reading by tag, writing by tag (protocol 2, section 3).
-//! Touches nothing but byte slices.
+//! Works on byte slices only.
 //!
 //! serde can read enums whose tag is a member of the object, but keeps a tree of the whole object while
 //! it looks for the tag: dozens of bytes for each number, and the buffers of a widget message are
@@ -26,7 +26,7 @@ pub(super) struct Outline {
     pub names: Vec<String>,
 }
 
-/// Scans a whole message: one JSON object, no byte order mark, nothing behind it, valid UTF-8, no
+/// Scans a whole message: one JSON object, no byte order mark, nothing after it, valid UTF-8, no
 /// unpaired surrogate, no duplicate member at any depth (two readers could understand it differently).
 pub(super) fn outline(text: &[u8], tag: Option<&'static str>) -> Result<Outline, Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -69,8 +69,8 @@ fn duplicate<E: serde::de::Error>(name: &str) -> E {
     E::custom(format_args!("duplicate member `{name}`"))
 }
 
-/// A JSON value that was looked at and not kept. Unlike `IgnoredAny` it has every string decoded, which
-/// is what finds unpaired surrogates, and sees duplicate members.
+/// A JSON value that is checked and not kept. Unlike `IgnoredAny` it decodes every string, which finds unpaired
+/// surrogates, and sees duplicate members.
 struct Checked;
 
 impl<'de> Deserialize<'de> for Checked {
@@ -161,8 +161,8 @@ impl<'de> Visitor<'de> for MembersVisitor<'_> {
     }
 }
 
-/// Reads the variant `variant` of the enum `T` from the object `text`; also gives the names of the
-/// members the variant has.
+/// Reads the variant `variant` of the enum `T` from the object `text`; also returns the names of the
+/// members of the variant.
 pub(super) fn read_variant<T: DeserializeOwned>(
     text: &[u8],
     variant: &str,
@@ -239,7 +239,7 @@ impl<'de> VariantAccess<'de> for VariantReader<'de> {
 /// Writes `body`, a variant with named members or none, as one object with the tag in front.
 pub(super) fn write_variant<T: Serialize>(tag: &str, body: &T) -> Vec<u8> {
     // serde writes `"name"`, or `{"name":{members}}`. Names of variants need no escapes, so the first
-    // colon is the one behind the name.
+    // colon is the one after the name.
     let plain = write(body);
     let mut out = Vec::with_capacity(plain.len() + tag.len() + 4);
     out.extend_from_slice(b"{\"");
@@ -263,7 +263,7 @@ pub(super) fn write_variant<T: Serialize>(tag: &str, body: &T) -> Vec<u8> {
     out
 }
 
-/// Compact JSON of a value whose maps have string keys, which is all that can go wrong in writing.
+/// Compact JSON of a value whose maps have string keys; other keys are the only way that writing fails.
 pub(super) fn write<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("messages have string keys only")
 }

@@ -1,5 +1,5 @@
-//! Storey 1, one JSON message: a typed body and whatever other members came along (protocol 2,
-//! sections 3 and 14.4). Touches nothing but byte slices.
+//! Storey 1, one JSON message: a typed body and the other members of the object (protocol 2,
+//! sections 3 and 14.4). Works on byte slices only.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::json;
 /// Why a payload is not a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageError {
-    /// Not JSON: bad syntax, bytes behind the value, a byte order mark, invalid UTF-8, an unpaired
+    /// Not JSON: bad syntax, bytes after the value, a byte order mark, invalid UTF-8, an unpaired
     /// surrogate escape.
     BadJson(String),
     /// JSON, but no message: not an object, unknown variant, missing or mistyped or duplicate member.
@@ -50,7 +50,7 @@ impl From<serde_json::Error> for MessageError {
     }
 }
 
-/// How the variants of a message are told apart.
+/// How the variants of a message are distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     /// By the value of the member of this name. The body is an enum whose variants have named members
@@ -63,9 +63,9 @@ pub enum Tag {
 /// What a [`Message`] can carry.
 ///
 /// The `Serialize` and `Deserialize` of a body leave the tag to [`Message`]: only [`Message::parse`] and
-/// [`Message::to_json`] speak the form of the wire.
+/// [`Message::to_json`] read and write the form on the wire.
 pub trait Body: Serialize + DeserializeOwned {
-    /// How the variants of this body are told apart.
+    /// How the variants of this body are distinguished.
     const TAG: Tag;
 }
 

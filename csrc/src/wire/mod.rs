@@ -1,5 +1,5 @@
 //! Storey 1: the bytes on the socket. Knows frames, type bytes and JSON messages; touches no socket,
-//! no thread, no clock and no document. Bytes go in, values come out, and the other way round.
+//! no thread, no clock and no document. Bytes go in, values come out, and the reverse.
 //!
 //! | Module | Noun | Source (`docs/protocol.md`, protocol 2) |
 //! |---|---|---|

@@ -1,5 +1,5 @@
-//! Storey 1, the type byte in front of every notebook frame behind the capabilities (protocol 2,
-//! section 5.1). Touches nothing but byte slices.
+//! Storey 1, the type byte in front of every notebook frame after the capabilities (protocol 2,
+//! section 5.1). Works on byte slices only.
 
 use super::error::FrameError;
 
@@ -31,7 +31,7 @@ impl TryFrom<u8> for FrameType {
     }
 }
 
-/// Parts the payload of a frame into its type and what follows the type byte.
+/// Splits the payload of a frame into its type and what follows the type byte.
 pub fn split(frame: &[u8]) -> Result<(FrameType, &[u8]), FrameError> {
     let (&kind, payload) = frame.split_first().ok_or(FrameError::Empty)?;
     Ok((FrameType::try_from(kind)?, payload))

@@ -53,7 +53,8 @@ struct Play {
 #[derive(Default)]
 struct Heard {
     broadcasts: Vec<Vec<u8>>,
-    /// Whether the script wrote broadcasts in another way, or bytes that are no frames: what they become is not counted.
+    /// Whether the script wrote broadcasts in another way, or bytes that are no frames: what they become is not
+    /// counted.
     raw: bool,
     delivered: usize,
     requests: Vec<u64>,

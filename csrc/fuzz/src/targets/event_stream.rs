@@ -86,7 +86,7 @@ impl Play {
             }
             2 => {
                 let raw = broadcast(with).to_string().into_bytes();
-                let Ok(message) = Message::parse(&raw) else { return self.runs.heard(self.now) };
+                let Ok(message) = Message::parse(&raw) else { return self.runs.received(self.now) };
                 let action = self.runs.broadcast(&message, &raw, self.now);
                 self.act(action);
             }

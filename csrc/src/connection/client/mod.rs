@@ -27,13 +27,13 @@ use crate::wire::handshake::{first_frame, Channel, FirstFrame, Handshake};
 use crate::wire::typed::split;
 use crate::wire::{FrameError, FrameType, MessageError};
 
-/// An acknowledgement waits until nothing came for this long, so that a burst of changes costs one
+/// An acknowledgement waits until nothing arrived for this long, so that a burst of changes costs one
 /// answer (protocol 2, section 14.1 item 4) ...
 const ACK_QUIET: Millis = 20;
 /// ... but never longer than this after the first change it answers.
 const ACK_LIMIT: Millis = 200;
-/// Bytes of broadcasts that wait for an announced change, with what it takes to keep them. A daemon that
-/// has sent so many and not the change will not send it.
+/// Bytes of broadcasts that wait for an announced change, with their overhead in memory. A daemon that
+/// sent so many without the change will not send it.
 const HELD_LIMIT: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -238,13 +238,13 @@ impl Client {
                 self.state = State::Live;
                 let capabilities = Value::Object(self.capabilities.clone()).to_string();
                 self.ready_events.push_back(Event::received(RTD_EV_READY, 0, capabilities.into_bytes()));
-                // What the daemon sends to a newcomer, such as the widgets that are open.
+                // Sent to a client that joins, such as the open widgets.
                 self.release_held();
             }
             return Ok(());
         }
         if missing || !self.sync.acknowledged(notebook) {
-            // One side withheld a change; only our answer brings it out, so it cannot wait.
+            // A filter withheld a change, and only our answer releases it, so the answer cannot wait.
             self.answer(notebook)?;
         } else {
             let since = *self.ack_since.get_or_insert(now);
@@ -293,10 +293,10 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request; `body` must be an object with the member `action` (section 5.6). Gives its id.
+    /// Sends a request; `body` must be an object with the member `action` (section 5.6). Returns its id.
     ///
     /// # Errors
-    /// A body over the frame limit, or a daemon that speaks protocol 1 only.
+    /// A body over the frame limit, or a daemon with protocol 1 only.
     pub fn request(&mut self, mut body: Map<String, Value>) -> Result<u64, ConnectionError> {
         if !self.dialect.typed() {
             return Err(ConnectionError::Unexpected("send_request requires v2 protocol".into()));

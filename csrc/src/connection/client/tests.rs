@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn broadcasts_to_a_newcomer_arrive_when_it_has_joined() {
+fn broadcasts_before_the_join_arrive_after_it() {
     let mut theirs = Notebook::create("n").unwrap();
     let mut of_theirs = PeerSync::new();
     let (mut ours, mut client) = (Notebook::empty(), Client::new("n").unwrap());
@@ -18,7 +18,7 @@ fn broadcasts_to_a_newcomer_arrive_when_it_has_joined() {
         events.push(event);
     }
     assert_eq!((events.len(), client.dialect()), (0, Dialect::Ours2));
-    // Its answer asks for the document, and that is the last the daemon has to say.
+    // Its answer asks for the document, and that is the daemon's last message.
     let mut answers = Decoder::new(DATA_LIMIT);
     let mut out = Vec::new();
     client.take_output(&mut out);
@@ -45,8 +45,8 @@ fn what_the_daemon_changed_is_acknowledged_in_a_pause_or_at_a_limit() {
     frame::append(&mut wire, None, br#"{"protocol":"v2","rtd":1}"#).unwrap();
     let mut of_client = Decoder::new(DATA_LIMIT);
     let mut first = true;
-    // What the daemon says at a time; gives how many messages the client has for it then.
-    let mut hear = |client: &mut Client, theirs: &mut Notebook, now: Millis| {
+    // Passes the daemon's messages to the client at a time; returns how many messages the client sends then.
+    let mut deliver = |client: &mut Client, theirs: &mut Notebook, now: Millis| {
         while let Some(message) = of_theirs.generate(theirs) {
             frame::append(&mut wire, Some(FrameType::Sync), &message).unwrap();
         }
@@ -67,14 +67,14 @@ fn what_the_daemon_changed_is_acknowledged_in_a_pause_or_at_a_limit() {
         count
     };
     while !client.is_ready() {
-        hear(&mut client, &mut theirs, 0);
+        deliver(&mut client, &mut theirs, 0);
     }
-    hear(&mut client, &mut theirs, 0);
+    deliver(&mut client, &mut theirs, 0);
     assert_eq!(client.deadline(), None);
     let mut change = |client: &mut Client, now: Millis| {
         let value = now.to_string();
         theirs.edit(&[crate::notebook::Op::SetMetadata { key: "k".into(), value }]).unwrap();
-        hear(client, &mut theirs, now)
+        deliver(client, &mut theirs, now)
     };
     let start = 1000;
     for now in (start..start + ACK_LIMIT).step_by(15) {

@@ -20,14 +20,14 @@ const WIRE_MARK: usize = 256 * 1024;
 /// A request that has no answer on the wire yet.
 pub struct Answer {
     token: u64,
-    /// Identifier to echo; with it answers may leave in any order.
+    /// Identifier to echo; with it answers may be sent in any order.
     request_id: Option<Value>,
     /// Bytes of the request.
     size: usize,
     body: Option<Vec<u8>>,
 }
 
-/// Something that leaves behind all changes made before it.
+/// Something that is sent after all changes made before it.
 struct InTurn {
     kind: FrameType,
     json: Arc<[u8]>,
@@ -35,7 +35,7 @@ struct InTurn {
 }
 
 /// Outgoing half of one connection. Order: responses, then the sync message if the document moved,
-/// then broadcasts; so a broadcast never overtakes the change it speaks of, nor the response of the
+/// then broadcasts; so a broadcast never overtakes the change it refers to, nor the response of the
 /// request that caused it (protocol 2, section 5.5).
 pub struct Outbox {
     /// Frames carry a type byte: the notebook channel of protocol 2, which alone has broadcasts.
@@ -52,7 +52,7 @@ pub struct Outbox {
     document_moved: bool,
     /// Replaced, not queued, while the peer does not read.
     latest: Option<Arc<[u8]>>,
-    /// The peer takes nothing any more.
+    /// The peer does not read any more.
     closed: bool,
     /// The peer reads outputs from the document and wants no broadcasts of them.
     pub(super) omits_outputs: bool,
@@ -107,8 +107,8 @@ impl Outbox {
         self.unanswered.1
     }
 
-    /// The peer takes nothing any more: what waits to be sent is dropped, and nothing is kept from now on. Requests
-    /// are to be answered all the same.
+    /// The peer does not read any more: drops what waits to be sent, and keeps nothing from now on. Requests still have
+    /// to be answered.
     pub fn close(&mut self) {
         let unanswered = self.unanswered;
         let answers = std::mem::take(&mut self.answers);
@@ -138,7 +138,7 @@ impl Outbox {
         true
     }
 
-    /// Without identifiers answers leave in the order of their requests.
+    /// Sends answers without identifiers in the order of their requests.
     fn release_in_order(&mut self) {
         while let Some(place) = self.answers.iter().position(|answer| answer.request_id.is_none()) {
             if self.answers[place].body.is_none() {
@@ -159,7 +159,7 @@ impl Outbox {
     }
 
     /// Queues a broadcast. With a `cause` it waits for the response to that request, and everything
-    /// behind it waits too.
+    /// after it waits too.
     pub fn broadcast(&mut self, json: &Arc<[u8]>, cause: u64) {
         if self.typed && !self.closed {
             self.queued += json.len();
@@ -167,8 +167,8 @@ impl Outbox {
         }
     }
 
-    /// Queues a response that stands for "you have everything up to here": unlike others it leaves
-    /// behind the changes and broadcasts before it.
+    /// Queues a response that means "you have everything up to here": unlike others it is sent after the changes and
+    /// broadcasts before it.
     pub fn respond_in_turn(&mut self, body: &Value) {
         if self.closed {
             return;
@@ -179,15 +179,15 @@ impl Outbox {
         self.in_turn.push_back(InTurn { kind: FrameType::Response, json, cause: 0 });
     }
 
-    /// Sends a value when everything before it was taken; one that still waits is replaced. For a channel that only
-    /// tells the current value, a slow peer needs no other.
+    /// Sends a value when everything before it was written, and replaces one that still waits: on a channel that sends
+    /// only the current value, a slow peer needs no other.
     pub fn send_latest(&mut self, json: &Arc<[u8]>) {
         if !self.closed {
             self.latest = Some(Arc::clone(json));
         }
     }
 
-    /// The document changed, or an answer to a sync message is owed.
+    /// The document changed, or a sync message has to be answered.
     pub fn document_moved(&mut self) {
         self.document_moved = true;
     }
@@ -244,7 +244,7 @@ impl Outbox {
         self.sent < self.wire.len()
     }
 
-    /// The bytes to write; tell what was written with [`Outbox::written`].
+    /// The bytes to write; report what was written with [`Outbox::written`].
     pub fn output(&self) -> &[u8] {
         &self.wire[self.sent..]
     }

@@ -1,4 +1,4 @@
-//! What leaves, and in which order.
+//! What is sent, and in which order.
 
 use super::*;
 use crate::notebook::{Notebook, Op};
@@ -15,7 +15,7 @@ fn broadcast(outbox: &mut Outbox, name: &str, cause: u64) {
     outbox.broadcast(&json, cause);
 }
 
-/// The frames that leave now: "sync", or the result or event they carry.
+/// The frames that are sent now: "sync", or the result or event they carry.
 fn sent(outbox: &mut Outbox, document: Option<(&mut PeerSync, &dyn Doc)>) -> Vec<String> {
     outbox.fill(document).unwrap();
     let mut decoder = Decoder::new(DATA_LIMIT);
@@ -49,7 +49,7 @@ fn a_broadcast_never_overtakes_the_change_before_it() {
 }
 
 #[test]
-fn nothing_is_kept_for_a_peer_that_takes_nothing_any_more() {
+fn nothing_is_kept_for_a_peer_that_does_not_read_any_more() {
     let mut notebook = Notebook::create("n").unwrap();
     let mut sync = PeerSync::new();
     for typed in [true, false] {
@@ -74,11 +74,11 @@ fn nothing_is_kept_for_a_peer_that_takes_nothing_any_more() {
         assert_eq!((outbox.has_output(), outbox.queued(), outbox.unanswered()), (false, 0, 1));
     }
     notebook.edit(&[Op::insert_cell("c", "code", "", None)]).unwrap();
-    assert!(sync.generate(&notebook).is_some(), "nothing was made for it either");
+    assert!(sync.generate(&notebook).is_some(), "no sync message was generated for it either");
 }
 
 #[test]
-fn a_caused_broadcast_and_all_behind_it_wait_for_the_response() {
+fn a_caused_broadcast_and_all_after_it_wait_for_the_response() {
     let mut outbox = outbox();
     outbox.expect(1, Some(json!(5)), 10);
     broadcast(&mut outbox, "before", 0);
@@ -166,10 +166,10 @@ fn a_connection_without_types_has_no_broadcasts() {
 }
 
 #[test]
-fn of_states_a_slow_peer_is_told_the_newest_alone() {
+fn a_slow_peer_gets_only_the_newest_state() {
     let mut outbox = Outbox::new(false);
     let state = |name: &str| -> Arc<[u8]> { name.as_bytes().into() };
-    let told = |outbox: &mut Outbox| {
+    let sent = |outbox: &mut Outbox| {
         let output = outbox.output().to_vec();
         outbox.written(output.len());
         output[4..].to_vec()
@@ -180,11 +180,11 @@ fn of_states_a_slow_peer_is_told_the_newest_alone() {
         outbox.send_latest(&state(name));
         outbox.fill(None).unwrap();
     }
-    assert_eq!(told(&mut outbox), b"first");
+    assert_eq!(sent(&mut outbox), b"first");
     outbox.fill(None).unwrap();
-    assert_eq!(told(&mut outbox), b"third");
+    assert_eq!(sent(&mut outbox), b"third");
     outbox.fill(None).unwrap();
-    assert!(!outbox.has_output(), "a state is told once");
+    assert!(!outbox.has_output(), "a state is sent once");
 }
 
 #[test]

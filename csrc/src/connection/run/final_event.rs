@@ -1,4 +1,4 @@
-//! Storey 2: the end of an execution as our daemon reports it, by one `execution_done` with a status, behind the last
+//! Storey 2: the end of an execution as our daemon reports it, by one `execution_done` with a status, after the last
 //! output.
 
 use super::{Run, Runs};

@@ -1,12 +1,12 @@
 //! Storey 2: the end of an execution with the reference daemon: the finish rule of protocol 2, section 5.9, and a
-//! document barrier behind it. The daemon may lose broadcasts, so its queue has the last word.
+//! document barrier after it. The daemon may lose broadcasts, so its queue decides.
 
 use super::{Action, EndRule, Phase, Queue, Run, Runs};
 use crate::code::rtd_done::{self, *};
 use crate::connection::Millis;
 use crate::wire::v2::Broadcast;
 
-/// When the daemon was silent for so long, ask for the queue (section 14.1 item 8).
+/// When the daemon sent nothing for so long, ask for the queue (section 14.1 item 8).
 const SILENCE: Millis = 5_000;
 /// A barrier that is not answered for so long means a lost connection.
 const BARRIER_LIMIT: Millis = 15_000;
@@ -41,7 +41,7 @@ impl Runs {
                 }
             }
             Broadcast::KernelStatus { status, cell_id } => self.kernel_status(status, cell_id.as_deref()),
-            // Only the one behind the idle counts: a failing cell sends an early one as well.
+            // Only the one after the idle counts: a failing cell sends an early one as well.
             Broadcast::ExecutionDone { cell_id } => {
                 for run in self.accepted_runs(cell_id).filter(|run| run.phase == Phase::Idle) {
                     run.phase = Phase::Over;
@@ -130,7 +130,7 @@ impl Runs {
         Action::Barrier
     }
 
-    /// What became of cells that were queued and never seen in the queue: they are over, or the
+    /// Decides about cells that were queued and never seen in the queue: they are over, or the
     /// request was ignored, because the daemon still regarded the cell as executing (section 5.10).
     fn unseen(&mut self) -> Action {
         let mut ignored = Action::Nothing;
@@ -158,7 +158,7 @@ impl Runs {
         failed: impl Fn(&str) -> Option<rtd_done>,
     ) -> Action {
         self.barrier_since = None;
-        self.heard = now;
+        self.last_message = now;
         let over: Vec<u64> =
             self.runs.iter().filter(|run| run.phase == Phase::Over).map(|run| run.token).collect();
         self.queue(queue.executing.as_deref(), &queue.queued);
@@ -186,16 +186,16 @@ impl Runs {
         }
     }
 
-    /// When the silence of the daemon, or a barrier without an answer, becomes suspicious.
+    /// When the daemon has sent nothing, or has not answered a barrier, for too long.
     pub(super) fn guard(&self) -> Option<Millis> {
         if self.rule == EndRule::FinalEvent || self.runs.is_empty() {
             return None;
         }
-        Some(self.barrier_since.map_or(self.heard + SILENCE, |since| since + BARRIER_LIMIT))
+        Some(self.barrier_since.map_or(self.last_message + SILENCE, |since| since + BARRIER_LIMIT))
     }
 
-    /// The guard's time has come.
-    pub(super) fn unheard(&mut self, now: Millis) -> Action {
+    /// The daemon has sent nothing for too long.
+    pub(super) fn silence(&mut self, now: Millis) -> Action {
         if self.barrier_since.is_some() {
             return Action::GiveUp;
         }

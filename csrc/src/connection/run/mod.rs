@@ -1,6 +1,6 @@
 //! Storey 2: executions that a client waits for, from the request to exactly one terminal event.
 //!
-//! How an end is learnt depends on the daemon ([`EndRule`]): `final_event` reads the one event of our daemon,
+//! How a client learns the end depends on the daemon ([`EndRule`]): `final_event` reads the one event of our daemon,
 //! `finish_rule` applies the finish rule to the reference daemon's.
 
 mod final_event;
@@ -23,7 +23,7 @@ pub enum Action {
     Nothing,
     /// Send a document barrier and `get_queue_state`; call [`Runs::barrier_passed`] with the response.
     Barrier,
-    /// The request named a cell the daemon has not seen yet, or was ignored: sync and send it once more.
+    /// The daemon does not have the cell of the request yet, or ignored the request: sync and send it once more.
     Retry { token: u64, cell_id: String },
     /// The execution was joined under way: call [`Runs::replay`] with the outputs that are there.
     Replay { token: u64, cell_id: String },
@@ -76,12 +76,12 @@ struct Run {
     retried: bool,
     /// The cell got outputs after it was queued, though the daemon never showed it in the queue.
     evidence: bool,
-    /// Events of the cell came that may be those of another run; only the daemon's queue can tell.
+    /// Events of the cell came that may be those of another run; only the daemon's queue can decide.
     doubt: bool,
     /// The barrier under way was sent after the cell was queued.
     asked: bool,
     deadline: Option<Millis>,
-    /// Outputs that came before the start. Our daemon sends `execution_started` right behind the change that carries
+    /// Outputs that came before the start. Our daemon sends `execution_started` right after the change that carries
     /// them; the host program gets the start first as long as both come together.
     held: Vec<Event>,
 }
@@ -93,16 +93,16 @@ pub struct Runs {
     events: Vec<Event>,
     barrier_since: Option<Millis>,
     /// When the daemon last sent something.
-    heard: Millis,
+    last_message: Millis,
 }
 
 impl Runs {
     /// No executions yet.
     pub fn new(rule: EndRule) -> Self {
-        Self { rule, runs: Vec::new(), events: Vec::new(), barrier_since: None, heard: 0 }
+        Self { rule, runs: Vec::new(), events: Vec::new(), barrier_since: None, last_message: 0 }
     }
 
-    /// Sets how ends are learnt, once the daemon is known.
+    /// Sets the rule for ends, once the daemon is known.
     pub fn set_rule(&mut self, rule: EndRule) {
         self.rule = rule;
     }
@@ -134,7 +134,7 @@ impl Runs {
 
     /// An execution was requested.
     pub fn submit(&mut self, token: u64, cell_id: &str, deadline: Option<Millis>, now: Millis) {
-        self.heard = now;
+        self.last_message = now;
         self.runs.push(Run {
             token,
             cell_id: cell_id.into(),
@@ -221,7 +221,7 @@ impl Runs {
         }
     }
 
-    /// Outputs of an execution that was joined under way. Gives what had been held for it, which is among `outputs`,
+    /// Outputs of an execution that was joined under way. Returns what had been held for it, which is among `outputs`,
     /// unless another execution of the cell has reported it.
     #[must_use]
     pub fn replay(&mut self, token: u64, cell_id: &str, outputs: Vec<String>) -> Vec<Event> {
@@ -251,7 +251,7 @@ impl Runs {
 
     /// A broadcast came; `raw` is its JSON.
     pub fn broadcast(&mut self, message: &Message<Broadcast>, raw: &[u8], now: Millis) -> Action {
-        self.heard = now;
+        self.last_message = now;
         match self.rule {
             _ if self.runs.is_empty() => Action::Nothing,
             EndRule::FinalEvent => {
@@ -262,9 +262,9 @@ impl Runs {
         }
     }
 
-    /// The daemon sent something that says nothing of executions.
-    pub fn heard(&mut self, now: Millis) {
-        self.heard = now;
+    /// The daemon sent something that does not concern executions.
+    pub fn received(&mut self, now: Millis) {
+        self.last_message = now;
     }
 
     fn started(&mut self, count: i64, concerns: impl Fn(&Run) -> bool) {
@@ -295,7 +295,7 @@ impl Runs {
     pub fn tick(&mut self, now: Millis) -> Action {
         self.expire(now);
         match self.guard() {
-            Some(at) if at <= now => self.unheard(now),
+            Some(at) if at <= now => self.silence(now),
             _ => Action::Nothing,
         }
     }

@@ -106,8 +106,8 @@ impl Host {
         self.hub.step(&room, |state, outcome| state.publish(ops, &broadcasts, cause, outcome))
     }
 
-    /// One broadcast to one peer, behind the changes made before it. A peer of protocol version 1 has no
-    /// broadcasts and is left alone.
+    /// Sends one broadcast to one peer, after the changes made before it. A peer of protocol version 1 has no
+    /// broadcasts and gets nothing.
     ///
     /// # Errors
     /// `NotFound` when no such peer is in a room; `Poisoned`.
@@ -119,7 +119,7 @@ impl Host {
         self.hub.step(&room, |state, outcome| state.send(peer.id, broadcast, outcome))
     }
 
-    /// Tells the pool state to its subscribers, if it is another one. The member `event` is added.
+    /// Sends the pool state to its subscribers if it changed. Adds the member `event`.
     ///
     /// # Errors
     /// `Argument` when it is no state of protocol 2, section 11.2.

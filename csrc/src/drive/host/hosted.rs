@@ -30,7 +30,7 @@ pub trait Hosted: Replica + Sized + Send + 'static {
     fn unregister(registry: &mut Registry, room: &Room<Self>);
     /// What a peer in its room takes part in.
     fn membership(room: Arc<Room<Self>>) -> Membership;
-    /// What a change event says of changes.
+    /// The content of a change event.
     fn hint(changes: &Self::Changes) -> Hint;
     /// The event of a change by a peer, if the host program is to have one.
     fn changed_event(events: &ChangeEvents, room: &Room<Self>, hint: Hint) -> Option<Event>;

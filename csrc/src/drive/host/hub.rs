@@ -205,7 +205,7 @@ impl Hub {
         }
     }
 
-    /// Lets a peer into a room behind the work that is queued there.
+    /// Lets a peer into a room after the work that is queued there.
     fn enter_by_worker(self: &Arc<Self>, peer: &Arc<Peer>, room: &Arc<Room>) {
         let enter = {
             let (hub, peer, room) = (Arc::clone(self), Arc::clone(peer), Arc::clone(room));

@@ -89,7 +89,7 @@ impl Journal {
         };
         let bytes = document.doc().save_after(&self.heads);
         if let Err(error) = file.write_all(&bytes) {
-            // Part of the chunk may be in the file; appending behind it would be unreadable.
+            // Part of the chunk may be in the file; bytes appended after it would be unreadable.
             self.file = None;
             return Err(error);
         }
@@ -226,7 +226,7 @@ mod tests {
                 notebook.edit(&[insert]).unwrap();
                 journal.record(&notebook).unwrap();
                 let after = fs::metadata(&path).unwrap();
-                assert_eq!(after.ino(), before.ino(), "the file was appended to and not written anew");
+                assert_eq!(after.ino(), before.ino(), "the file was appended to and not rewritten");
                 after.len() - before.len()
             })
             .collect();

@@ -1,4 +1,4 @@
-//! Storey 3, host: turns that must not hold up the I/O thread, because they take long or wait for one that does.
+//! Storey 3, host: turns that must not block the I/O thread, because they take long or wait for one that does.
 //!
 //! A change of millions of characters takes the document engine seconds. The I/O thread hands such a turn to a worker
 //! thread; further work on the same room queues behind it, and other rooms go on. A room has no worker while all its
@@ -42,7 +42,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Whether the next turn goes to a worker: others are there, or the last one took long.
+    /// Whether the next turn goes to a worker: others wait there, or the last one took long.
     pub fn is_due(&self) -> bool {
         self.slow.load(Ordering::Relaxed) || lock(&self.queue).is_some()
     }
@@ -72,7 +72,7 @@ impl Offload {
         self.slow.fetch_or(long, Ordering::Relaxed);
     }
 
-    /// Has a job done by a worker, behind those that wait.
+    /// Queues a job for a worker, after those that wait.
     pub fn enqueue(self: &Arc<Self>, workers: &Workers, job: Job) {
         {
             let mut queue = lock(&self.queue);
@@ -83,7 +83,7 @@ impl Offload {
             *queue = Some(VecDeque::from([job]));
         }
         if workers.start(self).is_err() {
-            // The system has no thread left: late for everything is better than never.
+            // The system has no thread left: do the work on this one, late rather than never.
             self.work();
         }
     }
@@ -201,7 +201,7 @@ impl Pool {
     }
 }
 
-/// A job that reports a panic instead of ending the thread and with it the jobs behind it.
+/// A job that reports a panic instead of ending the thread and with it the jobs after it.
 pub fn catch_panic(job: impl FnOnce() + Send + 'static, failed: impl FnOnce(String) + Send + 'static) -> Job {
     Box::new(move || {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
@@ -219,31 +219,31 @@ mod tests {
     fn jobs_keep_their_order_and_survive_a_panic_of_another() {
         let (room, workers) = (Arc::new(Offload::default()), Workers::default());
         let (go, gate) = channel::<()>();
-        let (tell, told) = channel::<String>();
+        let (sender, results) = channel::<String>();
         room.enqueue(&workers, Box::new(move || gate.recv().unwrap()));
         assert!(room.is_due());
-        let say = tell.clone();
-        room.enqueue(&workers, catch_panic(|| panic!("boom"), move |reason| say.send(reason).unwrap()));
+        let failed = sender.clone();
+        room.enqueue(&workers, catch_panic(|| panic!("boom"), move |reason| failed.send(reason).unwrap()));
         for number in 0..3 {
-            let say = tell.clone();
-            room.enqueue(&workers, Box::new(move || say.send(number.to_string()).unwrap()));
+            let done = sender.clone();
+            room.enqueue(&workers, Box::new(move || done.send(number.to_string()).unwrap()));
         }
-        assert!(told.try_recv().is_err(), "they wait for the first one");
+        assert!(results.try_recv().is_err(), "they wait for the first one");
         go.send(()).unwrap();
         workers.join();
-        drop(tell);
-        let heard: Vec<String> = told.iter().collect();
-        assert!(heard[0].contains("boom"), "{heard:?}");
-        assert_eq!(heard[1..], ["0", "1", "2"]);
+        drop(sender);
+        let results: Vec<String> = results.iter().collect();
+        assert!(results[0].contains("boom"), "{results:?}");
+        assert_eq!(results[1..], ["0", "1", "2"]);
         assert!(!room.is_due());
     }
 
     /// The thread on which a job of a room of its own runs.
     fn thread_of_a_job(workers: &Workers) -> thread::ThreadId {
-        let (tell, told) = channel();
-        let job = move || tell.send(thread::current().id()).unwrap();
+        let (sender, result) = channel();
+        let job = move || sender.send(thread::current().id()).unwrap();
         Arc::new(Offload::default()).enqueue(workers, Box::new(job));
-        told.recv().unwrap()
+        result.recv().unwrap()
     }
 
     fn wait_until_idle(workers: &Workers) {

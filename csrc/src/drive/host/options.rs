@@ -10,8 +10,8 @@ pub struct HostOptions {
     pub max_peers: usize,
     /// Milliseconds a new connection has for its handshake.
     pub handshake_timeout: Option<Millis>,
-    /// Bytes of responses and broadcasts kept for a peer that does not read; beyond, it is disconnected. Also bytes of
-    /// its requests without an answer; beyond, the rest of its input waits.
+    /// Bytes of responses and broadcasts kept for a peer that does not read; with more, the host disconnects it. Also
+    /// bytes of its requests without an answer; with more, the rest of its input waits.
     pub peer_limit: usize,
     /// Members added to the capabilities frame.
     pub capabilities: Map<String, Value>,

@@ -1,4 +1,4 @@
-//! Storey 3, host: one accepted connection: its socket and the protocol state behind it. Knows no host.
+//! Storey 3, host: one accepted connection: its socket and its protocol state. Does not use the host.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -17,10 +17,10 @@ use crate::replica::{Doc, Replica};
 const READ_BUDGET: usize = 256 * 1024;
 /// Size of the first read of a turn; most turns need no more.
 const SMALL_READ: usize = 4 * 1024;
-/// Size of the reads behind a first one that was full.
+/// Size of the reads after a first one that was full.
 const LARGE_READ: usize = 64 * 1024;
-/// Requests of one connection without an answer; input beyond is not looked at. The same holds for their bytes beyond
-/// the limit of the peer.
+/// Requests of one connection without an answer; with more, the rest of its input waits. The same holds for their bytes
+/// over the limit of the peer.
 const UNANSWERED_LIMIT: usize = 1024;
 
 /// One accepted connection.
@@ -243,7 +243,7 @@ impl Peer {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // A peer that hangs up without reading all shows as a reset, behind what it wrote (section 2.4).
+                // A peer that hangs up without reading all shows as a reset, after what it wrote (section 2.4).
                 Err(error) if is_hang_up(&error) => return Ok(true),
                 Err(error) => return Err(error.into()),
             }

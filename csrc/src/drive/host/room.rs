@@ -23,7 +23,7 @@ pub struct Room<D = Notebook> {
     pub id: String,
     /// Number of members, kept beside the lock: listing the rooms must not wait for a busy one.
     count: AtomicUsize,
-    /// Work on this room that the I/O thread does not do itself.
+    /// Work on this room that worker threads do.
     pub offload: Arc<Offload>,
     state: Mutex<RoomState<D>>,
 }
@@ -244,7 +244,7 @@ impl<D: Replica> RoomState<D> {
         });
     }
 
-    /// Sends one broadcast to one member, behind the changes before it.
+    /// Sends one broadcast to one member, after the changes before it.
     ///
     /// # Errors
     /// `NotFound` when it is not a member of this room (any more).
@@ -263,7 +263,7 @@ impl<D: Replica> RoomState<D> {
 }
 
 impl RoomState {
-    /// Applies operations as one change and sends it to every member, the broadcasts behind it.
+    /// Applies operations as one change and sends it to every member, then the broadcasts.
     ///
     /// # Errors
     /// Those of the operations; nothing changed then and nothing is broadcast.

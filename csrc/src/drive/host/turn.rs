@@ -25,9 +25,9 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 enum Trigger {
     /// There may be something to read.
     Readable,
-    /// There is place to write.
+    /// The socket has room to write.
     Writable,
-    /// Requests have waited long enough for changes that their sender announced.
+    /// Requests have waited long enough for changes that the peer announced.
     GateTimeout,
 }
 
@@ -39,7 +39,7 @@ enum Thread {
     Worker,
 }
 
-/// What became of a turn in a room.
+/// Result of a turn in a room.
 enum Turn {
     Done,
     /// It may take long: nothing was decoded, a worker has to do it.
@@ -53,7 +53,7 @@ struct Input {
     requests: Vec<Event>,
     /// The stream has ended and everything in it was decoded.
     is_over: bool,
-    /// The frame behind the others broke the protocol; the frames before it count.
+    /// The frame after the others broke the protocol; the frames before it count.
     error: Option<DriveError>,
 }
 
@@ -130,14 +130,14 @@ impl ConnectedPeer {
         }
     }
 
-    /// Has the turn here, or has a worker do it where it may take long or has to wait for something that does.
+    /// Runs the turn here, or on a worker where it may take long or has to wait for something that does.
     fn turn_or_offload<D: Hosted>(&self, room: &Arc<Room<D>>, trigger: Trigger) {
         if room.offload.is_due() || matches!(self.turn_in(room, trigger, Thread::Io), Turn::TooLong) {
             self.offload(room, trigger);
         }
     }
 
-    /// Has a worker do a turn; the peer is paused until then.
+    /// Queues a turn for a worker; the peer is paused until then.
     fn offload<D: Hosted>(&self, room: &Arc<Room<D>>, trigger: Trigger) {
         if let Err(error) = self.peer.pause() {
             return self.hub.drop_peer(self.peer.id, &error.into());
@@ -210,7 +210,7 @@ impl ConnectedPeer {
                     let event = self.hub.expect_answer(&self.peer, &mut peer, request);
                     requests.push(Event { id: room.id.clone(), ..event });
                 }
-                // A peer that has ended sends no more changes: its requests do not wait for any.
+                // A peer whose stream has ended sends no more changes: its requests do not wait for any.
                 Ok(None) if ended && peer.server.is_deferring() => peer.server.stop_deferring(),
                 Ok(_) => {
                     self.peer.set_gate_timer(&mut peer);
@@ -267,7 +267,7 @@ impl ConnectedPeer {
                     }
                 }
                 Some(ServerEvent::Request(mut request)) => {
-                    // An event without an id is a question for the port.
+                    // A blob request without an id asks for the port.
                     if let Some(media_type) = request.media_type.as_mut().filter(|it| it.is_empty()) {
                         media_type.push_str(UNKNOWN_TYPE);
                     }

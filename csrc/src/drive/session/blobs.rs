@@ -1,4 +1,4 @@
-//! Storey 3: where the content of large outputs lies.
+//! Storey 3: the directory of the session's blobs, and outputs read from it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -11,14 +11,14 @@ use crate::notebook::Notebook;
 /// Requests, syncs and executions under way at one time.
 const REQUEST_LIMIT: usize = 1024;
 
-/// What the daemon last said of the room.
+/// The last state of the room that the daemon reported.
 #[derive(Default)]
 pub(super) struct View {
     pub(super) kernel_status: Option<String>,
     pub(super) queue: Queue,
 }
 
-/// The connection, the replica, and what waits for the daemon.
+/// The connection, the replica, and the requests under way.
 pub(super) struct Core {
     pub(super) link: Link,
     pub(super) replica: Notebook,
@@ -43,13 +43,13 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the host program has no use of the connection any more.
+    /// Whether the host program no longer needs the connection.
     pub(super) fn is_over(&self) -> bool {
         self.closed.is_some() || self.leaving.is_some()
     }
 
-    /// Whether something that was written here may not have reached the daemon: it is not sent, or a filter
-    /// withheld an edit and only the daemon's next message brings it out.
+    /// Whether the daemon may lack something that was written here: it is not sent, or a Bloom filter withheld an edit,
+    /// which only the daemon's next message releases.
     pub(super) fn owes(&self) -> bool {
         let client = &self.link.client;
         client.is_ready() && (self.link.is_unsent() || !client.acknowledged(&self.replica))
@@ -78,7 +78,7 @@ impl Core {
         Ok(())
     }
 
-    /// Sends a document barrier and, behind it, a question for the queue.
+    /// Sends a document barrier and, after it, a request for the queue.
     pub(super) fn send_barrier(
         &mut self,
         kind: PendingKind,
@@ -93,8 +93,7 @@ impl Core {
         self.send(PendingKind::Execute, token, None, action("execute_cell", Some(cell_id)))
     }
 
-    /// Whether an execution would run the source of before an edit. The daemon's announcement that it has our edits
-    /// makes it safe.
+    /// Whether an execution might run the source from before an edit: until the daemon announces that it has our edits.
     pub(super) fn may_miss_edits(&self) -> bool {
         let Link { client, changes_wait, .. } = &self.link;
         client.dialect().may_miss_edits()

@@ -20,7 +20,7 @@ use crate::outputs::BlobStore;
 const READ_BUDGET: usize = 1024 * 1024;
 
 const LEFT: &str = "closed by this side";
-/// A session that leaves gives up when the daemon has taken nothing for so long.
+/// A session that leaves gives up when the daemon has read nothing for so long.
 const LEAVE_LIMIT: Millis = 10_000;
 
 /// What the I/O thread and the host program share of a session.
@@ -63,7 +63,7 @@ impl Shared {
 
     fn flush(&self, core: &mut Core) -> io::Result<()> {
         let Core { link, replica, leaving, .. } = core;
-        // Slow is not dead: the limit counts from the last byte that was taken.
+        // A slow daemon is not a dead one: the limit counts from the last byte that the socket took.
         let taken = || *leaving = leaving.map(|_| self.reactor.now() + LEAVE_LIMIT);
         let written = link.write(replica, &self.stream, taken);
         let writable = matches!(written, Ok(true));

@@ -1,4 +1,4 @@
-//! Storey 3: what a session loses with its connection. What is not here survives a connection.
+//! Storey 3: the part of a session that ends with its connection.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -50,7 +50,7 @@ impl Link {
         self.client.push_changes(replica)
     }
 
-    /// Writes what the socket takes and calls `taken` for each part. Gives whether more waits.
+    /// Writes what the socket takes and calls `taken` for each part. Returns whether more waits.
     ///
     /// # Errors
     /// The socket's; what waited is dropped.

@@ -1,8 +1,7 @@
 //! Storey 3: a client of one room: local reads, edits that go out at once, requests, executions, events.
 //!
-//! `core` is what the session knows: `link` is the part that ends with a connection, `pending` the requests under way.
-//! `io` moves bytes on the I/O thread, `report` turns what happened into events, `blobs` finds the content of large
-//! outputs.
+//! `core` is the state under the lock: `link` is the part that ends with a connection, `pending` the requests under
+//! way. `io` moves bytes on the I/O thread, `report` turns what happened into events, `blobs` reads large outputs.
 
 mod blobs;
 mod core;
@@ -43,7 +42,7 @@ pub struct SessionOptions {
     pub queue_limit: usize,
     /// Also report outputs of cells that others run.
     pub watch_all: bool,
-    /// Where blobs lie; else the daemon's word, else `blobs` beside the socket.
+    /// Directory of blobs; else the one that the daemon names, else `blobs` beside the socket.
     pub blobs_dir: Option<PathBuf>,
 }
 
@@ -69,8 +68,8 @@ impl Session {
     /// Connects to the daemon at `socket_path` and starts joining the room. `Ready` or `Closed` follows.
     ///
     /// # Errors
-    /// `Io` as the operating system says; `Timeout` when nobody accepts in time; `Again` when a signal came while
-    /// waiting for that; `TooBig` for a notebook id over the control frame limit.
+    /// `Io` from the operating system; `Timeout` when the daemon does not accept in time; `Again` when a signal came
+    /// while waiting for that; `TooBig` for a notebook id over the control frame limit.
     pub fn open(socket_path: &Path, notebook_id: &str, options: SessionOptions) -> Result<Self, DriveError> {
         let client = Client::without_output_broadcasts(notebook_id)?;
         let timeout = options.connect_timeout.map(std::time::Duration::from_millis);
@@ -124,7 +123,7 @@ impl Session {
     }
 
     /// Leaves the room. Everything under way ends with a terminal event; `Closed` is the last one, when the
-    /// daemon has what was written here, or has taken nothing of it for a while. Idempotent.
+    /// daemon has read what was written here, or has read nothing for a while. Idempotent.
     ///
     /// # Errors
     /// `State` in a forked child: the connection is the parent's.
@@ -184,8 +183,8 @@ impl Session {
 
     /// Ends in one `Synced` event when the daemon has every local change and we have all it announced.
     ///
-    /// That is more than what has arrived here: the session asks the daemon something, and the answer comes behind
-    /// everything the daemon has sent until then.
+    /// That is more than what has arrived here: the session sends the daemon a request, and the response follows
+    /// everything that the daemon sent before it.
     ///
     /// # Errors
     /// `Again` at the bound; `State` before `Ready`; `Closed`.
@@ -233,7 +232,7 @@ impl Session {
         })
     }
 
-    /// What is known of the connection and the kernel, without I/O.
+    /// The state of the connection and the kernel, without I/O.
     ///
     /// # Errors
     /// `State` in a forked child.

@@ -11,7 +11,7 @@ pub(super) enum PendingKind {
     Request,
     /// An execution. Its deadline and its end are kept by `Runs`.
     Execute,
-    /// A `sync`; it ends when the documents agree as well.
+    /// A `sync`; it ends when the documents are equal as well.
     Sync,
     /// The document barrier of `Runs`.
     Barrier,
@@ -23,9 +23,9 @@ pub(super) enum PendingKind {
 enum PendingState {
     /// The response is to come.
     Waiting,
-    /// The caller got its end; the response is still to be taken off the stream.
+    /// The caller got the terminal event; the response is still to be read.
     Abandoned,
-    /// The response came, the document is to follow.
+    /// The response came; changes of the document are still missing.
     Answered,
 }
 
@@ -56,13 +56,13 @@ impl PendingTable {
         self.requests.push_back(Pending { id: Some(id), token, kind, deadline, state });
     }
 
-    /// A sync was asked for that sends no request.
+    /// Adds a sync that sends no request.
     pub(super) fn sync_without_request(&mut self, token: u64, deadline: Option<Millis>) {
         let (kind, state) = (PendingKind::Sync, PendingState::Answered);
         self.requests.push_back(Pending { id: None, token, kind, deadline, state });
     }
 
-    /// A response came: what it is for, and the caller's token. `None` if there is nothing to do now.
+    /// A response came: returns what it is for, and the caller's token. `None` if there is nothing to do now.
     pub(super) fn responded(&mut self, id: u64) -> Option<(PendingKind, u64)> {
         let place = self.requests.iter().position(|pending| pending.id == Some(id))?;
         let pending = &mut self.requests[place];
@@ -74,7 +74,7 @@ impl PendingTable {
         (pending.state == PendingState::Waiting).then_some((pending.kind, pending.token))
     }
 
-    /// Whether a sync waits for nothing but agreement of the documents.
+    /// Whether a sync waits only until the documents are equal.
     pub(super) fn has_answered_sync(&self) -> bool {
         self.requests.iter().any(|pending| pending.state == PendingState::Answered)
     }
@@ -88,7 +88,7 @@ impl PendingTable {
         answered.into_iter().map(|pending| pending.token).collect()
     }
 
-    /// Gives up what is due: kind and token of each.
+    /// Ends what is due; returns kind and token of each.
     pub(super) fn expire(&mut self, now: Millis) -> Vec<(PendingKind, u64)> {
         let mut ended = Vec::new();
         self.requests.retain_mut(|pending| {

@@ -59,7 +59,7 @@ impl Shared {
                 if matches!(error, MessageError::BadJson(_)) || json.is_err() {
                     return Err(DriveError::Protocol(format!("deserialize broadcast: {error}")));
                 }
-                core.runs.heard(now);
+                core.runs.received(now);
                 self.queue.push(event);
                 return Ok(());
             }
@@ -90,7 +90,7 @@ impl Shared {
                 let outputs = core.replica.outputs(&cell_id).unwrap_or_default();
                 let held = core.runs.replay(token, &cell_id, outputs);
                 if core.watch_all {
-                    // Reported to the execution again, for the first time to those who watch the notebook.
+                    // The execution gets these outputs again, subscribers to the notebook for the first time.
                     held.into_iter().for_each(|event| self.queue.push(Event { token: 0, ..event }));
                 }
                 Ok(())

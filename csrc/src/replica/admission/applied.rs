@@ -1,4 +1,4 @@
-//! Storey 1: the changes that a document took from a message or a file.
+//! Storey 1: the changes that a document applied from a message or a file.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Keeps a change, unless that would be too much: then it is decoded again, and no other at the same time.
+    /// Keeps a decoded change, unless that would be too much: then it is decoded again when needed, one at a time.
     pub fn add(&mut self, hash: ChangeHash, change: ExpandedChange) {
         self.operations += change.operations.len();
         if self.operations <= DECODED_OPERATIONS {
@@ -29,7 +29,7 @@ impl Decoded {
     }
 }
 
-/// The changes that a document took: those of the message, and those that had waited for them.
+/// The changes that a document applied: those of the message, and those that had waited for them.
 pub struct Applied<'a> {
     /// The heads of the document before.
     pub before: &'a [ChangeHash],
@@ -38,10 +38,10 @@ pub struct Applied<'a> {
 }
 
 impl<'a> Applied<'a> {
-    /// What `doc` has and did not have `before`, as the engine gives it; none if that is something else than it took.
+    /// What `doc` has and did not have `before`, as the engine encodes it; none if that differs from what it applied.
     pub fn of(doc: &Automerge, before: &'a [ChangeHash], decoded: &'a Decoded) -> Option<Self> {
         let (known, changes): (HashSet<ChangeHash>, Vec<Change>) = match doc.get_heads()[..] {
-            // Most often it is one change, and behind it is all that was there.
+            // The usual case: one change that depends on everything that was there.
             [head] if decoded.get(&head).is_some_and(|change| change.deps == before) => {
                 (HashSet::from([head]), doc.get_change_by_hash(&head).into_iter().collect())
             }
@@ -55,7 +55,7 @@ impl<'a> Applied<'a> {
         same.then_some(Self { before, changes, decoded })
     }
 
-    /// The changes, each behind those it depends on.
+    /// The changes, each after those it depends on.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }

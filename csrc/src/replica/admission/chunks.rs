@@ -2,7 +2,7 @@
 //!
 //! A saved document, a change and the payload of a sync message are all sequences of chunks: magic,
 //! four bytes of checksum, one type byte, a LEB128 length, that many bytes. The engine skips chunks it
-//! cannot read when it loads incrementally; finding the boundaries ourselves lets us tell a torn file
+//! cannot read when it loads incrementally; finding the boundaries here distinguishes a torn file
 //! and a damaged message from a good one before anything is applied.
 
 /// The first bytes of every chunk.

@@ -12,11 +12,11 @@ use super::chunks::leb128;
 /// Bit of a column's specification: it is deflated.
 pub const DEFLATED: u64 = 8;
 
-/// Bytes that are not made as the format wants.
+/// Bytes that do not have the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
-/// What is left of some bytes.
+/// The unread rest of some bytes.
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
         Ok(columns)
     }
 
-    /// Reads a change up to its columns, and what [`Reader::columns`] says of them.
+    /// Reads a change up to its columns, and their specifications as [`Reader::columns`] returns them.
     pub fn change_columns(&mut self) -> Result<Vec<(u64, u64)>, Unreadable> {
         self.hashes()?;
         self.bytes()?; // The author.
@@ -100,8 +100,8 @@ impl<'a> Reader<'a> {
         Ok((self.unpacked(&changes)?, self.unpacked(&operations)?))
     }
 
-    /// Reads columns of which is known what [`Reader::columns`] says. How much they are when unpacked must have been
-    /// weighed before.
+    /// Reads columns with the specifications that [`Reader::columns`] returned. Their unpacked size must have been
+    /// checked before.
     pub fn unpacked(&mut self, columns: &[(u64, u64)]) -> Result<Columns<'a>, Unreadable> {
         let mut unpacked = Vec::new();
         for (specification, length) in columns {
@@ -130,9 +130,9 @@ impl Columns<'_> {
 enum Kind {
     /// Numbers without a sign.
     Numbers,
-    /// Texts, of which it is only told that they are there.
+    /// Texts: only their presence is reported.
     Texts,
-    /// Numbers with or without a sign, of which it is only told that they are there.
+    /// Numbers with or without a sign: only their presence is reported.
     Others,
     /// Differences to the number before, with a sign. A run has equal differences.
     Deltas,
@@ -140,8 +140,8 @@ enum Kind {
     Flags,
 }
 
-/// The values of a column, where rows of equal ones are runs; zero stands for each of which it is only told that it is
-/// there.
+/// The values of a column, where rows of equal ones are runs; zero stands for a value of which only the presence is
+/// reported.
 pub struct Values<'a> {
     reader: Reader<'a>,
     kind: Kind,
@@ -202,7 +202,7 @@ impl<'a> Values<'a> {
         Ok(Some((1, Some(self.read()?))))
     }
 
-    /// The next row; none behind the last, which another column may have more of.
+    /// The next row; none after the last (another column may have more rows).
     pub fn row(&mut self) -> Result<Option<Option<u64>>, Unreadable> {
         while self.run.0 == 0 {
             let Some(run) = self.run()? else { return Ok(None) };
@@ -226,7 +226,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// What deflated bytes are, cut off behind `limit` bytes.
+/// Inflates bytes, up to `limit` bytes.
 pub fn inflated(data: &[u8], limit: u64) -> Result<Vec<u8>, Unreadable> {
     let mut unpacked = Vec::new();
     DeflateDecoder::new(data).take(limit).read_to_end(&mut unpacked).map_err(|_| Unreadable)?;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn of_texts_and_others_it_is_told_that_they_are_there() {
+    fn of_texts_and_others_only_the_presence_is_reported() {
         let texts = [2, 1, b'k', 0, 1, 0x7f, 2, b'a', b'b'];
         assert_eq!(rows(Values::texts(&texts)), Ok(vec![Some(0), Some(0), None, Some(0)]));
         assert_eq!(rows(Values::others(&[2, 0xff, 0x7f])), Ok(vec![Some(0), Some(0)]));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_hashes_say_how_long_they_are() {
+    fn lists_and_hashes_begin_with_their_length() {
         let mut reader = Reader::new(&[2, 1, b'a', 0, 5]);
         assert_eq!(reader.list(), Ok(vec![&b"a"[..], &b""[..]]));
         assert_eq!(reader.number(), Ok(5));

@@ -19,7 +19,7 @@ pub fn load(chunk: &[u8]) -> Result<Automerge, ReplicaError> {
     }
 }
 
-/// The heads that a whole document says it has.
+/// The heads that a whole document declares.
 pub fn heads_of(document: &[u8]) -> Result<Vec<ChangeHash>, Unreadable> {
     let (_, body, _) = chunks::split(document).ok_or(Unreadable)?;
     let mut reader = Reader::new(body);

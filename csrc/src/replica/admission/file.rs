@@ -1,4 +1,4 @@
-//! Storey 1: the door for files: a saved document, then appended changes, of which a crash may have torn the last.
+//! Storey 1: admission of files: a saved document, then appended changes, of which a crash may have torn the last.
 
 use automerge::Automerge;
 
@@ -17,8 +17,7 @@ use super::verify::verified;
 /// with it, because an append is only ever written after the one before it.
 ///
 /// # Errors
-/// `Corrupt`: the first chunk is damaged, which leaves nothing to stand on; or what is there is too large, or breaks the
-/// engine.
+/// `Corrupt`: the first chunk is damaged, so nothing can be loaded; or the content is too large, or breaks the engine.
 pub fn admit_file(bytes: &[u8]) -> Result<(Automerge, bool), ReplicaError> {
     let (kind, mut at) =
         first(bytes).ok_or_else(|| ReplicaError::Corrupt("the first chunk is not complete".into()))?;

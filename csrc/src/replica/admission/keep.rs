@@ -7,10 +7,11 @@ use super::applied::{Applied, Decoded};
 use super::document::load;
 use super::ops::OpRules;
 
-/// What was added to the document since it had these heads; none if the engine cannot give it again.
+/// The changes that were added to the document since it had these heads; none if the engine cannot encode them again.
 ///
-/// It takes changes that say what it does not keep, such as deleting what never was, and remembers them by their
-/// hashes; but what it makes of them later has others, and such a document can be saved and never loaded.
+/// The engine accepts changes with operations that it does not keep, such as deleting what never existed, and
+/// remembers them by their hashes; but it encodes them with other hashes later, and such a document can be saved and
+/// never loaded.
 pub fn kept<'a>(doc: &Automerge, since: &'a [ChangeHash], decoded: &'a Decoded) -> Option<Applied<'a>> {
     catch_panic(|| {
         let applied = Applied::of(doc, since, decoded)?;
@@ -19,7 +20,7 @@ pub fn kept<'a>(doc: &Automerge, since: &'a [ChangeHash], decoded: &'a Decoded) 
     })?
 }
 
-/// True if nothing in these changes, which are a part of the document, breaks the engine later.
+/// True if nothing in these changes, which the document has applied, breaks the engine later.
 fn can_be_read(doc: &Automerge, applied: &Applied<'_>) -> bool {
     let mut all = OpRules::default();
     applied.each_decoded(|change| {
@@ -27,12 +28,12 @@ fn can_be_read(doc: &Automerge, applied: &Applied<'_>) -> bool {
         all.marks |= found.marks;
         all.misplaced |= found.misplaced;
     });
-    // A mark that ends and never began is found when a saved document is loaded.
+    // The engine rejects a mark with an end and no begin only when a saved document is loaded.
     !all.misplaced && (!all.marks || load(&doc.save()).is_ok())
 }
 
-/// True if the operations of a change are numbered behind those it depends on; without any of its own, right behind.
-/// A saved document does not say where the numbers of a change begin.
+/// True if the operations of a change are numbered after those it depends on; an empty change, directly after.
+/// A saved document does not store where the numbers of a change begin.
 fn follows(doc: &Automerge, change: &Change) -> bool {
     let deps = change.deps().iter().filter_map(|dep| doc.get_change_meta_by_hash(dep));
     let before = deps.map(|dep| dep.max_op).max().unwrap_or(0);
@@ -52,8 +53,8 @@ mod tests {
     use crate::notebook::{Notebook, Op};
     use crate::replica::{barrier, PeerSync, ReplicaError};
 
-    /// A room, and a peer with a text that makes a part of it bold; or says where that ends, and nothing else. If the
-    /// room knows the text the peer sends one change, else its document.
+    /// A room, and a peer with a text that makes a part of it bold; or writes only the end of that mark. If the room
+    /// knows the text the peer sends one change, else its document.
     fn room_and_peer(whole: bool, known: bool) -> (Notebook, Notebook) {
         let mut room = Notebook::create("n").unwrap();
         room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
@@ -82,7 +83,7 @@ mod tests {
         (room, Notebook::over(peer))
     }
 
-    fn tell(room: &mut Notebook, peer: &Notebook) -> Result<(), ReplicaError> {
+    fn sync(room: &mut Notebook, peer: &Notebook) -> Result<(), ReplicaError> {
         let (mut of_peer, mut of_room) = (PeerSync::new(), PeerSync::new());
         for _ in 0..10 {
             let (up, down) = (of_room.generate(peer), of_peer.generate(room));
@@ -96,14 +97,14 @@ mod tests {
                 of_room.receive(&mut peer.clone(), &message)?;
             }
         }
-        panic!("they never agree");
+        panic!("the replicas do not converge");
     }
 
     #[test]
     fn marks_of_others_are_kept() {
         for known in [false, true] {
             let (mut room, peer) = room_and_peer(true, known);
-            tell(&mut room, &peer).unwrap();
+            sync(&mut room, &peer).unwrap();
             assert_eq!(room.heads(), peer.heads());
             assert_eq!(Notebook::load(&room.save()).unwrap().heads(), peer.heads());
             assert_eq!(Notebook::load_prefix(&room.save_since(&[])).unwrap().0.heads(), peer.heads());
@@ -111,23 +112,23 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_ends_and_never_began_is_refused() {
+    fn a_mark_with_an_end_and_no_begin_is_refused() {
         for known in [false, true] {
             let (mut room, peer) = room_and_peer(false, known);
             let before = (room.heads(), room.cells());
-            assert!(matches!(tell(&mut room, &peer), Err(ReplicaError::BadSync(_))), "{known}");
+            assert!(matches!(sync(&mut room, &peer), Err(ReplicaError::BadSync(_))), "{known}");
             assert_eq!((room.heads(), room.cells()), before);
             assert!(Notebook::load(&room.save()).is_ok());
-            // A newcomer could not keep it either, and would ask for it again and again.
-            assert!(matches!(tell(&mut Notebook::empty(), &peer), Err(ReplicaError::BadSync(_))));
-            // The journal of a room is changes, one behind the other.
+            // An empty replica could not keep it either, and would ask for it again and again.
+            assert!(matches!(sync(&mut Notebook::empty(), &peer), Err(ReplicaError::BadSync(_))));
+            // The journal of a room is a sequence of changes.
             let journal = peer.save_since(&[]);
             assert!(matches!(Notebook::load_prefix(&journal), Err(ReplicaError::Corrupt(_))));
         }
     }
 
     #[test]
-    fn a_newcomer_takes_no_document_that_breaks_later() {
+    fn an_empty_replica_refuses_a_document_that_breaks_later() {
         let mut room = Notebook::create("n").unwrap();
         room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
         let mut peer = room.doc.fork();
@@ -139,21 +140,21 @@ mod tests {
             let mut doc = room.doc.fork();
             doc.apply_changes([change]).unwrap();
             let peer = Notebook::over(doc);
-            // A whole document, one with a change behind it, and all as changes.
+            // A whole document, one followed by a change, and everything as changes.
             let [whole, first, last] = [peer.save(), room.save(), peer.save_since(&room.heads())];
             for chunks in [whole, [first, last].concat(), peer.save_since(&[])] {
                 let mut message = Message::decode(&barrier(&peer)).unwrap();
                 message.changes = ChunkList::from(vec![chunks]);
-                let mut newcomer = Notebook::empty();
-                let told = PeerSync::new().receive(&mut newcomer, &message.encode());
-                assert_eq!(told.is_ok(), taken);
-                assert_eq!(newcomer.heads(), if taken { peer.heads() } else { vec![] });
+                let mut joining = Notebook::empty();
+                let received = PeerSync::new().receive(&mut joining, &message.encode());
+                assert_eq!(received.is_ok(), taken);
+                assert_eq!(joining.heads(), if taken { peer.heads() } else { vec![] });
             }
         }
     }
 
     #[test]
-    fn operations_are_numbered_behind_what_they_depend_on() {
+    fn operations_are_numbered_after_what_they_depend_on() {
         let mut room = Notebook::create("n").unwrap();
         room.edit(&[Op::insert_cell("a", "code", "x", None)]).unwrap();
         let mut peer = room.doc.fork();

@@ -1,8 +1,8 @@
 //! Storey 1: how many operations a chunk of Automerge's storage format stands for.
 //!
 //! A few bytes may stand for more operations than any memory holds: columns are run-length encoded and deflated. The
-//! engine finds out while it makes them. So they are counted first, by the lengths of the runs, which costs no more
-//! than reading the bytes. Source: the binary document format of Automerge.
+//! engine would notice only while it allocates them. So they are counted first, by the lengths of the runs, which costs
+//! no more than reading the bytes. Source: the binary document format of Automerge.
 
 use super::chunks;
 use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
@@ -10,7 +10,7 @@ use super::columns::{inflated, Reader, Unreadable, Values, DEFLATED};
 /// Operations of one change. A character that is written or deleted is one; checking a change takes about 250 bytes for
 /// each.
 pub const CHANGE_OPERATIONS: u64 = 1 << 22;
-/// Operations that one message or file may bring: the whole history of a notebook, when somebody joins.
+/// Operations of one message or file: the whole history of a notebook, when a peer joins.
 const OPERATIONS: u64 = 1 << 26;
 /// Bytes that the packed parts of one message or file may unpack to.
 const UNPACKED: u64 = 256 << 20;
@@ -19,7 +19,7 @@ const DOCUMENT: u8 = 0;
 const CHANGE: u8 = 1;
 const DEFLATED_CHANGE: u8 = 2;
 
-/// Why a message is not given to the engine.
+/// Why the engine does not get a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitExceeded {
     /// More than [`CHANGE_OPERATIONS`] in one.
@@ -28,7 +28,7 @@ pub enum LimitExceeded {
     Operations,
     /// More than [`UNPACKED`] bytes.
     Unpacked,
-    /// A chunk that is none of the kinds above, or not made as they are.
+    /// A chunk of none of the known kinds, or malformed.
     Unreadable,
 }
 
@@ -60,7 +60,7 @@ impl From<Unreadable> for LimitExceeded {
     }
 }
 
-/// Weighs the chunks of one message or file.
+/// Counts the operations and unpacked bytes of one message or file.
 #[derive(Debug, Default)]
 pub struct OpCount {
     operations: u64,
@@ -68,10 +68,10 @@ pub struct OpCount {
 }
 
 impl OpCount {
-    /// Adds whole chunks, one behind the other.
+    /// Adds whole chunks, one after the other.
     ///
     /// # Errors
-    /// It is too much now, or cannot be told.
+    /// A limit is exceeded now, or the size cannot be determined.
     pub fn add(&mut self, mut bytes: &[u8]) -> Result<(), LimitExceeded> {
         while !bytes.is_empty() {
             let (kind, body, rest) = chunks::split(bytes).ok_or(LimitExceeded::Unreadable)?;
@@ -106,7 +106,7 @@ impl OpCount {
         Ok(())
     }
 
-    /// As many operations as the longest column has rows: their number.
+    /// The number of operations: the rows of the longest column.
     fn columns(&mut self, reader: &mut Reader<'_>, columns: &[(u64, u64)]) -> Result<u64, LimitExceeded> {
         let mut longest = 0;
         for (specification, length) in columns {
@@ -136,14 +136,14 @@ impl OpCount {
     }
 }
 
-/// Rows of an encoded column; of one that says how many rows others have (a group), those.
+/// Rows of an encoded column; for a group column, which counts the rows of other columns, those.
 fn rows(specification: u64, column: &[u8]) -> Result<u64, Unreadable> {
     let kind = specification & 7;
     let mut values = match kind {
         0 => Values::numbers(column),
         4 => Values::flags(column),
         5 => Values::texts(column),
-        // The bytes of values: another column has their lengths.
+        // Raw values: another column has their lengths.
         7 => return Ok(0),
         _ => Values::others(column),
     };
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::notebook::{Notebook, Op};
 
-    fn weight(bytes: &[u8]) -> Result<u64, LimitExceeded> {
+    fn counted(bytes: &[u8]) -> Result<u64, LimitExceeded> {
         let mut count = OpCount::default();
         count.add(bytes)?;
         Ok(count.operations)
@@ -210,20 +210,20 @@ mod tests {
     }
 
     #[test]
-    fn a_character_weighs_one() {
+    fn a_character_is_one_operation() {
         for text in ["", "x", "\u{1f40d} é中", &"abc\n".repeat(5_000), &"x".repeat(100_000)] {
             let notebook = notebook(text);
             let characters = text.chars().count() as u64;
-            let changes: u64 = weight(&notebook.save_since(&[])).unwrap();
+            let changes: u64 = counted(&notebook.save_since(&[])).unwrap();
             assert!((characters..characters + 30).contains(&changes), "{changes} for {characters}");
-            let saved = weight(&notebook.save()).unwrap();
+            let saved = counted(&notebook.save()).unwrap();
             assert!((characters..characters + 40).contains(&saved), "{saved} for {characters}");
         }
     }
 
     #[test]
     fn a_few_bytes_that_stand_for_more_than_any_memory_holds_are_refused() {
-        // Action, object, delta, boolean, text, group: whatever says how many rows there are.
+        // Action, object, delta, boolean, text, group: any column can give the number of rows.
         let mut boolean = Vec::new();
         leb(1 << 40, &mut boolean);
         let columns = [
@@ -237,16 +237,16 @@ mod tests {
         ];
         for (specification, column) in columns {
             let body = change(specification, &column);
-            assert_eq!(weight(&chunk(1, &body)), Err(LimitExceeded::Operations), "{specification:#x}");
+            assert_eq!(counted(&chunk(1, &body)), Err(LimitExceeded::Operations), "{specification:#x}");
         }
         let allowed = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS, 1)));
-        assert_eq!(weight(&allowed), Ok(CHANGE_OPERATIONS));
+        assert_eq!(counted(&allowed), Ok(CHANGE_OPERATIONS));
         let one_more = chunk(1, &change(0x42, &run(CHANGE_OPERATIONS + 1, 1)));
-        assert_eq!(weight(&one_more), Err(LimitExceeded::Change));
+        assert_eq!(counted(&one_more), Err(LimitExceeded::Change));
         let full = allowed.repeat((OPERATIONS / CHANGE_OPERATIONS) as usize);
-        assert_eq!(weight(&full), Ok(OPERATIONS));
+        assert_eq!(counted(&full), Ok(OPERATIONS));
         let more = [full, chunk(1, &change(0x42, &run(1, 1)))].concat();
-        assert_eq!(weight(&more), Err(LimitExceeded::Operations), "all chunks of a message together");
+        assert_eq!(counted(&more), Err(LimitExceeded::Operations), "all chunks of a message together");
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_peer_would_take_is_not_made() {
+    fn a_change_that_no_peer_would_accept_is_not_made() {
         assert!(check_own(CHANGE_OPERATIONS as usize).is_ok());
         let error = check_own(CHANGE_OPERATIONS as usize + 1).unwrap_err();
         assert!(error.to_string().contains("more than 4194304 operations in one change"), "{error}");
@@ -287,20 +287,20 @@ mod tests {
         for _ in 0..=(UNPACKED >> 20) {
             packed.write_all(&zeros).unwrap();
         }
-        assert_eq!(weight(&chunk(2, &packed.finish().unwrap())), Err(LimitExceeded::Unpacked));
+        assert_eq!(counted(&chunk(2, &packed.finish().unwrap())), Err(LimitExceeded::Unpacked));
     }
 
     #[test]
-    fn what_cannot_be_told_is_refused() {
+    fn what_cannot_be_counted_is_refused() {
         let saved = notebook("text").save();
         let body = chunks::split(&saved).unwrap().1.len();
         for cut in 0..body {
             let start = saved.len() - body;
-            let _told_or_refused = weight(&chunk(0, &saved[start..start + cut]));
+            let _counted_or_refused = counted(&chunk(0, &saved[start..start + cut]));
         }
-        assert_eq!(weight(&chunk(3, b"")), Err(LimitExceeded::Unreadable));
-        assert_eq!(weight(&chunk(1, &[0xff; 40])), Err(LimitExceeded::Unreadable));
-        assert_eq!(weight(&chunk(2, &[0xff; 40])), Err(LimitExceeded::Unreadable));
-        assert_eq!(weight(b"no chunk"), Err(LimitExceeded::Unreadable));
+        assert_eq!(counted(&chunk(3, b"")), Err(LimitExceeded::Unreadable));
+        assert_eq!(counted(&chunk(1, &[0xff; 40])), Err(LimitExceeded::Unreadable));
+        assert_eq!(counted(&chunk(2, &[0xff; 40])), Err(LimitExceeded::Unreadable));
+        assert_eq!(counted(b"no chunk"), Err(LimitExceeded::Unreadable));
     }
 }

@@ -1,4 +1,4 @@
-//! Storey 1: the door for messages.
+//! Storey 1: admission of sync messages.
 
 use automerge::{Automerge, Change, ChangeHash};
 
@@ -15,27 +15,28 @@ use super::ops::OpRules;
 use super::replay::{replay, Replayed};
 use super::verify::verified;
 
-/// What a message brings, found good as far as can be told before a document has it.
+/// The content of a message, checked as far as is possible before a document applies it.
 #[derive(Debug, Default)]
 pub struct Admitted {
     /// Its single changes.
     changes: Vec<Change>,
     decoded: Decoded,
-    /// The heads of its whole documents: the engine leaves out a document that it cannot load, and says nothing.
+    /// The heads of its whole documents: the engine silently skips a document that it cannot load.
     heads: Vec<ChangeHash>,
     /// The chunks of whole documents that were not loaded by themselves.
     unloaded: Vec<Vec<u8>>,
-    /// All of its chunks, if they are not only changes upon a document: the engine takes them together.
+    /// All of its chunks, if some are not single changes: the engine applies them together.
     together: Vec<u8>,
 }
 
-/// Looks at what a message brings, whole chunks one behind the other, to a replica that is `empty` or not.
+/// Checks the content of a message, whole chunks one after the other, for a replica that is `empty` or not.
 ///
-/// Whole documents for one that has changes are loaded by themselves first: what the engine makes of a bad one cannot be
-/// taken out of that document again. An empty replica loads them once, and their operation ids are looked at before.
+/// If the replica has changes, whole documents are loaded on their own first: what the engine makes of a bad one could
+/// not be removed from the replica again. An empty replica loads them once, after a check of their operation ids.
 ///
 /// # Errors
-/// It is too much, or `Unreadable`: a chunk is none, is damaged, or a change is spelled as the engine would not.
+/// A limit is exceeded, or `Unreadable`: something is not a chunk, is damaged, or is a change that the engine would
+/// encode otherwise.
 pub fn admit_message<'c>(
     bytes: impl Iterator<Item = &'c [u8]>,
     empty: bool,
@@ -43,7 +44,7 @@ pub fn admit_message<'c>(
     let mut admitted = Admitted::default();
     let mut count = OpCount::default();
     for mut rest in bytes {
-        // Before anything is made of them: a few bytes may stand for more than any memory holds.
+        // Before anything is decoded: a few bytes may stand for more than any memory holds.
         count.add(rest)?;
         admitted.together.extend(rest);
         while let Some((kind, length)) = chunks::first(rest) {
@@ -80,8 +81,8 @@ impl Admitted {
         Some(())
     }
 
-    /// Gives it to the engine. The document must be restored if that panics. A small change is made again if the peer
-    /// `writes_as_we_do`; it is noted if it does not.
+    /// Applies it with the engine. The document must be restored if that panics. A small change is replayed if the peer
+    /// `writes_as_we_do`, which becomes false if a replayed change has another hash.
     ///
     /// # Errors
     /// The engine refuses it, and has not changed the document.
@@ -95,14 +96,14 @@ impl Admitted {
         };
         result.map_err(|error| {
             if doc.get_heads() != before {
-                // The changes before the refused one were made again.
+                // The changes before the refused one were replayed.
                 *doc = intact(doc, &before);
             }
             ReplicaError::BadSync(error.to_string())
         })
     }
 
-    /// Makes the changes again that can be; the others, which follow them.
+    /// Replays the changes that can be replayed; returns the others, which follow them.
     fn replay(&mut self, doc: &mut Automerge, writes_as_we_do: &mut bool) -> Vec<Change> {
         let mut changes = std::mem::take(&mut self.changes);
         let mut done = 0;
@@ -121,11 +122,11 @@ impl Admitted {
         changes.split_off(done)
     }
 
-    /// What `doc`, which had the heads `before`, took of it; none if it cannot be kept: if a whole document is not
-    /// there, or if the engine could not save it all and load it again.
+    /// What `doc`, which had the heads `before`, applied of it; none if it cannot be kept: if a whole document is
+    /// missing, or if the engine could not save everything and load it again.
     ///
-    /// What an empty replica took as whole documents need not be given again, their hashes and ids are known to be right;
-    /// that would cost nearly as much as loading them did.
+    /// Whole documents that an empty replica loaded are not encoded again: their hashes and ids are known to be right,
+    /// and encoding would cost nearly as much as loading them did.
     pub fn kept<'a>(&'a self, doc: &Automerge, before: &'a [ChangeHash]) -> Option<Applied<'a>> {
         let sound =
             |chunk| matches!(OpRules::of_document(doc, chunk), Some(OpRules { misplaced: false, .. }));
@@ -138,9 +139,9 @@ impl Admitted {
     }
 }
 
-/// The document with these heads, which it had a moment ago.
+/// The document with these heads, which it had before this message.
 fn intact(doc: &Automerge, heads: &[ChangeHash]) -> Automerge {
-    rebuilt(doc, heads).expect("the changes behind these heads are in the document")
+    rebuilt(doc, heads).expect("the document has the ancestors of these heads")
 }
 
 #[cfg(test)]
@@ -171,7 +172,7 @@ mod tests {
         for cut in 1..changes.len() {
             assert_eq!(passed(&changes[..cut], false).is_some(), cut == length, "cut at {cut}");
         }
-        // Not the bytes that say what a chunk is: kinds that are newer than us are for the engine to judge.
+        // Not the type bytes of chunks: the engine decides about kinds that are newer than this library.
         for at in (0..changes.len()).filter(|at| *at != 8 && *at != length + 8) {
             let mut damaged = changes.clone();
             damaged[at] ^= 0x10;

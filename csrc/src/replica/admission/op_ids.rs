@@ -1,9 +1,9 @@
 //! Storey 1: the numbers of operations in a whole document.
 //!
-//! A saved document has the operations of all changes in one table, and says of each change only which number its last
-//! one has. The engine asks for every operation up to that only of small changes, and if it is too high it goes into no
-//! hash. When the next change comes, which is numbered behind the true one, it does not follow, and whoever has that
-//! document can follow no more.
+//! A saved document has the operations of all changes in one table, and gives for each change only the number of its
+//! last operation. The engine checks that all operations up to it exist for small changes only, and a number that is
+//! too high goes into no hash. The next change is numbered after the true last operation, so it does not follow that
+//! document, and the replica cannot apply any later change.
 
 use super::chunks;
 use super::columns::{Columns, Reader, Unreadable, Values};
@@ -21,8 +21,8 @@ type Range = (u32, u32, u32);
 /// True if the changes in the chunk of a whole document end where their operations do; false as well if it cannot be
 /// read.
 ///
-/// The operations of a change have no gap, so where there is one a change must end. Between two changes without a gap
-/// the number decides which of them an operation belongs to, and that is in their hashes.
+/// The operations of a change have no gap, so a change must end where there is one. Between two changes without a gap
+/// the number decides which of them an operation belongs to, and their hashes cover that.
 pub fn consistent(chunk: &[u8]) -> bool {
     chunks::split(chunk).is_some_and(|(_, body, _)| consistent_in(&mut Reader::new(body)).unwrap_or(false))
 }
@@ -38,7 +38,7 @@ fn consistent_in(reader: &mut Reader<'_>) -> Result<bool, Unreadable> {
         _ => runs.push((actor, counter, counter)),
     };
     pairs(&operations, ID_ACTOR, ID_COUNTER, &mut add)?;
-    // What deletes is not in the table: it is only said to follow what it deleted.
+    // Deletions have no row of their own: they are listed as successors of what they deleted.
     pairs(&operations, SUCCESSOR_ACTOR, SUCCESSOR_COUNTER, &mut add)?;
     runs.sort_unstable();
     let mut runs = runs.into_iter().peekable();
@@ -56,7 +56,7 @@ fn consistent_in(reader: &mut Reader<'_>) -> Result<bool, Unreadable> {
     Ok(true)
 }
 
-/// Gives each row of two columns that has an actor and a number.
+/// Visits each row of two columns that has an actor and a number.
 fn pairs(
     columns: &Columns<'_>,
     actor: u64,
@@ -66,7 +66,7 @@ fn pairs(
     let mut actors = Values::numbers(columns.get(actor));
     let mut numbers = Values::deltas(columns.get(number));
     while let Some(number) = numbers.row()? {
-        // The engine has no room for larger ones either.
+        // The engine cannot represent larger ones either.
         let narrow = |value: Option<u64>| u32::try_from(value.ok_or(Unreadable)?).map_err(|_| Unreadable);
         give(narrow(actors.row()?.flatten())?, narrow(number)?);
     }
@@ -84,13 +84,13 @@ mod tests {
     use crate::replica::admission::admit_message;
     use crate::replica::ReplicaError;
 
-    /// One change that says it ends `shift` operations behind its last.
+    /// A change that declares an end `shift` operations after its last one.
     fn shifted(shift: u8) -> (Notebook, Vec<u8>) {
         let notebook = Notebook::create("n").unwrap();
         let mut chunk = notebook.save();
         let (_, body, _) = chunks::split(&chunk).unwrap();
         let start = chunk.len() - body.len();
-        // One number that follows one by one: the last of the four operations.
+        // A run of one value: the number of the last of the four operations.
         let column = body.windows(2).position(|window| window == [0x7f, 4]).unwrap();
         chunk[start + column + 1] += shift;
         let sum = u32::from_str_radix(&sha256_hex(&chunk[8..])[..8], 16).unwrap();
@@ -99,25 +99,25 @@ mod tests {
     }
 
     #[test]
-    fn an_end_behind_the_last_operation_is_refused() {
+    fn an_end_after_the_last_operation_is_refused() {
         let (notebook, chunk) = shifted(0);
         assert_eq!(chunk, notebook.save());
         assert!(consistent(&chunk));
         for shift in [1, 2, 50] {
             let (notebook, chunk) = shifted(shift);
-            // Of changes that would be larger than a few operations the engine takes it, with the heads it should have.
+            // For changes of more than a few operations the engine accepts it, with the expected heads.
             let taken = Automerge::load(&chunk).is_ok_and(|doc| doc.get_heads() == notebook.heads());
             assert_eq!(taken, shift == 50);
             assert!(!consistent(&chunk), "{shift}");
-            for upon in [false, true] {
-                assert!(admit_message([&chunk[..]].into_iter(), !upon).is_err(), "{shift}");
+            for has_changes in [false, true] {
+                assert!(admit_message([&chunk[..]].into_iter(), !has_changes).is_err(), "{shift}");
             }
             assert!(matches!(Notebook::load(&chunk), Err(ReplicaError::Corrupt(_))), "{shift}");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_consistent() {
+    fn unreadable_documents_are_not_consistent() {
         let saved = Notebook::create("n").unwrap().save();
         for cut in 0..saved.len() {
             assert!(!consistent(&saved[..cut]), "cut at {cut}");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_documents_are_consistent() {
+    fn documents_of_correct_peers_are_consistent() {
         let mut room = Notebook::create("n").unwrap();
         let cell = |id: &str, source: &str| Op::insert_cell(id, "code", source, None);
         let delete = |id: &str| Op::DeleteCell { cell_id: id.into() };
@@ -143,7 +143,7 @@ mod tests {
         }
         room.doc.merge(&mut peer.doc).unwrap();
         assert!(consistent(&room.save()));
-        // A change without operations, and one behind it; the deletion of values in conflict; a counter.
+        // A change without operations, and one after it; the deletion of values in conflict; a counter.
         room.doc.empty_commit(automerge::transaction::CommitOptions::default());
         assert!(consistent(&room.save()));
         let mut one = room.doc.fork();

@@ -1,7 +1,7 @@
-//! Storey 1: operations that the engine takes and stumbles over later.
+//! Storey 1: operations that the engine accepts and fails on later.
 //!
-//! They are looked for when the engine has applied them: what they act on may have been made by another change. Those of
-//! a whole document are read from its columns, row by row.
+//! They are searched for after the engine has applied them: what they act on may have been made by another change.
+//! Those of a whole document are read from its columns, row by row.
 
 use automerge::legacy::OpType;
 use automerge::{ActorId, Automerge, ExpandedChange, ObjId, ObjType, ReadDoc};
@@ -19,20 +19,20 @@ const ACTION: u64 = 0x42;
 /// The action that begins or ends a mark.
 const MARK: u64 = 7;
 
-/// What some operations are, besides those that every notebook has.
+/// Kinds of operations that need a closer check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpRules {
-    /// They format text. No notebook of ours does, but others may, and whether it makes sense shows only when a saved
+    /// They format text. This library writes none, but others may, and the engine checks them only when a saved
     /// document is loaded.
     pub marks: bool,
-    /// They name an entry of a list or a text, or a place in a map: editing that list would be the end of the engine.
-    /// Or they insert where there are no places: whoever has applied that sees it under another name than whoever has
-    /// loaded it.
+    /// They use a key in a list or a text, or a position in a map: editing that list would make the engine panic.
+    /// Or they insert into an object without positions: a replica that applied that sees it under another name than a
+    /// replica that loaded it.
     pub misplaced: bool,
 }
 
 impl OpRules {
-    /// Looks through the operations of a change that `doc` has applied.
+    /// Checks the operations of a change that `doc` has applied.
     pub fn of_change(doc: &Automerge, change: &ExpandedChange) -> Self {
         let mut found = Self::default();
         let mut last = None;
@@ -48,7 +48,7 @@ impl OpRules {
         found
     }
 
-    /// Looks through the whole document in a chunk, of which `doc` is made; none if it cannot be read.
+    /// Checks the whole document in a chunk, from which `doc` was loaded; none if it cannot be read.
     pub fn of_document(doc: &Automerge, chunk: &[u8]) -> Option<Self> {
         let (_, body, _) = chunks::split(chunk)?;
         Self::of_body(doc, body).ok()
@@ -94,7 +94,7 @@ fn object_in(actors: &[ActorId], object: (Option<u64>, Option<u64>)) -> Option<O
     }
 }
 
-/// Whether an object has places, not named entries; none if there is no such object.
+/// Whether an object has positions, not keys; none if there is no such object.
 fn is_listed(doc: &Automerge, object: ObjId) -> Option<bool> {
     let kind = doc.object_type(object).ok()?;
     Some(matches!(kind, ObjType::List | ObjType::Text))
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_inserted_where_there_are_no_places() {
+    fn an_insertion_into_a_map_is_refused() {
         let notebook = notebook();
         let (_, good) = change(&notebook);
         let mut bad = good.decode();

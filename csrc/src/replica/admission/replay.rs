@@ -1,9 +1,9 @@
 //! Storey 1: applying a small change of a peer as the peer made it.
 //!
-//! The engine applies changes in batches, and for a batch it walks over all that ever happened to each object in it
-//! (`BatchApply`; automerge issue 1042): a character costs the history of its text. A transaction seeks its place. So a
-//! small change that follows all we have is made again, by a transaction under the name of its author. It has the same
-//! hash then, which proves that it is the same change; if it had another one, the document would be built anew.
+//! The engine applies changes in batches, and for a batch it walks over the whole history of each object in it
+//! (`BatchApply`; automerge issue 1042): a character costs the history of its text. A transaction seeks the position.
+//! So a small change that follows all known changes is replayed by a transaction under the actor of its author. An
+//! equal hash proves that it is the same change; if the hash differs, the document is rebuilt.
 
 use automerge::legacy::{ElementId, Key, Op, OpId, OpType};
 use automerge::transaction::{CommitOptions, Transactable, Transaction};
@@ -11,21 +11,21 @@ use automerge::{Automerge, ChangeHash, Cursor, ExpandedChange, ObjId, ObjType, R
 
 use super::applied::{object_id, op_id};
 
-/// Operations of a change that is made again. With more of them the batch is faster.
+/// Most operations of a change that is replayed. With more of them the batch is faster.
 const OPERATIONS: usize = 64;
 
-/// What became of a change.
+/// Result of replaying a change.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Replayed {
     /// The document has it.
     Done,
-    /// It is none of those; the document is as before.
+    /// The change cannot be replayed; the document is as before.
     Untouched,
     /// The document has another change now, and must be restored.
     Spoiled,
 }
 
-/// Makes a change again that follows all changes of `doc`.
+/// Replays a change that follows all changes of `doc`.
 pub fn replay(doc: &mut Automerge, hash: ChangeHash, change: &ExpandedChange) -> Replayed {
     if !is_next(doc, change) {
         return Replayed::Untouched;
@@ -53,7 +53,7 @@ fn is_next(doc: &Automerge, change: &ExpandedChange) -> bool {
         && doc.get_missing_deps(&[]).is_empty()
 }
 
-/// Makes the same operations; the hash of the change they are, none if they cannot be made.
+/// Makes the same operations; returns the hash of the resulting change, none if they cannot be made.
 fn make(doc: &mut Automerge, change: &ExpandedChange) -> Option<ChangeHash> {
     let mut tx = doc.transaction();
     let done = change.operations.iter().try_for_each(|op| operation(&mut tx, op));
@@ -105,7 +105,7 @@ fn operation(tx: &mut Transaction<'_>, op: &Op) -> Option<()> {
     }
 }
 
-/// The place of an element that readers see as it was inserted, in a text one character.
+/// The position of an element that readers see as it was inserted, in a text one character.
 fn place(tx: &Transaction<'_>, object: &ObjId, id: &OpId, text: bool) -> Option<usize> {
     let cursor = Cursor::try_from(format!("{}@{}", id.0, id.1.to_hex_string()).as_str()).ok()?;
     let at = tx.get_cursor_position(object, &cursor, None).ok()?;
@@ -144,7 +144,7 @@ mod tests {
     type Edit = fn(&mut Transaction<'_>, &[ObjId; 3]) -> Result<(), automerge::AutomergeError>;
 
     #[test]
-    fn what_a_peer_does_is_made_again() {
+    fn what_a_peer_does_is_replayed() {
         let edits: [Edit; 10] = [
             |tx, [text, ..]| tx.splice_text(text, 1, 2, "xyz"),
             |tx, [text, ..]| tx.splice_text(text, 0, 0, "🐢"),
@@ -195,11 +195,11 @@ mod tests {
     }
 
     #[test]
-    fn what_turns_out_as_another_change_is_known_by_its_hash() {
+    fn a_replay_that_makes_another_change_is_detected_by_its_hash() {
         let (mut peer, mut doc, [text, ..]) = documents();
         peer.transact::<_, _, automerge::AutomergeError>(|tx| tx.splice_text(&text, 0, 1, "b")).unwrap();
         let (_, change) = last(&mut peer);
-        // An element that says it replaces another one than it does.
+        // An element that claims to replace another one than it does.
         let mut bad = change.clone();
         bad.operations[0].pred = bad.operations[1].pred.clone();
         let hash = Change::from(bad.clone()).hash();

@@ -4,14 +4,14 @@ use automerge::{Change, ExpandedChange};
 
 use super::super::panic::catch_panic;
 
-/// Operations of a change that are given along. One takes about 250 bytes.
+/// Operations of a change that are returned with it. One takes about 250 bytes.
 pub const DECODED_OPERATIONS: usize = 1 << 12;
 
-/// The change in a chunk, and it decoded if it has not too many operations; none if it is damaged, or spelled in another
-/// way than the engine would.
+/// The change in a chunk, decoded too if it has not too many operations; none if it is damaged, or encoded otherwise
+/// than the engine would.
 ///
-/// Decoding a change looks neither at the checksum stored before it nor at all of its columns, and what of them is
-/// read later may be something else.
+/// Decoding a change checks neither the checksum stored before it nor all of its columns, and a later read of them may
+/// give something else.
 pub fn verified(chunk: &[u8]) -> Option<(Change, Option<ExpandedChange>)> {
     catch_panic(|| {
         let change = Change::try_from(chunk).ok()?;

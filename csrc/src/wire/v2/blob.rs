@@ -21,7 +21,7 @@ impl Body for BlobRequest {
     const TAG: Tag = Tag::Member("action");
 }
 
-/// A response on the blob channel; told apart by its only member.
+/// A response on the blob channel; its only member shows which one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", try_from = "Members")]
 pub enum BlobResponse {
@@ -64,7 +64,7 @@ mod tests {
     use crate::wire::message::Message;
 
     #[test]
-    fn one_member_tells_what_the_response_is() {
+    fn the_only_member_shows_which_response_it_is() {
         for json in [r#"{"hash":"ab"}"#, r#"{"port":1}"#, r#"{"error":"no","x":[1]}"#] {
             let message = Message::<BlobResponse>::parse(json.as_bytes()).unwrap();
             assert_eq!(message.to_json(), json.as_bytes());

@@ -1,4 +1,4 @@
-//! Storey 1, what a notebook's room tells all its peers (protocol 2, section 5.8).
+//! Storey 1, the broadcasts of a notebook's room to all its peers (protocol 2, section 5.8).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

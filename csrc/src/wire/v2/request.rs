@@ -1,4 +1,4 @@
-//! Storey 1, what a client asks of a notebook's room (protocol 2, section 5.6).
+//! Storey 1, the requests of a client to a notebook's room (protocol 2, section 5.6).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,10 +77,10 @@ impl Body for Request {
     const TAG: Tag = Tag::Member("action");
 }
 
-/// The cells whose sources a request to execute means.
+/// The cells that a request executes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
-    /// It executes no cells.
+    /// The request executes no cells.
     None,
     /// The cell with this id.
     Cell(String),
@@ -89,7 +89,7 @@ pub enum Targets {
 }
 
 impl Request {
-    /// The cells that this request means.
+    /// The cells that this request executes.
     pub fn targets(&self) -> Targets {
         match self {
             Request::ExecuteCell { cell_id } => Targets::Cell(cell_id.clone()),
@@ -102,8 +102,9 @@ impl Request {
 /// The member that [`with_cells`] adds.
 pub const AT_REQUEST: &str = "at_request";
 
-/// A request with the member `at_request`: the cells it means, as they are at this moment. Edits that follow a request
-/// do not change what runs (protocol 2, section 5.9), but may have been applied when the host program sees it.
+/// A request with the member `at_request`: the cells to execute, as they are at this moment. Edits that follow a
+/// request do not change what runs (protocol 2, section 5.9), but may have been applied when the host program sees
+/// it.
 ///
 /// `body` is a parsed request without that member.
 pub fn with_cells(mut body: Vec<u8>, cells: &Value) -> Vec<u8> {
@@ -121,7 +122,7 @@ impl Message<Request> {
         self.extra.get("request_id")
     }
 
-    /// Whether it is a question to the library and not to the host program: has everything up to here arrived?
+    /// Whether it is a request to the library, which answers it when everything before it was processed.
     pub fn asks_for_sync(&self) -> bool {
         self.extra.get("sync") == Some(&Value::Bool(true))
     }

@@ -1,4 +1,4 @@
-//! Storey 1, what a notebook's room answers (protocol 2, section 5.7).
+//! Storey 1, the responses of a notebook's room (protocol 2, section 5.7).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub enum Response {
         /// Where its environment came from.
         env_source: String,
     },
-    /// The room had a kernel; this one, whatever was asked for.
+    /// The room had a kernel already; this one, which may differ from the request.
     KernelAlreadyRunning {
         /// `python` or `deno`.
         kernel_type: String,
@@ -33,7 +33,7 @@ pub enum Response {
         /// The cell; need not exist.
         cell_id: String,
     },
-    /// The kernel was told to interrupt.
+    /// The kernel was interrupted.
     InterruptSent,
     /// The kernel was stopped.
     KernelShuttingDown,
@@ -124,7 +124,7 @@ pub struct CompletionItem {
     /// More about it, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Who proposes it: `kernel`.
+    /// Source of the proposal: `kernel`.
     pub source: String,
 }
 
