@@ -1,5 +1,5 @@
 //! Documents and blobs a reference daemon left on disk: every one loads and reads as
-//! `tests/golden/v2/files/expected.json` tells.
+//! `tests/golden/v2/files/expected.json` describes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +32,7 @@ fn blob_files() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_blob_is_its_hash_and_every_sidecar_tells_its_size() {
+fn every_blob_has_its_hash_and_every_sidecar_its_size() {
     let store = BlobStore::open(files().join("blobs")).unwrap();
     let (mut contents, mut sidecars) = (0, 0);
     for (shard, name) in blob_files() {

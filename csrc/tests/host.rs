@@ -51,7 +51,7 @@ fn what_is_sent_to_one_peer_follows_the_changes_before_it_and_reaches_no_other()
             }
         } else {
             let body: Value = serde_json::from_slice(&frame[1..]).unwrap();
-            // What it speaks of was announced before it, at the latest in the frame before.
+            // The change it refers to was announced before it, at the latest in the frame before.
             assert!(sync.their_heads().is_some_and(|heads| !heads.is_empty()));
             broadcasts.push(body["event"].as_str().unwrap().to_owned());
         }
@@ -231,7 +231,7 @@ fn a_vanished_subscriber_is_noticed_without_sending_to_it() {
 }
 
 #[test]
-fn a_subscriber_that_talks_is_not_listened_to_without_a_bound() {
+fn input_of_a_subscriber_is_bounded() {
     let place = Place::new();
     let _host = open(&place);
     let mut peer = Raw::open(&place.socket(), SUBSCRIBE);
@@ -361,7 +361,7 @@ fn a_room_is_evicted_again_after_each_last_peer_has_left() {
     }
 }
 
-/// Connects as another user and says what became of it: 0 when the host has closed the connection, 1 when it answers,
+/// Connects as another user; returns 0 when the host has closed the connection, 1 when it answers,
 /// 4 when it does neither.
 fn as_user(user: u32, socket: &std::path::Path) -> i32 {
     use std::os::unix::ffi::OsStrExt;
@@ -415,7 +415,7 @@ fn another_user_is_not_let_in_even_where_the_file_system_does() {
 }
 
 #[test]
-fn what_comes_together_with_the_handshake_is_heard() {
+fn what_comes_together_with_the_handshake_is_read() {
     let place = Place::new();
     let host = open(&place);
     host.open_settings(None).unwrap();

@@ -228,7 +228,7 @@ fn cell_of(op: &Op) -> Option<&str> {
     }
 }
 
-/// What is in memory must be what anybody reads from the document.
+/// The state in memory must equal what is read from the document.
 fn check_against_saved(notebook: &Notebook) {
     let saved = Notebook::load(&notebook.save()).unwrap();
     assert_eq!(Model::of(notebook), Model::of(&saved));
@@ -323,8 +323,8 @@ fn receive(peer: &mut PeerSync, notebook: &mut Notebook, message: &[u8], seed: u
     assert!(changes.metadata || before.metadata == after.metadata, "seed {seed}");
     for cell in &after.cells {
         let known = before.place(&cell.id).map(|place| &before.cells[place]);
-        let told = changes.cells.contains(&cell.id);
-        assert!(told || known == Some(cell), "seed {seed}: {cell:?} {changes:?}");
+        let reported = changes.cells.contains(&cell.id);
+        assert!(reported || known == Some(cell), "seed {seed}: {cell:?} {changes:?}");
     }
     if !joining {
         repeat(&mut repeated, &changes);
@@ -339,7 +339,7 @@ fn receive(peer: &mut PeerSync, notebook: &mut Notebook, message: &[u8], seed: u
 
 /// An edit of a cell this replica sees, or of a new cell with an id of its own. Only one replica may
 /// move cells: a cell moved by two at once doubles, which the document cannot prevent, and then ids do
-/// not tell cells apart.
+/// not identify cells.
 fn replica_op(random: &mut Random, notebook: &Notebook, made: &mut usize, moves: bool) -> Op {
     let ids = notebook.cell_ids();
     let id = if ids.is_empty() { "none".to_owned() } else { random.pick(&ids).clone() };
@@ -351,7 +351,7 @@ fn replica_op(random: &mut Random, notebook: &Notebook, made: &mut usize, moves:
     op
 }
 
-/// A room and two clients. Everybody edits, messages travel late, connections break.
+/// A room and two clients. All of them edit, messages arrive late, connections break.
 #[test]
 fn replicas_converge_and_report_what_they_see() {
     let (mut edits, mut messages) = (0, 0);

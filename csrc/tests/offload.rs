@@ -27,7 +27,7 @@ fn join(place: &Place, host: &Host, room: &str) -> Peer {
 impl Peer {
     /// Sends a request and has it answered by the host; the events before it go to `others`.
     fn trip(&mut self, host: &Host, others: &mut Vec<Event>) {
-        self.say(FrameType::Request, br#"{"action":"get_queue_state"}"#);
+        self.send_typed(FrameType::Request, br#"{"action":"get_queue_state"}"#);
         loop {
             let event = next(host);
             if event.kind == RTD_EV_REQUEST {

@@ -1,4 +1,4 @@
-//! The bound of what a session has under way, deadlines, and what it says of its connection.
+//! The bound of what a session has under way, deadlines, and the state of its connection.
 
 use std::thread;
 use std::time::Duration;

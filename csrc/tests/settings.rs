@@ -48,11 +48,11 @@ impl Peer {
         while !wanted(&self.settings) {
             let frame = self.raw.frame();
             self.sync.receive(&mut self.settings, &frame).unwrap();
-            self.say();
+            self.send_changes();
         }
     }
 
-    fn say(&mut self) {
+    fn send_changes(&mut self) {
         if let Some(message) = self.sync.generate(&self.settings) {
             self.raw.send(&message);
         }
@@ -60,7 +60,7 @@ impl Peer {
 
     fn change(&mut self, members: Value) {
         assert!(self.settings.change(&object(members)).unwrap());
-        self.say();
+        self.send_changes();
     }
 }
 
@@ -71,7 +71,7 @@ fn open(place: &Place, journal: &Path) -> Host {
 }
 
 /// Waits for changes of peers until the settings are as wanted.
-fn told(host: &Host, wanted: impl Fn(&Value) -> bool) {
+fn wait_for_settings(host: &Host, wanted: impl Fn(&Value) -> bool) {
     while !wanted(&host.settings().unwrap()) {
         until(host, RTD_EV_SETTINGS_CHANGED);
     }
@@ -122,7 +122,7 @@ fn recorded_clients_end_in_the_recorded_settings() {
         let raw = raws[number].get_or_insert_with(|| Raw::connect(&place.socket()));
         raw.send(&bytes(frame));
     }
-    told(&host, |settings| *settings == recorded_mirror());
+    wait_for_settings(&host, |settings| *settings == recorded_mirror());
     for raw in raws.iter_mut().flatten() {
         assert!(!raw.frame().is_empty(), "the host speaks first and answers");
     }
@@ -140,7 +140,7 @@ fn peers_and_the_host_converge_and_a_restart_brings_it_back() {
         let (mut one, mut two) = (Peer::open(&place), Peer::open(&place));
         one.change(json!({"theme": "dark"}));
         two.change(json!({"uv": {"default_packages": ["six"]}}));
-        told(&host, |settings| {
+        wait_for_settings(&host, |settings| {
             settings["theme"] == "dark" && settings["uv"]["default_packages"] == json!(["six"])
         });
         host.change_settings(&object(json!({"default_runtime": "deno"}))).unwrap();
@@ -161,7 +161,7 @@ fn peers_and_the_host_converge_and_a_restart_brings_it_back() {
 }
 
 #[test]
-fn a_change_is_told_once_until_the_settings_were_read() {
+fn a_change_makes_one_event_until_the_settings_were_read() {
     let place = Place::new();
     let host = open(&place, &place.0.join("settings.automerge"));
     let mut peer = Peer::open(&place);
@@ -170,7 +170,7 @@ fn a_change_is_told_once_until_the_settings_were_read() {
     }
     until(&host, RTD_EV_SETTINGS_CHANGED);
     peer.change(json!({"default_python_env": "conda"}));
-    // The host has answered everything, so it has told everything.
+    // The host has answered everything, so it has emitted all events.
     peer.raw.send(b"not a sync message");
     while peer.raw.next().is_some() {}
     assert!(host.next_event().unwrap().is_none());

@@ -1,6 +1,6 @@
-//! What waits for changes. A session says that it has synchronised: with a daemon that answers requests before it looks
-//! at changes, as the reference does, the answer alone says nothing. A host emits a request behind the changes that its
-//! sender has announced.
+//! Requests and syncs that wait for changes. A session emits `Synced` only when the changes are there: the reference
+//! daemon answers requests before it processes changes, so a response alone does not show it. A host emits a request
+//! after the changes that its sender has announced.
 
 use std::os::unix::net::UnixListener;
 
@@ -16,12 +16,12 @@ mod support;
 
 use support::{host_with_room, request, until, Peer, Place, Raw, Source, PATIENCE};
 
-/// A daemon of one room that does each thing when the test says so.
+/// A daemon of one room that takes each step when the test calls it.
 struct Daemon {
     peer: Raw,
     room: Notebook,
     sync: PeerSync,
-    /// Sync messages it has read and not looked at.
+    /// Sync messages that were read and not applied.
     held: Vec<Vec<u8>>,
 }
 
@@ -35,21 +35,21 @@ impl Daemon {
         peer.send(br#"{"protocol":"v2"}"#);
         let room = Notebook::create("n").unwrap();
         let mut daemon = Self { peer, room, sync: PeerSync::new(), held: Vec::new() };
-        daemon.tell();
+        daemon.send_changes();
         while !daemon.sync.converged(&daemon.room) {
-            assert_eq!(daemon.hear(), None);
-            daemon.look();
+            assert_eq!(daemon.read(), None);
+            daemon.apply();
         }
         until(&session, RTD_EV_READY);
         (daemon, session)
     }
 
-    fn say(&mut self, kind: FrameType, body: &[u8]) {
+    fn send_typed(&mut self, kind: FrameType, body: &[u8]) {
         self.peer.send(&[&[kind as u8], body].concat());
     }
 
     /// Reads one frame: a request, or a sync message that is held.
-    fn hear(&mut self) -> Option<Value> {
+    fn read(&mut self) -> Option<Value> {
         let frame = self.peer.frame();
         match split(&frame).unwrap() {
             (FrameType::Sync, message) => self.held.push(message.to_vec()),
@@ -59,24 +59,24 @@ impl Daemon {
         None
     }
 
-    /// Looks at what is held, and answers.
-    fn look(&mut self) {
+    /// Applies the messages that are held, and answers.
+    fn apply(&mut self) {
         for message in std::mem::take(&mut self.held) {
             self.sync.receive(&mut self.room, &message).unwrap();
         }
-        self.tell();
+        self.send_changes();
     }
 
-    fn tell(&mut self) {
+    fn send_changes(&mut self) {
         if let Some(message) = self.sync.generate(&self.room) {
-            self.say(FrameType::Sync, &message);
+            self.send_typed(FrameType::Sync, &message);
         }
     }
 
     /// The next request; sync messages before it are held.
     fn request(&mut self) -> Value {
         loop {
-            if let Some(request) = self.hear() {
+            if let Some(request) = self.read() {
                 break request;
             }
         }
@@ -86,15 +86,15 @@ impl Daemon {
     fn answer(&mut self) {
         let request = self.request();
         let answer = json!({"result": "queue_state", "queued": [], "request_id": request["request_id"]});
-        self.say(FrameType::Response, answer.to_string().as_bytes());
+        self.send_typed(FrameType::Response, answer.to_string().as_bytes());
     }
 }
 
-/// Begins a sync, which asks the daemon something. Long after it has its answer it must wait still.
+/// Begins a sync, which sends a request. After the response it must still wait.
 fn not_yet(daemon: &mut Daemon, session: &Session) {
     session.sync(1, None).unwrap();
     daemon.answer();
-    // What comes in one piece may become events in another order; behind two requests all of it has.
+    // Messages that arrive together may become events in another order; after two requests all of them have.
     for token in [2, 3] {
         session.request(token, br#"{"action":"get_queue_state"}"#, None).unwrap();
         daemon.answer();
@@ -123,7 +123,7 @@ fn a_sync_waits_until_the_daemon_has_every_edit() {
     session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     not_yet(&mut daemon, &session);
     assert!(daemon.room.cell_ids().is_empty());
-    daemon.look();
+    daemon.apply();
     ends(&session);
     assert_eq!(daemon.room.cell_ids(), ["c"]);
 }
@@ -135,10 +135,10 @@ fn a_sync_waits_for_every_change_that_the_daemon_has_announced() {
     daemon.room.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     // Announced and withheld, as a Bloom filter may do.
     let announcement = barrier(&daemon.room);
-    daemon.say(FrameType::Sync, &announcement);
+    daemon.send_typed(FrameType::Sync, &announcement);
     not_yet(&mut daemon, &session);
     assert!(session.read(|notebook| Ok(notebook.cells())).unwrap().is_empty());
-    daemon.look();
+    daemon.apply();
     ends(&session);
     assert_eq!(session.read(|notebook| Ok(notebook.cells())).unwrap().len(), 1);
 }
@@ -148,13 +148,13 @@ fn an_execution_waits_until_the_daemon_has_every_edit() {
     let place = Place::new();
     let (mut daemon, session) = Daemon::with_session(&place);
     session.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
-    assert_eq!(daemon.hear(), None);
+    assert_eq!(daemon.read(), None);
     session.execute(5, "c", None).unwrap();
-    // A change of the daemon's is answered by a message, which an execution that did not wait would be before.
+    // The session answers a change of the daemon; an execution that did not wait would come before the answer.
     daemon.room.edit(&[Op::SetMetadata { key: "k".into(), value: "v".into() }]).unwrap();
-    daemon.tell();
-    assert_eq!(daemon.hear(), None);
-    daemon.look();
+    daemon.send_changes();
+    assert_eq!(daemon.read(), None);
+    daemon.apply();
     let request = daemon.request();
     assert_eq!((&request["action"], &request["cell_id"]), (&json!("execute_cell"), &json!("c")));
     assert_eq!(daemon.room.cell_ids(), ["c"]);
@@ -190,17 +190,17 @@ fn outputs_are_cleared_before_a_run_unless_the_cell_is_in_the_queue() {
 }
 
 impl Peer {
-    /// Announces a new cell, withholds it, and asks for its execution.
+    /// Announces a new cell, withholds it, and requests its execution.
     fn ask_too_early(&mut self) {
         self.replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
         let announcement = barrier(&self.replica);
-        self.say(FrameType::Sync, &announcement);
-        self.say(FrameType::Request, br#"{"action":"execute_cell","cell_id":"c","request_id":1}"#);
+        self.send_typed(FrameType::Sync, &announcement);
+        self.send_typed(FrameType::Request, br#"{"action":"execute_cell","cell_id":"c","request_id":1}"#);
     }
 }
 
 #[test]
-fn a_request_waits_for_the_changes_before_it_and_holds_no_other_peer_up() {
+fn a_request_waits_for_the_changes_before_it_and_delays_no_other_peer() {
     let place = Place::new();
     let (host, session) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", true);
@@ -218,7 +218,7 @@ fn a_request_waits_for_the_changes_before_it_and_holds_no_other_peer_up() {
 }
 
 #[test]
-fn a_request_of_a_client_that_never_sends_what_it_announced_becomes_an_event_at_last() {
+fn a_request_whose_client_never_sends_the_announced_changes_becomes_an_event() {
     let place = Place::new();
     let (host, _session) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", false);
@@ -228,7 +228,7 @@ fn a_request_of_a_client_that_never_sends_what_it_announced_becomes_an_event_at_
 }
 
 #[test]
-fn a_request_of_a_peer_that_leaves_becomes_an_event_although_what_it_announced_never_comes() {
+fn a_request_of_a_peer_that_leaves_without_the_announced_changes_becomes_an_event() {
     let place = Place::new();
     let (host, _session) = host_with_room(&place, "n");
     // A client of ours has fifteen seconds for its changes, but nothing comes from one that has left.

@@ -13,10 +13,10 @@ use support::{host_with, host_with_room, request, until, Peer, Place, Raw};
 
 const MOST: u64 = 1024;
 
-/// Events that are there when the host's thread has surely looked at all that had come.
+/// The events of everything that had arrived, once the host's thread has processed it.
 fn settled(host: &Host, witness: &Session) -> Vec<Event> {
     let mut events = Vec::new();
-    // The first answer may come before other sockets were looked at; with the second they have been.
+    // The first answer may come before other sockets were read; with the second they have been.
     for token in [1, 2] {
         witness.request(token, br#"{"action":"get_kernel_info"}"#, None).unwrap();
         loop {
@@ -47,7 +47,7 @@ fn requests(events: &[Event]) -> Vec<(u64, u64)> {
 fn ask(peer: &mut Peer, numbers: std::ops::Range<u64>, padding: &str) {
     for number in numbers {
         let body = json!({"action": "get_queue_state", "n": number, "padding": padding}).to_string();
-        peer.say(FrameType::Request, body.as_bytes());
+        peer.send_typed(FrameType::Request, body.as_bytes());
     }
 }
 
@@ -56,7 +56,7 @@ fn answer(host: &Host, token: u64) {
 }
 
 #[test]
-fn a_peer_waits_when_it_has_asked_1024_things() {
+fn a_peer_waits_with_1024_unanswered_requests() {
     let place = Place::new();
     let (host, witness) = host_with_room(&place, "n");
     let mut peer = Peer::join(&place, "n", true);
@@ -104,7 +104,7 @@ fn the_cells_that_a_request_means_count_as_well() {
     }
     for number in 0..100 {
         let body = json!({"action": "run_all_cells", "n": number}).to_string();
-        peer.say(FrameType::Request, body.as_bytes());
+        peer.send_typed(FrameType::Request, body.as_bytes());
     }
     assert_eq!(requests(&settled(&host, &witness)).len(), 2);
 }

@@ -115,7 +115,7 @@ fn no_kind_is_forgotten() {
     for kind in OTHER_KINDS {
         counts.remove(kind);
     }
-    assert!(counts.is_empty(), "kinds nobody tests: {counts:?}");
+    assert!(counts.is_empty(), "kinds without a test: {counts:?}");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtimed_ffi::notebook::{Notebook, Op, PeerSync};
+use runtimed_ffi::notebook::{Notebook, Op};
+use runtimed_ffi::replica::PeerSync;
 use runtimed_ffi::outputs::hash::sha256_hex;
 use runtimed_ffi_fuzz::targets::manifest::BLOB;
 use serde_json::Value;
@@ -201,7 +202,7 @@ fn documents(seeds: &Seeds, room: &Notebook) {
     seeds.add("doc_load", &with(&[1 | 8 | 16], &file));
     seeds.add("doc_load", &with(&[1 | 4 | 16], &fresh.save_since(&[])));
 
-    // What two replicas say to each other, as messages that somebody made up.
+    // Messages between two replicas, as input that a fuzzer may change.
     let mut other = Notebook::load(&room.save()).unwrap();
     other.set_actor(&[9; 16]);
     for op in [

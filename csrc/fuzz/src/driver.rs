@@ -5,7 +5,7 @@ use std::panic;
 use std::process;
 use std::sync::{Mutex, PoisonError};
 
-/// What the last panic said, for the case that nobody contains it.
+/// The text of the last panic, printed if the library does not catch it.
 static LAST: Mutex<String> = Mutex::new(String::new());
 
 /// Keeps panics quiet until it is known that they are findings: printing a stack trace takes longer than most inputs.

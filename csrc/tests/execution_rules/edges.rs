@@ -13,16 +13,16 @@ fn a_refusal_without_a_text_is_named() {
 #[test]
 fn a_joined_run_shares_what_was_seen_before() {
     let mut runs = reference_run();
-    hear(&mut runs, &json!({"event": "execution_started", "cell_id": "c", "execution_count": 4}), 0);
-    hear(
+    receive(&mut runs, &json!({"event": "execution_started", "cell_id": "c", "execution_count": 4}), 0);
+    receive(
         &mut runs,
         &json!({"event": "output", "cell_id": "c", "output_type": "error", "output_json": "{}"}),
         0,
     );
-    hear(&mut runs, &status("idle", "c"), 0);
+    receive(&mut runs, &status("idle", "c"), 0);
     runs.submit(2, "c", None, 0);
     assert_eq!(queued(&mut runs, 2, &cell_queued()), Action::Replay { token: 2, cell_id: "c".into() });
-    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+    assert_eq!(receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
     // What is over is not joined.
     runs.submit(3, "c", None, 0);
     assert_eq!(queued(&mut runs, 3, &cell_queued()), Action::Nothing);
@@ -45,21 +45,21 @@ fn held_outputs_are_not_repeated_to_a_joined_run() {
     queued(&mut runs, 1, &joined);
     let held = runs.replay(1, "c", vec!["a".into(), "b".into()]);
     runs.release_held();
-    let told: Vec<_> = runs.take_events();
-    let outputs = told.iter().filter(|event| event.kind == RTD_EV_OUTPUT).count();
-    assert_eq!(outputs, 2, "{told:?}");
-    assert!(told.contains(&Event { number: 2, ..cleared() }));
+    let events: Vec<_> = runs.take_events();
+    let outputs = events.iter().filter(|event| event.kind == RTD_EV_OUTPUT).count();
+    assert_eq!(outputs, 2, "{events:?}");
+    assert!(events.contains(&Event { number: 2, ..cleared() }));
     // Subscribers to the notebook get them for the first time.
     assert_eq!(
         held.iter().map(|event| (event.kind, event.number)).collect::<Vec<_>>(),
         [(RTD_EV_OUTPUT, 0), (RTD_EV_OUTPUT, 1)]
     );
-    // What comes now is told to the first; a second that joins holds back what watchers have heard of him.
+    // The first run gets these outputs; a second run that joins does not repeat them to subscribers.
     runs.submit(2, "c", None, 0);
     runs.outputs_changed(&[inserted(2, "c"), OutputChange::Cleared { cell_id: "c".into() }]);
-    let told = runs.take_events();
-    assert_eq!((told[0].kind, told[0].token), (RTD_EV_OUTPUT, 1));
-    assert_eq!(told[1], cleared());
+    let events = runs.take_events();
+    assert_eq!((events[0].kind, events[0].token), (RTD_EV_OUTPUT, 1));
+    assert_eq!(events[1], cleared());
     queued(&mut runs, 2, &joined);
     assert!(runs.replay(2, "c", vec![]).is_empty());
 }
@@ -69,12 +69,12 @@ fn an_end_without_a_count_keeps_that_of_the_start() {
     let mut runs = Runs::new(EndRule::FinalEvent);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
-    hear(
+    receive(
         &mut runs,
         &json!({"event": "execution_started", "cell_id": "c", "execution_id": "e", "execution_count": 3}),
         0,
     );
-    hear(
+    receive(
         &mut runs,
         &json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": "ok"}),
         0,
@@ -88,7 +88,7 @@ fn silence_counts_from_the_last_message() {
     runs.submit(1, "c", None, 100);
     let silence = runs.deadline().unwrap() - 100;
     queued(&mut runs, 1, &cell_queued());
-    hear(&mut runs, &status("busy", "other"), 700);
+    receive(&mut runs, &status("busy", "other"), 700);
     assert_eq!(runs.deadline(), Some(700 + silence));
     assert_eq!(runs.tick(700 + silence), Action::Barrier);
     pass(&mut runs, &queue_changed(Some("c"), &[]), 9_000, |_| None);
@@ -106,16 +106,19 @@ fn any_sign_of_life_replaces_a_lost_queue_message() {
     ] {
         let mut runs = reference_run();
         for event in [sign, status("idle", "c")] {
-            assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
+            assert_eq!(receive(&mut runs, &event, 0), Action::Nothing);
         }
-        assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+        assert_eq!(
+            receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0),
+            Action::Barrier
+        );
         pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
         assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
     }
     // It ran, so that its absence from the queue is its end and no cancellation.
     let mut runs = reference_run();
-    hear(&mut runs, &status("busy", "c"), 0);
-    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
+    receive(&mut runs, &status("busy", "c"), 0);
+    assert_eq!(receive(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
     pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
@@ -144,15 +147,15 @@ fn signs_of_other_cells_mean_nothing() {
     let mut runs = reference_run();
     let done = json!({"event": "execution_done", "cell_id": "other"});
     for event in [status("busy", "other"), status("idle", "other"), done.clone()] {
-        assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
+        assert_eq!(receive(&mut runs, &event, 0), Action::Nothing);
     }
-    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    receive(&mut runs, &queue_changed(Some("c"), &[]), 0);
     let error = json!({"event": "output", "cell_id": "other", "output_type": "error", "output_json": "{}"});
     for event in [error, status("idle", "other"), done, queue_changed(Some("other"), &["c"])] {
-        assert_eq!(hear(&mut runs, &event, 0), Action::Nothing);
+        assert_eq!(receive(&mut runs, &event, 0), Action::Nothing);
     }
-    hear(&mut runs, &status("idle", "c"), 0);
-    hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
+    receive(&mut runs, &status("idle", "c"), 0);
+    receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
     pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     assert_eq!(self::done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
@@ -161,7 +164,7 @@ fn signs_of_other_cells_mean_nothing() {
 fn outputs_that_were_cleared_are_no_sign_of_a_run() {
     let mut runs = reference_run();
     runs.outputs_changed(&[OutputChange::Cleared { cell_id: "c".into() }]);
-    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    assert_eq!(receive(&mut runs, &status("idle", "c"), 1), Action::Barrier);
     let retry = Action::Retry { token: 1, cell_id: "c".into() };
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
     // Nor are those of the time before the daemon had accepted it.
@@ -169,7 +172,7 @@ fn outputs_that_were_cleared_are_no_sign_of_a_run() {
     runs.submit(1, "c", None, 0);
     runs.outputs_changed(&[inserted(0, "of the run before")]);
     queued(&mut runs, 1, &cell_queued());
-    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    assert_eq!(receive(&mut runs, &status("idle", "c"), 1), Action::Barrier);
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
 }
 
@@ -177,20 +180,23 @@ fn outputs_that_were_cleared_are_no_sign_of_a_run() {
 fn a_run_that_was_not_accepted_yet_does_not_end_with_the_kernel() {
     let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
-    assert_eq!(hear(&mut runs, &status("shutdown", "c"), 0), Action::Nothing);
-    assert_eq!(hear(&mut runs, &json!({"event": "kernel_error", "error": "it broke"}), 0), Action::Nothing);
+    assert_eq!(receive(&mut runs, &status("shutdown", "c"), 0), Action::Nothing);
+    assert_eq!(
+        receive(&mut runs, &json!({"event": "kernel_error", "error": "it broke"}), 0),
+        Action::Nothing
+    );
     assert_eq!(runs.len(), 1);
 }
 
 #[test]
 fn a_cell_that_still_counts_as_executing_is_over_when_the_queue_says_so() {
     let mut runs = reference_run();
-    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
-    hear(&mut runs, &status("idle", "c"), 0);
-    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+    receive(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    receive(&mut runs, &status("idle", "c"), 0);
+    assert_eq!(receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
     assert_eq!(pass(&mut runs, &queue_changed(Some("c"), &[]), 0, |_| None), Action::Nothing);
     assert_eq!(runs.len(), 1);
-    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
+    assert_eq!(receive(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
     // The document has the last word on how it went.
     let failed = |cell: &str| (cell == "c").then_some(RTD_DONE_ERROR);
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 0, failed), Action::Nothing);
@@ -200,8 +206,8 @@ fn a_cell_that_still_counts_as_executing_is_over_when_the_queue_says_so() {
 #[test]
 fn the_reason_of_an_end_outweighs_its_outputs() {
     let mut runs = reference_run();
-    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
-    assert_eq!(hear(&mut runs, &status("error: no memory", "c"), 0), Action::Barrier);
+    receive(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    assert_eq!(receive(&mut runs, &status("error: no memory", "c"), 0), Action::Barrier);
     pass(&mut runs, &queue_changed(Some("c"), &[]), 0, |_| Some(RTD_DONE_ERROR));
     assert_eq!(done(&runs.take_events()), Some((RTD_DONE_KERNEL_DIED, None, "no memory".into())));
 }
@@ -213,14 +219,14 @@ fn of_requests_that_were_ignored_one_is_sent_again_at_a_time() {
         runs.submit(token, "c", None, 0);
         queued(&mut runs, token, &cell_queued());
     }
-    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    assert_eq!(receive(&mut runs, &status("idle", "c"), 1), Action::Barrier);
     let retry = Action::Retry { token: 1, cell_id: "c".into() };
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
     // The second is asked about when it is silent long enough, or joins the first.
     assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
-    hear(&mut runs, &queue_changed(Some("c"), &[]), 3);
-    hear(&mut runs, &status("idle", "c"), 3);
-    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
+    receive(&mut runs, &queue_changed(Some("c"), &[]), 3);
+    receive(&mut runs, &status("idle", "c"), 3);
+    assert_eq!(receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
     pass(&mut runs, &queue_changed(None, &[]), 4, |_| None);
     let ends = runs.take_events();
     assert_eq!(ends.iter().filter(is_ok).count(), 2);
@@ -234,8 +240,8 @@ fn outputs_reach_every_run_of_their_cell_and_no_other() {
     }
     assert!(runs.watches("c") && runs.watches("d") && !runs.watches("e"));
     runs.outputs_changed(&[inserted(0, "a")]);
-    let told = runs.take_events();
-    assert!(told.iter().all(|event| event.kind == RTD_EV_OUTPUT), "{told:?}");
-    let tokens: Vec<u64> = told.iter().map(|event| event.token).collect();
+    let events = runs.take_events();
+    assert!(events.iter().all(|event| event.kind == RTD_EV_OUTPUT), "{events:?}");
+    let tokens: Vec<u64> = events.iter().map(|event| event.token).collect();
     assert_eq!(tokens, [1, 2]);
 }

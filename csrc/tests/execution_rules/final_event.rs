@@ -13,11 +13,11 @@ fn our_daemons_final_event_ends_exactly_its_execution() {
             &json!({"result": "cell_queued", "cell_id": "c", "execution_id": format!("e{token}")}),
         );
     }
-    hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
-    assert_eq!(runs.len(), 2, "an event without an identifier belongs to nobody");
+    receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0);
+    assert_eq!(runs.len(), 2, "an event without an identifier belongs to no run");
     let end = json!({"event": "execution_done", "cell_id": "c", "execution_id": "e2", "status": "cancelled",
         "reason": "dropped", "execution_count": 9});
-    hear(&mut runs, &end, 0);
+    receive(&mut runs, &end, 0);
     assert_eq!(done(&runs.take_events()), Some((RTD_DONE_CANCELLED, Some(9), "dropped".into())));
     assert_eq!(runs.len(), 1);
     for (status, wanted) in [
@@ -26,12 +26,12 @@ fn our_daemons_final_event_ends_exactly_its_execution() {
         ("interrupted", RTD_DONE_INTERRUPTED),
         ("kernel_died", RTD_DONE_KERNEL_DIED),
         ("launch_failed", RTD_DONE_LAUNCH_FAILED),
-        ("a word of a later version", RTD_DONE_ERROR),
+        ("a status of a later version", RTD_DONE_ERROR),
     ] {
         let mut runs = Runs::new(EndRule::FinalEvent);
         runs.submit(1, "c", None, 0);
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
-        hear(
+        receive(
             &mut runs,
             &json!({"event": "execution_done", "cell_id": "c", "execution_id": "e", "status": status}),
             0,
@@ -68,7 +68,7 @@ fn the_start_comes_before_its_outputs() {
         |events: Vec<Event>| -> Vec<rtd_event_kind> { events.iter().map(|event| event.kind).collect() };
     for (broadcasts, wanted) in [
         (vec![&started, &end], vec![RTD_EV_QUEUED, RTD_EV_STARTED, RTD_EV_OUTPUT, RTD_EV_DONE]),
-        // A kernel that dies early never says that it started; its outputs are told all the same.
+        // The daemon sends no start for a kernel that dies early; its outputs are reported all the same.
         (vec![&end], vec![RTD_EV_QUEUED, RTD_EV_OUTPUT, RTD_EV_DONE]),
     ] {
         let mut runs = Runs::new(EndRule::FinalEvent);
@@ -76,7 +76,7 @@ fn the_start_comes_before_its_outputs() {
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c", "execution_id": "e"}));
         runs.outputs_changed(std::slice::from_ref(&output));
         for broadcast in broadcasts {
-            hear(&mut runs, broadcast, 0);
+            receive(&mut runs, broadcast, 0);
         }
         assert_eq!(kinds(runs.take_events()), wanted);
     }
@@ -88,7 +88,7 @@ fn the_start_comes_before_its_outputs() {
     assert_eq!(
         kinds(runs.take_events()),
         [RTD_EV_OUTPUT],
-        "a host that never tells the start delays nothing"
+        "a host that never reports the start delays nothing"
     );
 }
 

@@ -10,7 +10,7 @@ fn silence_and_a_dead_barrier_are_noticed_with_the_reference_only() {
     let guard = runs.deadline().unwrap();
     assert_eq!(runs.tick(guard - 1), Action::Nothing);
     assert_eq!(runs.tick(guard), Action::Barrier);
-    // Still running: nothing ends, the guard starts anew.
+    // Still running: nothing ends, the time limit starts again.
     assert_eq!(pass(&mut runs, &json!({"executing": "c", "queued": []}), guard, |_| None), Action::Nothing);
     assert_eq!(runs.len(), 1);
     let again = runs.deadline().unwrap();
@@ -36,7 +36,7 @@ fn a_shut_down_or_broken_kernel_ends_runs_of_the_reference() {
         let mut runs = Runs::new(EndRule::FinishRule);
         runs.submit(1, "c", None, 0);
         queued(&mut runs, 1, &json!({"result": "cell_queued", "cell_id": "c"}));
-        assert_eq!(hear(&mut runs, &event, 0), Action::Barrier);
+        assert_eq!(receive(&mut runs, &event, 0), Action::Barrier);
         pass(&mut runs, &json!({"executing": null, "queued": []}), 0, |_| None);
         assert_eq!(done(&runs.take_events()).unwrap().0, wanted);
     }
@@ -47,15 +47,15 @@ fn a_request_the_daemon_ignored_is_sent_again() {
     let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
-    // The end of an execution nobody here waits for: the daemon took the request for that one's.
-    assert_eq!(hear(&mut runs, &status("idle", "c"), 1), Action::Barrier);
+    // The end of an execution of another client: the daemon took the request for that one's.
+    assert_eq!(receive(&mut runs, &status("idle", "c"), 1), Action::Barrier);
     let retry = Action::Retry { token: 1, cell_id: "c".into() };
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 2, |_| None), retry);
     assert_eq!(queued(&mut runs, 1, &cell_queued()), Action::Nothing);
     for event in [queue_changed(Some("c"), &[]), status("idle", "c")] {
-        assert_eq!(hear(&mut runs, &event, 3), Action::Nothing);
+        assert_eq!(receive(&mut runs, &event, 3), Action::Nothing);
     }
-    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
+    assert_eq!(receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 3), Action::Barrier);
     assert_eq!(pass(&mut runs, &queue_changed(None, &[]), 4, |_| None), Action::Nothing);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
@@ -79,18 +79,18 @@ fn a_cell_that_runs_already_is_joined() {
     let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &cell_queued());
-    hear(&mut runs, &queue_changed(Some("c"), &[]), 0);
+    receive(&mut runs, &queue_changed(Some("c"), &[]), 0);
     runs.submit(2, "c", None, 0);
     assert_eq!(queued(&mut runs, 2, &cell_queued()), Action::Replay { token: 2, cell_id: "c".into() });
-    hear(&mut runs, &status("idle", "c"), 0);
-    assert_eq!(hear(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
+    receive(&mut runs, &status("idle", "c"), 0);
+    assert_eq!(receive(&mut runs, &json!({"event": "execution_done", "cell_id": "c"}), 0), Action::Barrier);
     pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     let ends = runs.take_events();
     assert_eq!(ends.iter().filter(is_ok).count(), 2);
 }
 
 #[test]
-fn a_deaf_connection_is_given_up() {
+fn a_connection_without_answers_is_given_up() {
     let mut runs = Runs::new(EndRule::FinishRule);
     runs.submit(1, "c", None, 0);
     queued(&mut runs, 1, &cell_queued());
@@ -98,6 +98,6 @@ fn a_deaf_connection_is_given_up() {
     assert_eq!(runs.tick(silence), Action::Barrier);
     // Broadcasts of others go on; only the answer counts.
     let limit = runs.deadline().unwrap();
-    assert_eq!(hear(&mut runs, &status("busy", "other"), limit - 1), Action::Nothing);
+    assert_eq!(receive(&mut runs, &status("busy", "other"), limit - 1), Action::Nothing);
     assert_eq!(runs.tick(limit), Action::GiveUp);
 }

@@ -25,7 +25,7 @@ fn queued(runs: &mut Runs, token: u64, response: &Value) -> Action {
     runs.responded(token, response.to_string().as_bytes())
 }
 
-fn hear(runs: &mut Runs, broadcast: &Value, now: Millis) -> Action {
+fn receive(runs: &mut Runs, broadcast: &Value, now: Millis) -> Action {
     let raw = broadcast.to_string().into_bytes();
     runs.broadcast(&Message::parse(&raw).unwrap(), &raw, now)
 }

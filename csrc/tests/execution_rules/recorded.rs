@@ -17,7 +17,7 @@ fn the_finish_rule_is_met_where_the_vectors_say() {
             if broadcast["event"] == "queue_changed" {
                 state = broadcast.clone();
             }
-            if hear(&mut runs, broadcast, 0) == Action::Barrier {
+            if receive(&mut runs, broadcast, 0) == Action::Barrier {
                 assert!(met.is_none(), "{id}: the barrier was asked for twice");
                 met = Some(index as u64);
             }
@@ -64,7 +64,7 @@ fn replay(scenario: &Value, frames: &[Value]) -> Vec<(rtd_done, Option<i64>)> {
                 }
                 let late = body["event"] == "output" && ended.as_deref() == body["cell_id"].as_str();
                 assert!(!late, "{}: output after the end: {body}", scenario["scenario"]);
-                action = hear(&mut runs, body, now);
+                action = receive(&mut runs, body, now);
             }
             _ => {}
         }

@@ -55,7 +55,7 @@ const MORE: &str = r#"[{"op":"append_outputs","cell_id":"a","outputs":["3"]}]"#;
 const AGAIN: &str = r#"[{"op":"splice_outputs","cell_id":"a","index":1,"delete":2,"outputs":["123"]}]"#;
 
 #[test]
-fn merged_pieces_are_told_as_one_however_messages_fall() {
+fn merged_pieces_are_reported_as_one_however_messages_are_cut() {
     // A message each.
     let mut pair = Pair::joined();
     pair.push(&[ADD]);
@@ -76,7 +76,7 @@ fn merged_pieces_are_told_as_one_however_messages_fall() {
 }
 
 #[test]
-fn outputs_removed_in_another_way_are_told_again() {
+fn outputs_removed_in_another_way_are_reported_again() {
     let splice = |index: usize, delete: usize, outputs: &str| {
         let mut pair = Pair::joined();
         pair.push(&[ADD]);
@@ -185,7 +185,7 @@ fn a_cell_that_is_renamed_put_over_or_loses_its_name() {
     assert!(changes.order);
     assert_eq!(ids(&changes), ["over"]);
     assert_eq!(pair.client.cell_ids(), ["over", "b", "last"]);
-    // Put over by itself its outputs are told from the start.
+    // A cell replaced by itself: its outputs are reported from the start.
     let mut pair = Pair::joined();
     let changes = pair.odd(|doc, cells, _| {
         let cell = doc.put_object(cells, 0, ObjType::Map).unwrap();
@@ -221,13 +221,13 @@ fn outputs_that_are_no_list_of_texts() {
 }
 
 #[test]
-fn outputs_removed_behind_unseen_ones_are_told_as_readers_see_them() {
+fn outputs_removed_after_unseen_ones_are_reported_as_readers_see_them() {
     let mut pair = Pair::joined();
     pair.push(&[ADD]);
     let changes = pair.odd(|doc, _, cell| {
         let (_, outputs) = doc.get(cell, "outputs").unwrap().unwrap();
         doc.splice(&outputs, 1, 2, [automerge::ScalarValue::Int(7), "12".into()]).unwrap();
     });
-    // No merge: what came instead begins with something that nobody sees.
+    // No merge: the replacement begins with an element that readers do not see.
     assert_eq!(changes.outputs, [cleared("a"), inserted("a", 0, "old"), inserted("a", 2, "12")]);
 }

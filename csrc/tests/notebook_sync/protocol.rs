@@ -21,7 +21,7 @@ fn what_is_known_of_the_peer() {
     assert_eq!(pair.of_client.their_heads(), Some(&pair.client.heads()[..]));
     assert!(pair.of_client.acknowledged(&pair.server));
     assert!(!pair.of_client.missing(&pair.server));
-    assert!(!pair.of_client.converged(&pair.server), "the client has not been told");
+    assert!(!pair.of_client.converged(&pair.server), "the client has no announcement yet");
 
     // The server edits on top: it still has what the client has.
     edit(&mut pair.server, r#"[{"op":"set_source","cell_id":"b","source":"more"}]"#);
@@ -39,10 +39,10 @@ fn what_is_known_of_the_peer() {
     pair.settle();
 }
 
-/// The engine takes a message with our heads for an announcement of ours. Who sends its changes in one message and its
-/// heads in the next waits for it all the same.
+/// The engine assumes that a peer with our heads received them from us. A peer that sends its changes in one message
+/// and its heads in the next still waits for our announcement.
 #[test]
-fn a_peer_is_told_that_its_changes_are_here_though_they_came_before_its_heads() {
+fn changes_are_acknowledged_though_they_came_before_the_heads() {
     let mut pair = Pair::joined();
     let old = pair.client.heads();
     edit(&mut pair.client, ADD);
@@ -58,8 +58,8 @@ fn a_peer_is_told_that_its_changes_are_here_though_they_came_before_its_heads() 
     pair.settle();
 }
 
-/// The filter in a peer's message speaks of the changes that are there when it comes. About one later change in
-/// a hundred looks as if the filter had it; it must not be withheld for that from a peer that does not answer.
+/// The filter in a peer's message covers the changes that exist when it arrives. About one later change in a hundred
+/// is a false positive; it must not be withheld from a peer that does not answer.
 #[test]
 fn no_later_change_is_withheld() {
     let mut pair = Pair::joined();

@@ -83,12 +83,12 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     pub fn connect(socket: &Path) -> Self {
         Self::over(UnixStream::connect(socket).unwrap())
     }
 
-    /// Speaks over a connection that is there.
+    /// Uses an open connection.
     pub fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream, decoder: Decoder::new(DATA_LIMIT) }
@@ -122,7 +122,7 @@ impl Raw {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.push(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("the host says nothing: {error}"),
+                Err(error) => panic!("the host sends nothing: {error}"),
             }
         }
     }
@@ -149,13 +149,13 @@ pub fn host_with(options: HostOptions, place: &Place, id: &str) -> (Host, Sessio
     (host, session)
 }
 
-/// The next request that the host tells of: its token and its body.
+/// The next request event of the host: its token and its body.
 pub fn request(host: &Host) -> (u64, Value) {
     let event = until(host, RTD_EV_REQUEST);
     (event.token, serde_json::from_slice(&event.payload).unwrap())
 }
 
-/// A peer with a replica: it reads and writes when the test says so.
+/// A peer with a replica: it reads and writes when the test calls it.
 pub struct Peer {
     pub raw: Raw,
     pub sync: PeerSync,
@@ -163,7 +163,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Joins a room that is open, as a client of ours or as one that does not say so.
+    /// Joins an open room, as a client of ours or as another one.
     pub fn join(place: &Place, room: &str, ours: bool) -> Self {
         let mut hello = json!({"channel": "notebook_sync", "notebook_id": room, "protocol": "v2"});
         if ours {
@@ -188,11 +188,11 @@ impl Peer {
 
     pub fn send_changes(&mut self) {
         if let Some(message) = self.sync.generate(&self.replica) {
-            self.say(FrameType::Sync, &message);
+            self.send_typed(FrameType::Sync, &message);
         }
     }
 
-    pub fn say(&mut self, kind: FrameType, body: &[u8]) {
+    pub fn send_typed(&mut self, kind: FrameType, body: &[u8]) {
         self.raw.send(&[&[kind as u8], body].concat());
     }
 

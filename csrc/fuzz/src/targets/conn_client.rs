@@ -16,7 +16,7 @@ use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Map, Value};
 
-use super::document::{edit, examine, mend_checksums, newcomer, room};
+use super::document::{edit, empty_replica, examine, fix_checksums, room};
 use super::script::{first, pieces, steps};
 
 /// One byte for what is compared and the size of the pieces, then a script.
@@ -39,19 +39,19 @@ pub fn check(data: &[u8]) {
 struct Play {
     client: Client,
     replica: Notebook,
-    /// A daemon that means well, for the steps that let it speak.
+    /// A correct daemon, for the steps in which it sends messages.
     daemon: (Notebook, PeerSync),
     of_daemon: Decoder,
     events: Vec<String>,
     sent: Vec<u8>,
-    heard: Heard,
+    seen: Seen,
     now: u64,
     failed: bool,
 }
 
 /// What was pushed as whole frames and what came of it.
 #[derive(Default)]
-struct Heard {
+struct Seen {
     broadcasts: Vec<Vec<u8>>,
     /// Whether the script wrote broadcasts in another way, or bytes that are no frames: what they become is not
     /// counted.
@@ -66,12 +66,12 @@ impl Play {
     fn of(steps: &[(u8, &[u8])], size: u8) -> Self {
         let mut play = Self {
             client: Client::new("n").unwrap(),
-            replica: newcomer(1),
+            replica: empty_replica(1),
             daemon: (room(2), PeerSync::new()),
             of_daemon: Decoder::new(DATA_LIMIT),
             events: Vec::new(),
             sent: Vec::new(),
-            heard: Heard::default(),
+            seen: Seen::default(),
             now: 0,
             failed: false,
         };
@@ -90,23 +90,23 @@ impl Play {
         match what % 14 {
             0 => {
                 // A frame of any kind may be a broadcast.
-                self.heard.raw |= with.first() == Some(&(FrameType::Broadcast as u8));
+                self.seen.raw |= with.first() == Some(&(FrameType::Broadcast as u8));
                 stream.extend(frame::encode(with).unwrap());
             }
             1 => stream.extend(frame::encode_typed(FrameType::Sync, with).unwrap()),
             2 => {
                 let mut message = with.to_vec();
-                mend_checksums(&mut message);
+                fix_checksums(&mut message);
                 stream.extend(frame::encode_typed(FrameType::Sync, &message).unwrap());
             }
             3 => stream.extend(frame::encode_typed(FrameType::Response, with).unwrap()),
             4 => {
-                self.heard.broadcasts.push(with.to_vec());
+                self.seen.broadcasts.push(with.to_vec());
                 stream.extend(frame::encode_typed(FrameType::Broadcast, with).unwrap());
             }
             5 => stream.extend(frame::encode_typed(FrameType::Request, with).unwrap()),
             6 => {
-                self.heard.raw = true;
+                self.seen.raw = true;
                 stream.extend(with);
             }
             7 => {
@@ -118,8 +118,8 @@ impl Play {
             8 => {
                 let body = Map::from_iter([("action".to_owned(), json!("get_queue_state"))]);
                 if let Ok(id) = self.client.request(body) {
-                    assert_eq!(id, 1 + self.heard.requests.len() as u64);
-                    self.heard.requests.push(id);
+                    assert_eq!(id, 1 + self.seen.requests.len() as u64);
+                    self.seen.requests.push(id);
                 } else {
                     assert!(!self.client.dialect().typed());
                 }
@@ -199,7 +199,7 @@ impl Play {
         assert!(self.client.dialect() != Dialect::Sync1 || self.client.capabilities().is_empty());
         match event.kind {
             RTD_EV_READY => {
-                assert!(!std::mem::replace(&mut self.heard.ready, true));
+                assert!(!std::mem::replace(&mut self.seen.ready, true));
                 assert!(self.client.is_ready());
                 let capabilities: Value =
                     serde_json::from_slice(&event.payload).expect("capabilities are JSON");
@@ -208,24 +208,24 @@ impl Play {
             RTD_EV_CHANGED => {
                 let outputs = self.client.take_output_changes();
                 let nothing = br#"{"cells":[],"order":false,"metadata":false}"#;
-                assert!(self.heard.ready && !(outputs.is_empty() && event.rendered().payload == nothing));
+                assert!(self.seen.ready && !(outputs.is_empty() && event.rendered().payload == nothing));
                 self.events.push(format!("{outputs:?}"));
             }
             RTD_EV_RESPONSE => {
                 let id = event.token;
-                assert!(self.heard.requests.contains(&id), "{id} was not requested");
-                assert!(!self.heard.responses.contains(&id), "{id} is answered twice");
+                assert!(self.seen.requests.contains(&id), "{id} was not requested");
+                assert!(!self.seen.responses.contains(&id), "{id} is answered twice");
                 let body: Value = serde_json::from_slice(&event.payload).expect("a response is JSON");
                 // With an identifier it is that of its request.
                 assert!(body.get("request_id").and_then(Value::as_u64).is_none_or(|named| named == id));
-                self.heard.responses.push(id);
+                self.seen.responses.push(id);
             }
             _ => {
                 assert_eq!(event.kind, RTD_EV_BROADCAST);
-                if !self.heard.raw {
-                    assert_eq!(event.payload, self.heard.broadcasts[self.heard.delivered]);
+                if !self.seen.raw {
+                    assert_eq!(event.payload, self.seen.broadcasts[self.seen.delivered]);
                 }
-                self.heard.delivered += 1;
+                self.seen.delivered += 1;
             }
         }
     }
@@ -238,12 +238,12 @@ impl Play {
     }
 
     fn finish(&mut self) {
-        let heard = &self.heard;
-        assert_eq!(self.client.pending_requests(), heard.requests.len() - heard.responses.len());
+        let seen = &self.seen;
+        assert_eq!(self.client.pending_requests(), seen.requests.len() - seen.responses.len());
         let held = self.client.dialect().broadcasts_follow_changes() && self.client.missing(&self.replica);
         let typed = self.client.dialect().typed();
-        if !(heard.raw || held || self.failed) && typed && heard.ready {
-            assert_eq!(heard.delivered, heard.broadcasts.len(), "a broadcast was lost");
+        if !(seen.raw || held || self.failed) && typed && seen.ready {
+            assert_eq!(seen.delivered, seen.broadcasts.len(), "a broadcast was lost");
         }
         let mut decoder = Decoder::new(DATA_LIMIT);
         decoder.push(&self.sent);

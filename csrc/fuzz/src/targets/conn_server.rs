@@ -2,7 +2,7 @@
 //! - any cut of the stream gives the same events, the same document and the same answers;
 //! - an error is typed, and the connection stays in error whatever comes then;
 //! - the handshake comes first and once; only events of its channel follow;
-//! - every request of a notebook is told or answered, in order, once; a response carries the identifier of its
+//! - every request of a notebook is reported or answered, in order, once; a response carries the identifier of its
 //!   request, those without one leave in the order of the requests; no broadcast leaves before the response that it
 //!   waits for;
 //! - what the server sends are whole frames, and the document is one that can be read, saved and loaded.
@@ -20,7 +20,7 @@ use runtimed_ffi::wire::v2::Request;
 use runtimed_ffi::wire::{FrameType, Message};
 use serde_json::{json, Map, Value};
 
-use super::document::{edit, examine, mend_checksums, newcomer, room};
+use super::document::{edit, empty_replica, examine, fix_checksums, room};
 use super::script::{first, pieces, steps};
 
 const HANDSHAKES: [&str; 7] = [
@@ -55,14 +55,14 @@ pub fn check(data: &[u8]) {
 struct Play {
     server: Server,
     room: Notebook,
-    /// A peer that means well, for the steps that let it speak.
+    /// A correct peer, for the steps in which it sends messages.
     peer: (Notebook, PeerSync),
     of_peer: Decoder,
     channel: Option<Channel>,
     events: Vec<String>,
     sent: Vec<u8>,
-    /// Requests that were told: their identifiers. The token is the place, counted from one.
-    told: Vec<Option<Value>>,
+    /// Identifiers of the requests that were reported. The token is the position, counted from one.
+    reported: Vec<Option<Value>>,
     answered: Vec<u64>,
     /// Requests the peer made, as far as its frames are requests, and those among them that ask the library.
     made: usize,
@@ -76,12 +76,12 @@ impl Play {
         let mut play = Self {
             server: Server::new(),
             room: room(2),
-            peer: (newcomer(1), PeerSync::new()),
+            peer: (empty_replica(1), PeerSync::new()),
             of_peer: Decoder::new(DATA_LIMIT),
             channel: None,
             events: Vec::new(),
             sent: Vec::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
             answered: Vec::new(),
             made: 0,
             barriers: 0,
@@ -114,7 +114,7 @@ impl Play {
             1 => send(FrameType::Sync, with),
             2 => {
                 let mut message = with.to_vec();
-                mend_checksums(&mut message);
+                fix_checksums(&mut message);
                 send(FrameType::Sync, &message);
             }
             3 => {
@@ -158,7 +158,7 @@ impl Play {
             }
             11 => self.answer(first(with).0),
             12 => {
-                let cause = u64::from(first(with).0) % (self.told.len() as u64 + 1);
+                let cause = u64::from(first(with).0) % (self.reported.len() as u64 + 1);
                 let json = json!({"event": "e", "cause": cause}).to_string();
                 self.server.outbox.broadcast(&Arc::from(json.into_bytes()), cause);
             }
@@ -209,7 +209,7 @@ impl Play {
 
     fn answer(&mut self, which: u8) {
         let open: Vec<u64> =
-            (1..=self.told.len() as u64).filter(|token| !self.answered.contains(token)).collect();
+            (1..=self.reported.len() as u64).filter(|token| !self.answered.contains(token)).collect();
         assert_eq!(self.server.outbox.unanswered(), open.len());
         let Some(token) = open.get(usize::from(which) % open.len().max(1)) else { return };
         assert!(self.server.outbox.respond(*token, &json!({"result": "ok", "token": token})));
@@ -230,7 +230,7 @@ impl Play {
             match self.server.next(Some(&mut self.room)) {
                 Ok(None) => break assert!(!self.failed, "it recovered"),
                 Ok(Some(event)) => {
-                    // Requests that had come before the error may still be told.
+                    // Requests that had come before the error may still be reported.
                     assert!(!self.failed || matches!(event, ServerEvent::Request(_)));
                     self.event(event);
                 }
@@ -266,10 +266,10 @@ impl Play {
                 let body: Value = serde_json::from_slice(&request.body).expect("a request is JSON");
                 assert_eq!(body.get("request_id"), request.request_id.as_ref());
                 let request_id = request.request_id.clone();
-                let (token, body) = (self.told.len() as u64 + 1, request.body.clone());
+                let (token, body) = (self.reported.len() as u64 + 1, request.body.clone());
                 let event = self.server.expect(token, request);
                 assert_eq!(event, Event::request(RTD_CHANNEL_NOTEBOOK, token, String::new(), body));
-                self.told.push(request_id);
+                self.reported.push(request_id);
             }
             ServerEvent::Request(request) if request.channel == RTD_CHANNEL_POOL => {
                 assert!(matches!(channel, Some(Channel::Pool)));
@@ -299,7 +299,7 @@ impl Play {
         self.drain();
         self.write();
         if self.typed() && !self.raw && !self.failed {
-            assert_eq!(self.told.len() + self.barriers, self.made, "a request was lost");
+            assert_eq!(self.reported.len() + self.barriers, self.made, "a request was lost");
         }
         let mut decoder = Decoder::new(DATA_LIMIT);
         decoder.push(&self.sent);
@@ -320,7 +320,7 @@ impl Play {
                     let Some(token) = body["token"].as_u64() else { continue };
                     assert!(!seen.contains(&token), "{token} is answered twice");
                     seen.push(token);
-                    let id = &self.told[token as usize - 1];
+                    let id = &self.reported[token as usize - 1];
                     assert_eq!(body.get("request_id"), id.as_ref());
                     if id.is_none() {
                         assert!(token > in_order, "{token} overtook another");

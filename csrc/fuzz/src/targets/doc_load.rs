@@ -2,7 +2,7 @@
 //! - bytes that are no document are `Corrupt`, and nothing else happens;
 //! - what loads can be read, edited, saved and loaded again, and is the same then; so is what is saved in pieces;
 //! - what loads strictly loads as a prefix too, to the same document if nothing is dropped;
-//! - a torn end changes nothing of what is before it, and is told;
+//! - a torn end changes nothing of what is before it, and is reported;
 //! - settings that load can be changed, and never lose their defined members.
 
 use runtimed_ffi::notebook::{Notebook, Op};
@@ -10,7 +10,7 @@ use runtimed_ffi::replica::ReplicaError;
 use runtimed_ffi::settings::Settings;
 use serde_json::{json, Map};
 
-use super::document::{edit, examine, mend_checksums};
+use super::document::{edit, examine, fix_checksums};
 use super::script::first;
 
 /// One byte for what is done, then the file.
@@ -18,7 +18,7 @@ pub fn check(data: &[u8]) {
     let (flags, bytes) = first(data);
     let mut bytes = bytes.to_vec();
     if flags & 1 != 0 {
-        mend_checksums(&mut bytes);
+        fix_checksums(&mut bytes);
     }
     if flags & 2 != 0 {
         return settings(&bytes);
@@ -52,7 +52,7 @@ pub fn check(data: &[u8]) {
 
 /// Edits it and appends what is new to the file, as a journal does.
 fn append(notebook: &mut Notebook, bytes: &[u8], torn: bool) {
-    // An identity that nobody has in the file: a change that waits for others would have the number of the next one.
+    // An actor that is not in the file: a change that waits for others would have the number of the next one.
     let free = |actor: &[u8; 16]| !bytes.windows(16).any(|part| part == actor);
     let Some(actor) = (7..=255).map(|byte| [byte; 16]).find(free) else { return };
     notebook.set_actor(&actor);

@@ -1,18 +1,18 @@
 //! Sync messages between two replicas, one of which gets what others made up. Invariants:
 //! - a message that is refused is `BadSync` and leaves the document as it was;
-//! - what a message changed is told: every cell that is new or different, every change of the order and of the
-//!   metadata; and a reader who repeats what is told of the outputs has them as they are;
+//! - what a message changed is reported: every cell that is new or different, every change of the order and of the
+//!   metadata; and repeating the reported changes of outputs gives the outputs;
 //! - each replica can be read, saved and loaded whatever came;
-//! - messages may be lost, doubled or late: over a new connection the replicas become equal. If one took a change that
-//!   somebody made up it may be in the name of the other (Automerge keeps one change of an actor and a number, and
-//!   refuses others); then each of them still becomes equal to a newcomer.
+//! - messages may be lost, doubled or late: over a new connection the replicas become equal. If one applied a change
+//!   of the fuzzer it may have the actor of the other (Automerge keeps one change of an actor and a number, and
+//!   refuses others); then each of them still becomes equal to an empty replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use runtimed_ffi::notebook::{Cell, Changes, Notebook, OutputChange};
 use runtimed_ffi::replica::{barrier, PeerSync, ReplicaError};
 
-use super::document::{cells_with_unseen_outputs, edit, examine, mend_checksums, newcomer, room};
+use super::document::{cells_with_unseen_outputs, edit, empty_replica, examine, fix_checksums, room};
 use super::script::{first, steps};
 
 /// A new connection of two replicas that differ by this script takes a few rounds.
@@ -28,7 +28,7 @@ struct Replica {
 /// One byte for how the second replica begins and what is looked at in the end, then a script.
 pub fn check(data: &[u8]) {
     let (flags, script) = first(data);
-    let second = if flags & 1 == 0 { room(2) } else { newcomer(2) };
+    let second = if flags & 1 == 0 { room(2) } else { empty_replica(2) };
     let mut replicas =
         [room(1), second].map(|notebook| Replica { notebook, peer: PeerSync::new(), inbox: Vec::new() });
     let mut made_up = false;
@@ -42,7 +42,7 @@ pub fn check(data: &[u8]) {
     if flags & 4 != 0 && !converge(&mut a, &mut b) {
         assert!(made_up, "an honest message is not taken");
         for known in [&mut a, &mut b] {
-            assert!(converge(known, &mut newcomer(3)), "what is kept cannot be told");
+            assert!(converge(known, &mut empty_replica(3)), "what is kept cannot be sent");
         }
     }
 }
@@ -85,7 +85,7 @@ fn step(replicas: &mut [Replica; 2], what: u8, with: &[u8]) -> bool {
                 let place = usize::from(pair[0]) % message.len();
                 message[place] ^= pair[1];
             }
-            mend_checksums(&mut message);
+            fix_checksums(&mut message);
             return deliver(&mut replicas[here], &message) && !change.is_empty();
         }
         // All that were on their way are lost, and the connection with them.
@@ -98,7 +98,7 @@ fn step(replicas: &mut [Replica; 2], what: u8, with: &[u8]) -> bool {
         5 => return deliver(&mut replicas[here], with),
         _ => {
             let mut message = with.to_vec();
-            mend_checksums(&mut message);
+            fix_checksums(&mut message);
             return deliver(&mut replicas[here], &message);
         }
     }
@@ -114,10 +114,10 @@ fn deliver(replica: &mut Replica, message: &[u8]) -> bool {
         Ok(changes) if heads.is_empty() => assert!(notebook.is_empty() || changes.order),
         Ok(changes) => {
             if notebook.metadata() != metadata {
-                assert!(changes.metadata, "a change of the metadata was not told");
+                assert!(changes.metadata, "a change of the metadata was not reported");
             }
             unseen.extend(cells_with_unseen_outputs(notebook));
-            told(&cells, &notebook.cells(), &changes, &unseen);
+            check_report(&cells, &notebook.cells(), &changes, &unseen);
         }
         Err(ReplicaError::BadSync(_)) => {
             assert_eq!(notebook.heads(), heads, "refused and applied");
@@ -128,11 +128,11 @@ fn deliver(replica: &mut Replica, message: &[u8]) -> bool {
     true
 }
 
-/// Compares what is told with what there is, but for the places of outputs in cells with unseen ones.
-fn told(before: &[Cell], after: &[Cell], changes: &Changes, unseen: &BTreeSet<String>) {
+/// Compares the reported changes with the document, except the positions of outputs in cells with unseen ones.
+fn check_report(before: &[Cell], after: &[Cell], changes: &Changes, unseen: &BTreeSet<String>) {
     let by_id = |cells: &[Cell]| -> Option<BTreeMap<String, Cell>> {
         let map: BTreeMap<_, _> = cells.iter().map(|cell| (cell.id.clone(), cell.clone())).collect();
-        // Cells that share an id are told apart by nobody.
+        // Cells that share an id cannot be distinguished.
         (map.len() == cells.len()).then_some(map)
     };
     let (Some(old), Some(new)) = (by_id(before), by_id(after)) else { return };
@@ -140,12 +140,12 @@ fn told(before: &[Cell], after: &[Cell], changes: &Changes, unseen: &BTreeSet<St
         assert!(new.contains_key(id), "{id} is not there");
     }
     if !before.iter().map(|cell| &cell.id).eq(after.iter().map(|cell| &cell.id)) {
-        assert!(changes.order, "a change of the order was not told");
+        assert!(changes.order, "a change of the order was not reported");
     }
     for (id, cell) in &new {
         let was = old.get(id);
         if was != Some(cell) {
-            assert!(changes.cells.contains(id), "a change of {id} was not told");
+            assert!(changes.cells.contains(id), "a change of {id} was not reported");
         }
         let Some(was) = was else { continue };
         let mut outputs = was.outputs.clone();
@@ -159,7 +159,7 @@ fn told(before: &[Cell], after: &[Cell], changes: &Changes, unseen: &BTreeSet<St
     }
 }
 
-/// Does to a list of outputs what a change tells; false if it speaks of places that are not there.
+/// Applies a change to a list of outputs; false if it names positions that do not exist.
 fn repeat(outputs: &mut Vec<String>, change: &OutputChange) -> bool {
     match change {
         OutputChange::Cleared { .. } => outputs.clear(),
@@ -198,5 +198,5 @@ fn converge(a: &mut Notebook, b: &mut Notebook) -> bool {
             Err(other) => panic!("{other:?}"),
         }
     }
-    panic!("they never agree");
+    panic!("the replicas do not converge");
 }

@@ -21,7 +21,7 @@ pub fn room(actor: u8) -> Notebook {
 }
 
 /// A replica that has not joined yet.
-pub fn newcomer(actor: u8) -> Notebook {
+pub fn empty_replica(actor: u8) -> Notebook {
     let mut replica = Notebook::empty();
     replica.set_actor(&[actor; 16]);
     replica
@@ -94,8 +94,8 @@ pub fn examine(notebook: &Notebook) {
 }
 
 /// Gives every chunk that is framed well the checksum of its content. A random change of a checked chunk is refused
-/// at its checksum; whoever means ill writes a good one.
-pub fn mend_checksums(bytes: &mut [u8]) {
+/// at its checksum; an attacker writes a good one.
+pub fn fix_checksums(bytes: &mut [u8]) {
     let mut at = 0;
     while at + 10 < bytes.len() {
         if bytes[at..at + 4] != MAGIC {

@@ -1,9 +1,9 @@
-//! Executions, and the stream of events that tells how they go. Invariants, whatever the daemon says:
-//! - every execution has exactly one end, nothing is told of it behind that, and it is then no longer watched;
-//! - all that is told of an execution names its cell;
-//! - no change of outputs is lost on the way: as many as there were are told before the end;
-//! - a timer that has come does something or is set later: nothing spins;
-//! - with our own daemon no end is told before the daemon or the time limit told it.
+//! Executions and their stream of events. Invariants for any messages of the daemon:
+//! - every execution has exactly one end, no event follows it, and it is then no longer watched;
+//! - every event of an execution names its cell;
+//! - no change of outputs is lost: all of them are reported before the end;
+//! - a timer that expires does something or is set later: nothing spins;
+//! - with our own daemon no end is reported before the daemon reports it or the time limit passes.
 
 use std::collections::BTreeMap;
 
@@ -35,11 +35,11 @@ const EVENTS: [&str; 6] =
     ["execution_started", "execution_done", "output", "kernel_status", "queue_changed", "kernel_error"];
 
 #[derive(Default)]
-struct Told {
+struct Expected {
     cell: &'static str,
     /// The daemon owes a response to a request for this.
     asked: bool,
-    /// Changes of outputs that must be told, and those that were.
+    /// Changes of outputs that must be reported, and those that were.
     owed: usize,
     seen: usize,
     ended: bool,
@@ -47,7 +47,7 @@ struct Told {
 
 struct Play {
     runs: Runs,
-    told: BTreeMap<u64, Told>,
+    expected: BTreeMap<u64, Expected>,
     now: u64,
 }
 
@@ -55,14 +55,14 @@ struct Play {
 pub fn check(data: &[u8]) {
     let (ours, script) = first(data);
     let rule = if ours & 1 == 0 { EndRule::FinalEvent } else { EndRule::FinishRule };
-    let mut play = Play { runs: Runs::new(rule), told: BTreeMap::new(), now: 0 };
+    let mut play = Play { runs: Runs::new(rule), expected: BTreeMap::new(), now: 0 };
     for (what, with) in steps(script) {
         play.step(what, with);
         play.collect(None);
     }
     play.runs.disconnected("the end");
     play.collect(Some(RTD_DONE_DISCONNECTED));
-    assert!(play.runs.is_empty() && play.told.values().all(|told| told.ended));
+    assert!(play.runs.is_empty() && play.expected.values().all(|run| run.ended));
 }
 
 impl Play {
@@ -70,16 +70,16 @@ impl Play {
         let at = |n: usize| with.get(n).copied().unwrap_or_default();
         match what % 9 {
             0 => {
-                let (token, cell) = (self.told.len() as u64 + 1, CELLS[usize::from(at(0)) % 3]);
+                let (token, cell) = (self.expected.len() as u64 + 1, CELLS[usize::from(at(0)) % 3]);
                 let deadline = (at(1) > 0).then(|| self.now + u64::from(at(1)) * 100);
                 self.runs.submit(token, cell, deadline, self.now);
-                self.told.insert(token, Told { cell, asked: true, ..Told::default() });
+                self.expected.insert(token, Expected { cell, asked: true, ..Expected::default() });
             }
             1 => {
                 let open: Vec<u64> =
-                    self.told.iter().filter(|(_, told)| told.asked).map(|(token, _)| *token).collect();
+                    self.expected.iter().filter(|(_, run)| run.asked).map(|(token, _)| *token).collect();
                 let Some(token) = open.get(usize::from(at(0)) % open.len().max(1)).copied() else { return };
-                self.told.get_mut(&token).unwrap().asked = false;
+                self.expected.get_mut(&token).unwrap().asked = false;
                 let response = response(with.get(1..).unwrap_or_default());
                 let action = self.runs.responded(token, response.to_string().as_bytes());
                 self.act(action);
@@ -93,10 +93,10 @@ impl Play {
             3 => {
                 let changes: Vec<OutputChange> = with.chunks(2).take(8).map(output).collect();
                 for change in &changes {
-                    for told in
-                        self.told.values_mut().filter(|told| !told.ended && told.cell == change.cell_id())
+                    for run in
+                        self.expected.values_mut().filter(|run| !run.ended && run.cell == change.cell_id())
                     {
-                        told.owed += 1;
+                        run.owed += 1;
                     }
                 }
                 self.runs.outputs_changed(&changes);
@@ -134,16 +134,16 @@ impl Play {
             // Barriers are answered by a step of the script, or never.
             Action::Nothing | Action::Barrier => {}
             Action::Retry { token, cell_id } => {
-                let told = self.told.get_mut(&token).expect("a run that was made");
-                assert!(!told.ended && told.cell == cell_id);
-                told.asked = true;
+                let run = self.expected.get_mut(&token).expect("a run that was made");
+                assert!(!run.ended && run.cell == cell_id);
+                run.asked = true;
             }
             Action::Replay { token, cell_id } => {
                 self.collect(None);
-                let told = self.told.get_mut(&token).expect("a run that was made");
-                assert!(!told.ended && told.cell == cell_id);
-                // What was held back is among the outputs that are told now.
-                told.owed = told.seen + 3;
+                let run = self.expected.get_mut(&token).expect("a run that was made");
+                assert!(!run.ended && run.cell == cell_id);
+                // What was held back is among the outputs that are reported now.
+                run.owed = run.seen + 3;
                 let held = self.runs.replay(token, &cell_id, vec!["x".into(), "y".into()]);
                 assert!(held.iter().all(is_output));
             }
@@ -158,24 +158,24 @@ impl Play {
 
     fn collect(&mut self, all_end: Option<rtd_done>) {
         for event in self.runs.take_events() {
-            let told = self.told.get_mut(&event.token).expect("a run that was made");
-            assert_eq!(told.cell, event.id);
-            assert!(!told.ended, "{event:?} behind the end");
+            let run = self.expected.get_mut(&event.token).expect("a run that was made");
+            assert_eq!(run.cell, event.id);
+            assert!(!run.ended, "{event:?} behind the end");
             match event.kind {
-                RTD_EV_OUTPUT | RTD_EV_CLEARED => told.seen += 1,
+                RTD_EV_OUTPUT | RTD_EV_CLEARED => run.seen += 1,
                 RTD_EV_DONE => {
                     assert!(all_end.is_none_or(|all| all as i32 == event.code));
-                    assert_eq!(told.seen, told.owed, "outputs were lost");
-                    told.ended = true;
-                    told.asked = false;
+                    assert_eq!(run.seen, run.owed, "outputs were lost");
+                    run.ended = true;
+                    run.asked = false;
                 }
                 _ => assert!(matches!(event.kind, RTD_EV_QUEUED | RTD_EV_STARTED)),
             }
         }
-        let live: Vec<&Told> = self.told.values().filter(|told| !told.ended).collect();
+        let live: Vec<&Expected> = self.expected.values().filter(|run| !run.ended).collect();
         assert_eq!(self.runs.len(), live.len());
         for cell in CELLS {
-            assert_eq!(self.runs.watches(cell), live.iter().any(|told| told.cell == cell));
+            assert_eq!(self.runs.watches(cell), live.iter().any(|run| run.cell == cell));
         }
     }
 }

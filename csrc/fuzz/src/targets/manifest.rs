@@ -75,8 +75,8 @@ fn readable(output: Value) -> Value {
     again
 }
 
-/// The output with the members that manifests have a place for; none if its bundle holds what manifests cannot tell
-/// apart: text under a type of JSON, and what is no text under another.
+/// The output with the members that manifests can hold; none if its bundle holds what manifests cannot
+/// distinguish: text under a type of JSON, and what is no text under another.
 fn known_members(output: &Value) -> Option<Value> {
     let json = |mime: &str| mime == "application/json" || mime.ends_with("+json");
     let data = output.get("data").and_then(Value::as_object);

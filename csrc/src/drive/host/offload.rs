@@ -262,7 +262,14 @@ mod tests {
         wait_until_idle(&workers);
         // Two rooms at a time need two threads.
         let (go, gate) = channel::<()>();
-        Arc::new(Offload::default()).enqueue(&workers, Box::new(move || gate.recv().unwrap()));
+        let (started, is_running) = channel();
+        let job = move || {
+            started.send(()).unwrap();
+            gate.recv().unwrap();
+        };
+        Arc::new(Offload::default()).enqueue(&workers, Box::new(job));
+        // Until it runs the first worker counts as idle, and the second one would end at once.
+        is_running.recv().unwrap();
         assert_ne!(thread_of_a_job(&workers), first);
         wait_until_idle(&workers);
         go.send(()).unwrap();
