@@ -178,12 +178,12 @@ fn outputs_are_cleared_before_a_run_unless_the_cell_is_in_the_queue() {
     let output = json!({"output_type": "stream", "name": "stdout", "text": "old"}).to_string();
     daemon.room.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
     daemon.room.edit(&[Op::AppendOutputs { cell_id: "c".into(), outputs: vec![output] }]).unwrap();
-    daemon.tell();
+    daemon.send_changes();
     until(&session, RTD_EV_CHANGED);
     session.execute(1, "c", None).unwrap();
     assert_eq!(daemon.request()["action"], "clear_outputs");
     assert_eq!(daemon.request()["action"], "execute_cell");
-    daemon.say(FrameType::Broadcast, br#"{"event":"queue_changed","executing":null,"queued":["c"]}"#);
+    daemon.send_typed(FrameType::Broadcast, br#"{"event":"queue_changed","executing":null,"queued":["c"]}"#);
     until(&session, RTD_EV_BROADCAST);
     session.execute(2, "c", None).unwrap();
     assert_eq!(daemon.request()["action"], "execute_cell");

@@ -127,9 +127,9 @@ fn any_sign_of_life_replaces_a_lost_queue_message() {
 fn a_cell_that_ran_is_not_cancelled_by_a_queue_that_shows_it_waiting_again() {
     let mut runs = reference_run();
     for state in [queue_changed(Some("c"), &[]), queue_changed(None, &["c"])] {
-        assert_eq!(hear(&mut runs, &state, 0), Action::Nothing);
+        assert_eq!(receive(&mut runs, &state, 0), Action::Nothing);
     }
-    assert_eq!(hear(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
+    assert_eq!(receive(&mut runs, &queue_changed(None, &[]), 0), Action::Barrier);
     pass(&mut runs, &queue_changed(None, &[]), 0, |_| None);
     assert_eq!(done(&runs.take_events()).unwrap().0, RTD_DONE_OK);
 }
@@ -138,7 +138,7 @@ fn a_cell_that_ran_is_not_cancelled_by_a_queue_that_shows_it_waiting_again() {
 fn a_broadcast_of_a_later_version_ends_the_silence() {
     let mut runs = reference_run();
     let silence = runs.deadline().unwrap();
-    runs.heard(700);
+    runs.received(700);
     assert_eq!(runs.deadline(), Some(700 + silence));
 }
 
