@@ -295,7 +295,8 @@ fn the_oldest_newcomer_makes_room_when_there_are_more_than_256() {
 #[test]
 fn so_many_peers_are_let_in_and_no_more() {
     let place = Place::new();
-    let host = Host::open(&place.socket(), HostOptions { max_peers: 2, ..HostOptions::default() }).unwrap();
+    let options = HostOptions { max_peers: 2, handshake_timeout: None, ..HostOptions::default() };
+    let host = Host::open(&place.socket(), options).unwrap();
     host.open_room("n", None).unwrap();
     let join = || {
         let mut peer = Raw::open(&place.socket(), V2);

@@ -2,12 +2,15 @@
 //! daemon answers requests before it processes changes, so a response alone does not show it. A host emits a request
 //! after the changes that its sender has announced.
 
+use std::io::Write;
 use std::os::unix::net::UnixListener;
 
+use runtimed_ffi::code::rtd_code::RTD_E_PROTOCOL;
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::drive::{Session, SessionOptions};
 use runtimed_ffi::notebook::{Notebook, Op};
 use runtimed_ffi::replica::{barrier, PeerSync};
+use runtimed_ffi::wire::frame::encode;
 use runtimed_ffi::wire::typed::split;
 use runtimed_ffi::wire::FrameType;
 use serde_json::{json, Value};
@@ -244,4 +247,25 @@ fn a_request_of_a_peer_that_leaves_without_the_announced_changes_becomes_an_even
     drop(peer);
     assert_eq!(request(&host).1["action"], "execute_cell");
     assert_eq!(host.read("n", |notebook| Ok(notebook.source("c"))).unwrap().unwrap(), "x");
+}
+
+#[test]
+fn the_changes_before_a_broken_frame_are_sent_on_and_recorded() {
+    let place = Place::new();
+    let (host, _session) = host_with_room(&place, "n");
+    let journal = place.0.join("m.automerge");
+    host.open_room("m", Some(&journal)).unwrap();
+    let other = Session::open(&place.socket(), "m", SessionOptions::default()).unwrap();
+    until(&other, RTD_EV_READY);
+    let mut peer = Peer::join(&place, "m", false);
+    peer.replica.edit(&[Op::insert_cell("last", "code", "x", None)]).unwrap();
+    let change = peer.sync.generate(&peer.replica).unwrap();
+    let frames = [[&[FrameType::Sync as u8], change.as_slice()].concat(), b"\x09 no such type".to_vec()];
+    let bytes: Vec<u8> = frames.iter().flat_map(|frame| encode(frame).unwrap()).collect();
+    peer.raw.stream.write_all(&bytes).unwrap();
+    assert_eq!(until(&host, RTD_EV_PEER_LEFT).code, RTD_E_PROTOCOL as i32);
+    until(&other, RTD_EV_CHANGED);
+    assert_eq!(other.read(|notebook| Ok(notebook.cell("last"))).unwrap().unwrap().source, "x");
+    let saved = Notebook::load(&std::fs::read(&journal).unwrap()).unwrap();
+    assert_eq!(saved.cell_ids(), ["last"]);
 }

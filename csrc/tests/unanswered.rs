@@ -1,5 +1,7 @@
 //! How much a host reads from a peer whose requests are not answered.
 
+use std::io::Write;
+
 use runtimed_ffi::code::rtd_code::RTD_OK;
 use runtimed_ffi::code::rtd_event_kind::*;
 use runtimed_ffi::connection::Event;
@@ -91,6 +93,28 @@ fn a_peer_waits_when_what_it_asked_is_large() {
     assert_eq!(requests(&settled(&host, &witness))[0].1, 3);
     answer(&host, seen[0].0);
     assert_eq!(requests(&settled(&host, &witness))[0].1, 4);
+}
+
+#[test]
+fn nothing_more_is_read_from_a_peer_that_waits_for_answers() {
+    let place = Place::new();
+    let (host, witness) = narrow_host(&place);
+    let mut peer = Peer::join(&place, "n", true);
+    ask(&mut peer, 0..3, &"x".repeat(1500));
+    assert_eq!(requests(&settled(&host, &witness)).len(), 3);
+    // One frame that never ends: far more than the socket takes, and than the host may keep.
+    peer.raw.stream.write_all(&(64_u32 << 20).to_be_bytes()).unwrap();
+    peer.raw.stream.set_nonblocking(true).unwrap();
+    let refused = |peer: &mut Peer| loop {
+        match peer.raw.stream.write(&[0; 65_536]) {
+            Ok(count) => assert!(count > 0),
+            Err(error) => break assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    };
+    refused(&mut peer);
+    settled(&host, &witness);
+    let more = peer.raw.stream.write(&[0; 65_536]);
+    assert!(more.is_err(), "the host has read on: {more:?}");
 }
 
 #[test]

@@ -124,40 +124,145 @@ impl Handler for Listener {
 #[cfg(test)]
 mod tests {
     use super::super::options::HostOptions;
-    use super::super::room::Room;
+    use super::super::peer::Peer;
+    use super::super::room::{Outcome, Room};
     use super::*;
     use crate::code::rtd_event_kind::RTD_EV_ROOM_WANTED;
     use crate::drive::queue::Waited;
     use crate::drive::reactor::ReactorUse;
-    use crate::wire::frame;
-    use std::io::Write;
+    use crate::notebook::{Notebook, Op};
+    use crate::replica::PeerSync;
+    use crate::wire::frame::{self, Decoder, DATA_LIMIT};
+    use serde_json::json;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A host without its public face.
+    struct Bare {
+        hub: Arc<Hub>,
+        listener: Arc<Listener>,
+        _reactor: ReactorUse,
+    }
+
+    impl Bare {
+        fn open() -> Self {
+            let path = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
+            let reactor = ReactorUse::acquire().unwrap();
+            let hub = Arc::new(Hub::new(HostOptions::default(), reactor.reactor()).unwrap());
+            let listener = Listener::open(&path, &hub).unwrap();
+            Self { hub, listener, _reactor: reactor }
+        }
+
+        /// A connection that asks for a room in a protocol version.
+        fn connect(&self, room: &str, version: &str) -> UnixStream {
+            let mut stream = UnixStream::connect(&self.listener.path).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let hello =
+                json!({"channel": "notebook_sync", "notebook_id": room, "protocol": version}).to_string();
+            stream.write_all(&frame::encode(hello.as_bytes()).unwrap()).unwrap();
+            stream
+        }
+
+        /// The only peer that waits for a room, after the event about it; it waits no longer.
+        fn wanted(&self, room: &str) -> Arc<Peer> {
+            assert_eq!(self.hub.queue.wait(Some(PATIENCE)), Waited::Event);
+            let event = self.hub.queue.pop().unwrap().unwrap();
+            assert_eq!((event.kind, event.id.as_str()), (RTD_EV_ROOM_WANTED, room));
+            let mut waiting = lock(&self.hub.registry).wanted.remove(room).unwrap();
+            assert_eq!(waiting.len(), 1);
+            waiting.remove(0)
+        }
+    }
+
+    impl Drop for Bare {
+        fn drop(&mut self) {
+            self.hub.close(|| self.listener.close());
+            self.hub.workers.join();
+        }
+    }
+
+    fn eventually(condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_peer_about_to_enter_a_room_that_is_closed_asks_for_it_again() {
-        let path = std::env::temp_dir().join(format!("rtd-{}", uuid::Uuid::new_v4().simple()));
-        let running = ReactorUse::acquire().unwrap();
-        let hub = Arc::new(Hub::new(HostOptions::default(), running.reactor()).unwrap());
-        let listener = Listener::open(&path, &hub).unwrap();
-        let mut stream = UnixStream::connect(&path).unwrap();
-        let hello = br#"{"channel":"notebook_sync","notebook_id":"n","protocol":"v2"}"#;
-        stream.write_all(&frame::encode(hello).unwrap()).unwrap();
-        let wanted = || {
-            assert_eq!(hub.queue.wait(Some(Duration::from_secs(60))), Waited::Event);
-            let event = hub.queue.pop().unwrap().unwrap();
-            assert_eq!((event.kind, event.id.as_str()), (RTD_EV_ROOM_WANTED, "n"));
-            let mut waiting = lock(&hub.registry).wanted.remove("n").unwrap();
-            assert_eq!(waiting.len(), 1);
-            waiting.remove(0)
-        };
-        let peer = wanted();
+        let host = Bare::open();
+        let hub = &host.hub;
+        let _stream = host.connect("n", "v2");
+        let peer = host.wanted("n");
         let room = Arc::new(Room::open("n", None).unwrap());
         lock(&hub.registry).rooms.insert("n".into(), Arc::clone(&room));
         hub.evict_room(&room).unwrap();
         assert!(matches!(hub.evict_room(&room), Err(DriveError::NotFound(_))));
         hub.enter(&peer, &room);
-        assert_eq!(wanted().id, peer.id);
-        hub.close(|| listener.close());
+        assert_eq!(host.wanted("n").id, peer.id);
+    }
+
+    #[test]
+    fn a_room_is_wanted_once_and_nothing_is_kept_of_peers_that_have_gone() {
+        let host = Bare::open();
+        let hub = &host.hub;
+        let streams = ["a", "b", "c"].map(|room| host.connect(room, "v2"));
+        let peers: Vec<Arc<Peer>> = streams.iter().map(|_| any_wanted(&host)).collect();
+        for peer in &peers[..2] {
+            hub.find_room(peer, "n".into());
+        }
+        assert_eq!(hub.queue.pop().unwrap().unwrap().kind, RTD_EV_ROOM_WANTED);
+        assert!(hub.queue.pop().unwrap().is_none(), "one event for both");
+        hub.subscribe(&peers[2]).unwrap();
+        for peer in &peers {
+            hub.drop_peer(peer.id, &DriveError::Closed(String::new()));
+            eventually(|| Arc::strong_count(peer) == 1);
+        }
+    }
+
+    fn any_wanted(host: &Bare) -> Arc<Peer> {
+        assert_eq!(host.hub.queue.wait(Some(PATIENCE)), Waited::Event);
+        let event = host.hub.queue.pop().unwrap().unwrap();
+        lock(&host.hub.registry).wanted.remove(&event.id).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_queued_turn_of_a_peer_that_was_closed_changes_nothing() {
+        let host = Bare::open();
+        let hub = &host.hub;
+        let mut stream = host.connect("n", "v1");
+        let peer = host.wanted("n");
+        let room = Arc::new(Room::open("n", None).unwrap());
+        hub.enter(&peer, &room);
+        let heads = || room.step(&mut Outcome::default(), |state, _| Ok(state.document.heads())).unwrap();
+        // A client that has the document; what it writes next is an edit.
+        let (mut sync, mut replica) = (PeerSync::new(), Notebook::empty());
+        let mut decoder = Decoder::new(DATA_LIMIT);
+        while replica.heads() != heads() {
+            let Some(message) = decoder.next_frame().unwrap() else {
+                let mut bytes = [0; 4096];
+                let count = stream.read(&mut bytes).unwrap();
+                decoder.push(&bytes[..count]);
+                continue;
+            };
+            sync.receive(&mut replica, &message).unwrap();
+            if let Some(answer) = sync.generate(&replica) {
+                stream.write_all(&frame::encode(&answer).unwrap()).unwrap();
+            }
+        }
+        let before = heads();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        room.offload.enqueue(&hub.workers, Box::new(move || gate.recv().unwrap()));
+        replica.edit(&[Op::insert_cell("c", "code", "x", None)]).unwrap();
+        stream.write_all(&frame::encode(&sync.generate(&replica).unwrap()).unwrap()).unwrap();
+        eventually(|| peer.is_paused());
+        hub.drop_peer(peer.id, &DriveError::Closed(String::new()));
+        go.send(()).unwrap();
+        hub.workers.join();
+        assert_eq!(heads(), before);
     }
 }
