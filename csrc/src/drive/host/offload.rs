@@ -189,6 +189,10 @@ impl Pool {
     /// The next room for a worker that has finished one; `None` when the thread is to end.
     fn next(&self) -> Option<Arc<Offload>> {
         let mut state = lock(&self.state);
+        if let Some(next) = state.next.take() {
+            // The idle worker has not woken yet; it goes on waiting.
+            return Some(next);
+        }
         if state.idle || state.closed {
             return None;
         }
