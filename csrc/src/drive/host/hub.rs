@@ -242,10 +242,10 @@ impl Hub {
         room: &Arc<Room<D>>,
         state: &mut RoomState<D>,
     ) -> Result<Option<usize>, DriveError> {
-        if !self.is_connected(peer.id) {
+        if !lock(&self.registry).note_membership(peer, D::membership(Arc::clone(room))) {
             return Ok(None);
         }
-        peer.enter(D::membership(Arc::clone(room)), &state.document, &self.options.capabilities)?;
+        peer.enter(&state.document, &self.options.capabilities)?;
         Ok(Some(room.add_member(state, Arc::clone(peer) as _)))
     }
 

@@ -103,6 +103,11 @@ impl Peer {
         self.membership.get()
     }
 
+    /// Sets what this peer takes part in, once: a peer enters one room in its life.
+    pub fn set_membership(&self, membership: Membership) {
+        let _entered_before = self.membership.set(membership);
+    }
+
     /// The notebook's room that this peer is in.
     pub fn room(&self) -> Option<&Arc<Room>> {
         match self.membership() {
@@ -115,14 +120,7 @@ impl Peer {
     ///
     /// # Errors
     /// The connection cannot be used.
-    pub fn enter(
-        &self,
-        membership: Membership,
-        document: &dyn Doc,
-        capabilities: &Map<String, Value>,
-    ) -> Result<(), DriveError> {
-        // Set once: a peer enters one room in its life.
-        let _entered_before = self.membership.set(membership);
+    pub fn enter(&self, document: &dyn Doc, capabilities: &Map<String, Value>) -> Result<(), DriveError> {
         let mut state = self.lock();
         state.server.join(capabilities)?;
         if !state.server.pending().is_empty() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::peer::Peer;
-use super::room::Room;
+use super::room::{Membership, Room};
 use crate::drive::reactor::Handler;
 use crate::settings::Settings;
 
@@ -67,6 +67,16 @@ impl Registry {
     /// A connected peer.
     pub fn peer(&self, id: u64) -> Option<&Arc<Peer>> {
         self.peers.get(&id).map(|connection| &connection.peer)
+    }
+
+    /// Notes which room a peer enters; false when the peer is not connected any more. A later [`Registry::remove`] finds
+    /// the room, so that the peer leaves it.
+    pub fn note_membership(&mut self, peer: &Peer, membership: Membership) -> bool {
+        let connected = self.peers.contains_key(&peer.id);
+        if connected {
+            peer.set_membership(membership);
+        }
+        connected
     }
 
     /// The numbers of all connected peers.
