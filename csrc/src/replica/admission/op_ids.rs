@@ -90,8 +90,9 @@ mod tests {
         let mut chunk = notebook.save();
         let (_, body, _) = chunks::split(&chunk).unwrap();
         let start = chunk.len() - body.len();
-        // A run of one value: the number of the last of the four operations.
-        let column = body.windows(2).position(|window| window == [0x7f, 4]).unwrap();
+        // A run of one value: the number of the last of the four operations. Searched from the end, because actors and
+        // heads, at the beginning, are random bytes.
+        let column = body.windows(2).rposition(|window| window == [0x7f, 4]).unwrap();
         chunk[start + column + 1] += shift;
         let sum = u32::from_str_radix(&sha256_hex(&chunk[8..])[..8], 16).unwrap();
         chunk[4..8].copy_from_slice(&sum.to_be_bytes());
