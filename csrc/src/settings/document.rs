@@ -315,6 +315,18 @@ mod tests {
     }
 
     #[test]
+    fn the_present_form_in_a_document_takes_precedence_over_the_older_one() {
+        for (present, wanted) in [(json!(["new"]), json!(["new"])), (json!([]), json!(["old"]))] {
+            let mut document = Settings::empty();
+            let members = json!({"uv": {"default_packages": present}, "default_uv_packages": "old"});
+            document.write(&Map::new(), &object(members)).unwrap();
+            let (settings, _) = Settings::load_prefix(&document.doc.save()).unwrap();
+            assert_eq!(settings.to_json()["uv"], json!({"default_packages": wanted}));
+            assert!(settings.doc.get(ROOT, "default_uv_packages").unwrap().is_none());
+        }
+    }
+
+    #[test]
     fn a_document_of_another_shape_reads_as_defaults_and_can_be_repaired() {
         let mut odd = Settings::empty();
         odd.write(
