@@ -97,9 +97,9 @@ class RawClient:
 
 
 def of_daemon(daemon) -> RawClient:
-    """A client of the one kernel that a daemon runs."""
-    (connection_file,) = glob.glob(os.path.join(glob.escape(daemon.directory), "kernels", "*", "c.json"))
-    client = RawClient(connection_file)
+    """A client of the newest kernel that a daemon runs; the files of one that has ended may still be there."""
+    files = glob.glob(os.path.join(glob.escape(daemon.directory), "kernels", "*", "c.json"))
+    client = RawClient(max(files, key=os.path.getmtime))
     client.subscribe()
     return client
 

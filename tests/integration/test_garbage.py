@@ -11,6 +11,7 @@ from integration.tools import finish, python
 
 
 def test_sessions_that_are_forgotten_warn_and_do_no_harm(shared_daemon: runtimed_ffi.Daemon) -> None:
+    gc.collect()  # Sessions of tests before this one warn now.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(20):
